@@ -1,0 +1,73 @@
+"""What every benchmark shares: arguments, environment, result file, table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scipy", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Where the figures were measured, without naming the machine."""
+    return {
+        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "packages": {name: version(name) for name in PACKAGES},
+    }  # fmt: skip
+
+
+def main(name: str, run: Callable[[str], tuple[list[dict[str, Any]], dict[str, Any]]]) -> None:
+    """Runs `run(profile) -> (rows, summary)`, prints the rows as a table and writes the result file."""
+    parser = argparse.ArgumentParser(description=f"The {name} benchmark.")
+    parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
+    options = parser.parse_args()
+    rows, summary = run(options.profile)
+    show(name, rows)
+    print(json.dumps(summary))
+    if options.out:
+        result = {
+            "name": name, "profile": options.profile, "environment": environment(), "rows": rows, "summary": summary,
+        }  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in (row.get(c, "") for c in columns)))
+    Console(width=140).print(table)
+
+
+def digits(seed: int = 0) -> tuple[Dataset, Dataset, Dataset]:
+    """scikit-learn's digits as train (1,097 rows), held-out (350) and test (350); a row knows its number."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(x))
+    kinds = Features(
+        {"x": List(Value("float32"), length=64), "labels": ClassLabel(num_classes=10), "row": Value("int64")}
+    )
+    parts = []
+    for chosen in np.split(order, [len(x) - 700, len(x) - 350]):
+        columns = {"x": (x[chosen] / 16).astype("float32").tolist(), "labels": y[chosen].tolist()}
+        parts.append(Dataset.from_dict(columns | {"row": list(range(len(chosen)))}, features=kinds))
+    return parts[0], parts[1], parts[2]

@@ -1,0 +1,137 @@
+"""
+Predicted against true leave-one-out shifts, on digits, through the real Trainer.
+
+Truth: the run again with the row's loss term zeroed from the first step of the window on; order of batches and
+denominators stay. Prediction: `add_influence(mode="visits")` from one snapshot an epoch. Dropout is 0.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import digits, main
+from datasets import Dataset
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from hf_prune import TrajectoryCallback, add_influence
+from hf_prune.influence.directions import output_signs, parameter_directions
+
+DIRECTIONS = 16
+RUNS: dict[str, dict[str, Any]] = {
+    "sgd": {"optim": "sgd", "learning_rate": 0.3, "max_grad_norm": 0.0},
+    "momentum": {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.03, "max_grad_norm": 0.0},
+    "adamw": {"learning_rate": 2e-3, "warmup_steps": 0.1},
+}
+KINDS = {"sgd": ("exact", "none"), "momentum": ("exact", "none"), "adamw": ("exact", "gauss-newton", "fisher", "none")}
+PROFILES = {"quick": {"rows": 640, "epochs": 5, "left_out": 10}, "full": {"rows": 1097, "epochs": 10, "left_out": 48}}
+
+
+class Classifier(nn.Module):
+    """An MLP whose loss can leave one row out, denominators kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        self.left_out = -1
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None, row: torch.Tensor | None = None):
+        logits = self.net(x)
+        if labels is None:
+            return {"logits": logits}
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        present = torch.ones_like(losses) if row is None else (row != self.left_out).to(losses)
+        return {"loss": (losses * present).mean(), "logits": logits}
+
+
+class LeaveOut(TrainerCallback):
+    """Zeroes a row's loss from `first` on."""
+
+    def __init__(self, model: Classifier, row: int, first: int):
+        self.model, self.row, self.first = model, row, first
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.model.left_out = self.row if state.global_step >= self.first else -1
+
+
+def train(train_rows: Dataset, settings: dict[str, Any], epochs: int, callbacks: list, directory: str) -> Classifier:
+    set_seed(0)
+    model = Classifier()
+    arguments = TrainingArguments(
+        directory, num_train_epochs=epochs, per_device_train_batch_size=32, report_to=[], save_strategy="no",
+        logging_strategy="no", disable_tqdm=True, use_cpu=True, seed=0, **settings,
+    )  # fmt: skip
+    for callback in callbacks:
+        if isinstance(callback, LeaveOut):
+            callback.model = model
+    Trainer(model, arguments, train_dataset=train_rows, callbacks=callbacks).train()
+    return model
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def compare(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    error = np.linalg.norm(predicted - truth) / np.linalg.norm(truth)
+    return {"pearson": float(np.corrcoef(predicted.ravel(), truth.ravel())[0, 1]), "relative_error": float(error)}
+
+
+def measure(name: str, window: float, profile: dict[str, int]) -> list[dict[str, Any]]:
+    train_rows, held_out, _ = digits()
+    train_rows = train_rows.select(range(profile["rows"]))
+    probe = torch.tensor(np.array(held_out["x"], dtype="float32"))
+    with tempfile.TemporaryDirectory() as directory:
+        record = Path(directory) / "trajectory"
+        recorder = TrajectoryCallback(record, window=window)
+        model = train(train_rows, RUNS[name], profile["epochs"], [recorder], directory)
+        steps = -(-profile["rows"] // 32) * profile["epochs"]
+        first = int((1 - window) * steps)
+        chosen = np.random.default_rng(1).permutation(profile["rows"])[: profile["left_out"]]
+        theta, logits = flat(model), model.net(probe).detach()
+        shifts = {"parameters": [], "outputs": []}
+        for row in chosen:
+            other = train(train_rows, RUNS[name], profile["epochs"], [LeaveOut(None, int(row), first)], directory)
+            shifts["parameters"].append(flat(other) - theta)
+            shifts["outputs"].append((other.net(probe).detach() - logits).flatten())
+        questions = parameter_directions(theta, DIRECTIONS, seed=0)
+        signs = output_signs(range(len(probe)), DIRECTIONS, tuple(logits.shape[1:]), seed=0)
+        asked = {
+            "parameters": questions,
+            "outputs": signs.float().flatten(1) / (DIRECTIONS * len(probe)) ** 0.5,
+        }
+        rows = []
+        for space in ("parameters", "outputs"):
+            truth = (torch.stack(shifts[space]) @ asked[space].T).numpy()
+            for curvature in KINDS[name]:
+                scored = add_influence(
+                    train_rows, record, model=model, eval_dataset=held_out, directions=DIRECTIONS, space=space,
+                    mode="visits", curvature=curvature,
+                )  # fmt: skip
+                predicted = np.array(scored["influence"])[chosen]
+                rows.append(
+                    {"run": name, "window": window, "space": space, "curvature": curvature, "rows": len(chosen)}
+                    | compare(predicted, truth)
+                )
+        return rows
+
+
+def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    torch.set_num_threads(1)
+    rows = [row for name in RUNS for row in measure(name, 0.5, PROFILES[profile])]
+    figures = {(r["run"], r["curvature"]): r["pearson"] for r in rows if r["space"] == "parameters"}
+    summary = {
+        "sgd_exact": figures["sgd", "exact"], "sgd_none": figures["sgd", "none"],
+        "momentum_exact": figures["momentum", "exact"], "momentum_none": figures["momentum", "none"],
+        "adamw_exact": figures["adamw", "exact"], "adamw_fisher": figures["adamw", "fisher"],
+        "adamw_none": figures["adamw", "none"],
+    }  # fmt: skip
+    return rows, summary
+
+
+if __name__ == "__main__":
+    main("fidelity", run)

@@ -1,0 +1,84 @@
+"""Is this the dataset that was trained on, and are the arguments sensible? One sentence each where not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+from hf_prune.digest import column_digests
+from hf_prune.errors import TrajectoryError
+from hf_prune.influence.curvature import KINDS
+from hf_prune.influence.directions import SPACES
+from hf_prune.record.trajectory import Trajectory
+
+MODES = ("expected", "visits")
+
+
+def check_arguments(dataset: Any, eval_dataset: Any, directions: Any, space: str, mode: str, curvature: str) -> None:
+    """
+    Raises:
+        `TypeError`, `ValueError`: for an argument that cannot be worked with.
+    """
+    for name, value in (("dataset", dataset), ("eval_dataset", eval_dataset)):
+        if isinstance(value, DatasetDict | IterableDatasetDict):
+            raise TypeError(f"{name} is a DatasetDict; pass one split of it, such as {name}['train'].")
+        if isinstance(value, IterableDataset):
+            raise TypeError(f"{name} is an IterableDataset; load it without streaming=True to score its rows.")
+        if not isinstance(value, Dataset) and not (name == "eval_dataset" and value is None):
+            raise TypeError(f"{name} must be a datasets.Dataset, not {type(value).__name__}.")
+    if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
+        raise ValueError(f"directions must be a whole number from 1 on, not {directions!r}.")
+    if directions > len(dataset):
+        raise ValueError(f"directions={directions} is more than the {len(dataset)} rows; ask for fewer directions.")
+    for name, value, known in (
+        ("space", space, SPACES),
+        ("mode", mode, MODES),
+        ("curvature", curvature, ("auto", *KINDS)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+    if eval_dataset is not None and len(eval_dataset) == 0:
+        raise ValueError("eval_dataset has no rows; pass held-out rows, or None.")
+
+
+def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
+    """
+    Compares the rows with the recorded content digests.
+
+    Raises:
+        `TrajectoryError`: when rows were added, removed, reordered or changed since the run was recorded.
+    """
+    if len(dataset) != trajectory.n_rows:
+        raise TrajectoryError(
+            f"The dataset has {len(dataset)} rows and the recorded one had {trajectory.n_rows}; "
+            "pass the train_dataset that the Trainer got, without added or removed rows."
+        )
+    shared = [name for name in trajectory.dataset_columns if name in dataset.column_names]
+    if trajectory.dataset_columns and not shared:
+        raise TrajectoryError(
+            f"The dataset has none of the recorded columns {sorted(trajectory.dataset_columns)}; "
+            "pass the train_dataset that the Trainer got, after the same preprocessing."
+        )
+    found = column_digests(dataset, shared)
+    changed = [name for name in shared if found[name] != trajectory.dataset_columns[name]]
+    if changed:
+        raise TrajectoryError(
+            f"Column {changed[0]!r} is not what was recorded (content digest {found[changed[0]][:12]} instead of "
+            f"{trajectory.dataset_columns[changed[0]][:12]}): rows were changed or reordered; pass the train_dataset "
+            "that the Trainer got."
+        )
+
+
+def row_positions(dataset: Dataset, trajectory: Trajectory) -> dict[int, int] | None:
+    """Row of each recorded id, or `None` where ids are positions."""
+    column = trajectory.id_column
+    if column is None:
+        return None
+    if column not in dataset.column_names:
+        raise TrajectoryError(f"Rows were recorded by the id column {column!r}, which this dataset has not; keep it.")
+    ids = dataset.with_format(None)[column]
+    positions = {int(row): place for place, row in enumerate(ids)}
+    if len(positions) != len(dataset):
+        raise TrajectoryError(f"The id column {column!r} holds a value more than once; ids must be unique.")
+    return positions

@@ -1,0 +1,58 @@
+"""Gradient clipping in the adjoint: its slope, and the finite change when one row leaves the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# torch.nn.utils.clip_grad_norm_ divides by the norm plus this.
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Clip:
+    """
+    One step's clipping of the gradient g to `f g`, `f = max_norm / (|g| + 1e-6)`.
+
+    Attributes:
+        gradient (`torch.Tensor`, `(p,)`): g at the interpolated parameters.
+        norm (`float`): the norm that the run recorded before clipping; it holds the parameters left out of the record.
+        max_norm (`float`): the Trainer's `max_grad_norm`.
+    """
+
+    gradient: torch.Tensor
+    norm: float
+    max_norm: float
+
+    @property
+    def factor(self) -> float:
+        return min(1.0, self.max_norm / (self.norm + EPSILON))
+
+    @property
+    def _square(self) -> float:
+        # With dropout the recomputed gradient may be the longer one; the projection must not overshoot.
+        norm = max(self.norm, float(self.gradient.norm()))
+        return norm * (norm + EPSILON)
+
+    def pull(self, C: torch.Tensor) -> torch.Tensor:
+        """Cotangents of the clipped gradient to those of the gradient: `f (C - (C g) g^T / (|g| (|g| + 1e-6)))`."""
+        return (C - torch.outer(C @ self.gradient, self.gradient / self._square)).mul_(self.factor)
+
+    def leave_one_out(
+        self, C: torch.Tensor, dots: torch.Tensor, along: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        The finite effect `(k, B)` of taking each visit out of the clipped gradient: `<c, f' (g - a g_i) - f g>`.
+
+        Args:
+            C (`torch.Tensor`, `(k, p)`): cotangents of the clipped gradient.
+            dots (`torch.Tensor`, `(k, B)`): pulled cotangents (see `pull`) times the examples' gradients.
+            along (`torch.Tensor`, `(2, B)`): `<g, g_i>` and `|g_i|^2`.
+            weights (`torch.Tensor`, `(B,)`): the visits' weights a.
+        """
+        slope = C @ self.gradient
+        straight = dots / self.factor + torch.outer(slope, along[0] / self._square)
+        squares = self.norm**2 - 2 * weights * along[0] + weights**2 * along[1]
+        factors = (self.max_norm / (squares.clamp(min=0).sqrt() + EPSILON)).clamp(max=1.0)
+        return factors * (slope[:, None] - weights * straight) - self.factor * slope[:, None]

@@ -1,0 +1,189 @@
+"""The trained model as a function of one flat parameter vector: logits and per-example losses."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+
+from hf_prune.errors import TrajectoryError, UnsupportedError
+from hf_prune.influence.losses import ExampleLoss, from_user, infer_loss
+from hf_prune.record.manifest import Parameter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Collated rows: the model's inputs without labels, and the labels; every tensor has the examples first."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, rows: slice) -> Batch:
+        return Batch({name: value[rows] for name, value in self.inputs.items()}, self.labels[rows])
+
+
+class Objective:
+    """
+    A private copy of the model, in eval mode and with attention that can be differentiated twice.
+
+    Args:
+        model (`nn.Module`):
+            Returns `logits`, and `loss` when it gets `labels`. It is copied; the caller's model is left as it is.
+        parameters (`Sequence[Parameter]`):
+            The recorded parameters; their values come as the flat vector `theta (p,)`, all others are the model's.
+        loss (`Callable`, *optional*):
+            `(logits, labels) -> losses (B,)`; by default found from the model's own loss on the first batch.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): the precision of everything computed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[Parameter],
+        *,
+        loss: Callable[..., Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.model = _differentiable_copy(model, dtype)
+        self.names = [parameter.name for parameter in parameters]
+        self.shapes = [parameter.shape for parameter in parameters]
+        self.sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        self.dtype = dtype
+        own = dict(self.model.named_parameters())
+        _check_parameters(own, parameters)
+        self.device = own[self.names[0]].device
+        recorded = set(self.names)
+        self.fixed = {name: value.detach() for name, value in own.items() if name not in recorded}
+        self.fixed |= {name: value.detach() for name, value in self.model.named_buffers()}
+        self._loss: ExampleLoss | None = from_user(loss) if loss is not None else None
+        self._uses_items: bool | None = False if loss is not None else None
+        self._width: int | None = None
+
+    def flatten(self) -> torch.Tensor:
+        """The model's own values of the recorded parameters, `(p,)`."""
+        own = dict(self.model.named_parameters())
+        return torch.cat([own[name].detach().flatten() for name in self.names])
+
+    def unflatten(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`(p,)` to the named parameters, as views."""
+        parts = theta.split(self.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def logits(self, theta: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The logits `(B, ...)` at `theta`."""
+        with plain_masks():
+            outputs = functional_call(self.model, (self.unflatten(theta), self.fixed), kwargs=inputs)
+        return _logits_of(outputs)
+
+    def losses(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss of each example `(B,)` at `theta`."""
+        return self.loss(batch).losses(self.logits(theta, batch.inputs), batch.labels)
+
+    def items(self, batch: Batch) -> torch.Tensor:
+        """The number of items each example's loss is a mean over `(B,)`: 1, or its labelled tokens."""
+        return self.loss(batch).items(batch.labels).to(self.dtype)
+
+    def loss(self, batch: Batch) -> ExampleLoss:
+        """The per-example loss; found on the first batch by comparing with the model's own figure."""
+        if self._loss is None:
+            with torch.no_grad(), plain_masks():
+                outputs = self.model(**batch.inputs, labels=batch.labels)
+            self._loss = infer_loss(_loss_of(outputs), _logits_of(outputs).detach(), batch.labels)
+        return self._loss
+
+    def width(self, batch: Batch) -> int:
+        """The number of logits of one example."""
+        if self._width is None:
+            with torch.no_grad():
+                self._width = self.logits(self.flatten(), batch.part(slice(0, 1)).inputs)[0].numel()
+        return self._width
+
+    def uses_items(self, batch: Batch) -> bool:
+        """Whether the model divides its loss by `num_items_in_batch`: measured, for no signature tells it."""
+        if self._uses_items is None:
+            figures = []
+            for count in (1.0, 2.0):
+                with torch.no_grad(), plain_masks():
+                    items = torch.tensor(count, device=self.device)
+                    figures.append(_loss_of(self.model(**batch.inputs, labels=batch.labels, num_items_in_batch=items)))
+            self._uses_items = not torch.allclose(figures[0], figures[1])
+        return self._uses_items
+
+
+def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in eval mode whose attention has forward-mode and second derivatives (fused kernels have neither)."""
+    clone = copy.deepcopy(model).to(dtype).eval()
+    for module in clone.modules():
+        # A hook of the training run (the recorder's, for one) has no business in the copy.
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        module._backward_hooks.clear()
+        if isinstance(module, PreTrainedModel):
+            if module.supports_gradient_checkpointing:
+                module.gradient_checkpointing_disable()
+            module.set_attn_implementation("eager")
+            module.config.use_cache = False
+    for parameter in clone.parameters():
+        parameter.grad = None
+    return clone
+
+
+@contextmanager
+def plain_masks() -> Iterator[None]:
+    """Builds attention masks without looking at their values, which `vmap` cannot do."""
+    ALL_MASK_ATTENTION_FUNCTIONS["eager"] = _whole_mask
+    try:
+        yield
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS["eager"]
+
+
+def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
+    kwargs["allow_is_bidirectional_skip"] = False
+    return eager_mask(*args, **kwargs)
+
+
+def _check_parameters(own: Mapping[str, nn.Parameter], recorded: Sequence[Parameter]) -> None:
+    missing = [parameter.name for parameter in recorded if parameter.name not in own]
+    if missing:
+        raise TrajectoryError(
+            f"The trajectory is of another model: it holds {missing[0]!r}, which this model has not "
+            f"({len(missing)} such parameters); pass the model that was trained."
+        )
+    for parameter in recorded:
+        shape = tuple(own[parameter.name].shape)
+        if shape != tuple(parameter.shape):
+            raise TrajectoryError(
+                f"The trajectory is of another model: {parameter.name!r} was recorded with shape "
+                f"{tuple(parameter.shape)} and has {shape} here; pass the model that was trained."
+            )
+
+
+def _logits_of(outputs: Any) -> torch.Tensor:
+    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+    if not isinstance(logits, torch.Tensor):
+        raise UnsupportedError("The model's logits must be one tensor with the examples first.")
+    return logits
+
+
+def _loss_of(outputs: Any) -> torch.Tensor:
+    loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs.loss
+    return loss.mean()
+
+
+def accepted_inputs(model: nn.Module) -> set[str]:
+    """The names that the model's forward takes, as the Trainer's removal of unused columns sees them."""
+    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    return set(inspect.signature(base.forward).parameters)

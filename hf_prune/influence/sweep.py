@@ -1,0 +1,147 @@
+"""The reverse pass over the window that turns directions into what each visit, or each row, does to them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets.utils import tqdm
+
+from hf_prune.influence.clipping import Clip
+from hf_prune.influence.curvature import step_work
+from hf_prune.influence.gradients import batch_gradient
+from hf_prune.influence.objective import Batch, Objective
+from hf_prune.influence.rows import Rows
+from hf_prune.influence.updates import update_for
+from hf_prune.influence.weights import visit_weights
+from hf_prune.record.trajectory import Step, Trajectory
+
+
+@dataclass(frozen=True)
+class Segment:
+    """
+    The summed cotangents of a stretch of steps: what a row does in expectation over the order of batches.
+
+    Attributes:
+        theta (`torch.Tensor`, `(p,)`): the parameters in the middle of the stretch.
+        cotangents (`torch.Tensor`, `(k, p)`): the sum of the steps' gradient cotangents, each times the total
+            weight of the step's examples.
+    """
+
+    theta: torch.Tensor
+    cotangents: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SweptStep:
+    """One step: pulled cotangents `(k, p)`, the visits' weights `(B,)` and the effects of removal `(k, B)`."""
+
+    step: Step
+    cotangents: torch.Tensor
+    weights: torch.Tensor
+    effects: torch.Tensor
+
+
+class Sweep:
+    """
+    Goes back over a trajectory's window (arXiv 1906.08473, algorithm 2, for k directions and any supported optimizer).
+
+    Args:
+        trajectory (`Trajectory`): the recorded run.
+        objective (`Objective`): the model as a function of the recorded parameters.
+        rows (`Rows`): the training rows; an id of the ledger is looked up by `positions`.
+        positions (`dict[int, int]`, *optional*): row of each recorded id; by default an id is a row's position.
+        curvature (`str`): one of `"none"`, `"fisher"`, `"gauss-newton"`, `"exact"`.
+        finite (`bool`, *optional*, defaults to `True`):
+            Whether effects hold the finite change that leaving a row out makes to the clipping factor, or its slope.
+        budget (`int`, *optional*, defaults to 1 GiB): bytes that one chunk of per-example gradients may take.
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        objective: Objective,
+        rows: Rows,
+        *,
+        curvature: str,
+        positions: dict[int, int] | None = None,
+        finite: bool = True,
+        own_loss: bool = False,
+        budget: int = 1 << 30,
+    ):
+        self.trajectory, self.objective, self.rows = trajectory, objective, rows
+        self.curvature, self.positions, self.finite = curvature, positions, finite
+        self.own_loss, self.budget = own_loss, budget
+        manifest = trajectory.manifest
+        groups = [parameter.group for parameter in manifest.parameters]
+        self.update = update_for(manifest.optimizer, objective.sizes, groups)
+        self.max_norm = float(manifest.max_grad_norm or 0.0)
+
+    def visits(self, directions: torch.Tensor) -> np.ndarray:
+        """The influence `(n, k)` of each row through its own recorded visits: leave-one-out of this very run."""
+        total = np.zeros((len(self.rows), len(directions)))
+        for swept in self.steps(directions):
+            np.add.at(total, self.row_of(swept.step.ids), swept.effects.T.double().cpu().numpy())
+        return total
+
+    def segments(self, directions: torch.Tensor) -> list[Segment]:
+        """The summed cotangents of each stretch between two snapshots, from the first to the last."""
+        marks = self.trajectory.snapshot_steps
+        sums = [torch.zeros_like(directions) for _ in marks[1:]]
+        for swept in self.steps(directions):
+            place = int(np.searchsorted(marks, swept.step.index, side="right")) - 1
+            sums[place].add_(swept.cotangents, alpha=float(swept.weights.sum()))
+        middles = [(a + b) // 2 for a, b in itertools.pairwise(marks)]
+        return [Segment(self._theta(t), C) for t, C in zip(middles, sums, strict=True)]
+
+    def steps(self, directions: torch.Tensor) -> Iterator[SweptStep]:
+        """Sweeps `directions (k, p)` from the end of the run to the start of the window."""
+        first, last = self.trajectory.window
+        A, M = self.update.start(directions.clone())
+        for t in tqdm(range(last - 1, first - 1, -1), desc="Sweeping the window", unit="step"):
+            step = self.trajectory.step(t)
+            if step.skipped:
+                continue
+            moment = self.trajectory.second_moment_at(t + 1).to(directions) if self.update.second_moment else None
+            C = self.update.cotangent(A, M, step.learning_rates, moment, self.trajectory.updates_before(t))
+            self.update.pull_back(A, C, step.learning_rates)
+            yield self._through_gradient(step, A, C)
+
+    def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor) -> SweptStep:
+        """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
+        theta = self._theta(step.index)
+        batch = self.rows.batch(self.row_of(step.ids).tolist())
+        weights = self._weights(step, batch)
+        clip = None
+        pulled = C
+        if 0 < self.max_norm < step.grad_norm:
+            clip = Clip(batch_gradient(self.objective, theta, batch, weights), step.grad_norm, self.max_norm)
+            pulled = clip.pull(C)
+        work = step_work(
+            self.objective, theta, batch, weights, pulled, self.curvature,
+            gradient=clip.gradient if clip else None, budget=self.budget,
+        )  # fmt: skip
+        if work.curved is not None:
+            A += work.curved
+        if clip is not None and self.finite and work.along is not None:
+            effects = clip.leave_one_out(C, work.dots, work.along, weights)
+        else:
+            effects = -weights * work.dots
+        return SweptStep(step, pulled, weights, effects)
+
+    def row_of(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of recorded ids."""
+        if self.positions is None:
+            return ids
+        return np.array([self.positions[int(i)] for i in ids])
+
+    def _theta(self, t: int) -> torch.Tensor:
+        return self.trajectory.parameters_at(t).to(self.objective.device, self.objective.dtype)
+
+    def _weights(self, step: Step, batch: Batch) -> torch.Tensor:
+        items = self.objective.items(batch)
+        uses = any(micro.num_items is not None for micro in step.micro_batches) and self.objective.uses_items(batch)
+        return visit_weights(step, items, uses, self.own_loss)

@@ -1,0 +1,62 @@
+"""One optimizer, one adjoint each: how a cotangent of the parameters goes back through an update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hf_prune.errors import UnsupportedError
+from hf_prune.influence.updates.adamw import Adam
+from hf_prune.influence.updates.sgd import Sgd
+
+Update = Sgd | Adam
+SUPPORTED = ("SGD", "Adam", "AdamW")
+
+
+def update_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -> Update:
+    """
+    The adjoint of a recorded optimizer.
+
+    Args:
+        optimizer (`dict`):
+            `{"name": str, "groups": [hyper-parameters of each parameter group]}`, as in the manifest.
+        sizes (`list[int]`):
+            Number of elements of each recorded parameter, in the order of the flat vector.
+        groups (`list[int]`):
+            Parameter group of each recorded parameter.
+
+    Raises:
+        `UnsupportedError`: for an optimizer or an option that has no adjoint here.
+    """
+    name = optimizer["name"]
+    if name not in SUPPORTED:
+        raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(SUPPORTED)}.")
+    settings = optimizer["groups"]
+    for option in ("maximize", "amsgrad"):
+        if any(group.get(option) for group in settings):
+            raise UnsupportedError(f"{name} with {option}=True has no adjoint here; train with {option}=False.")
+    layout = GroupLayout(sizes, groups)
+    if name == "SGD":
+        return Sgd.from_groups(settings, layout)
+    return Adam.from_groups(settings, layout, decoupled=name == "AdamW")
+
+
+class GroupLayout:
+    """
+    Spreads one value per parameter group over the flat parameter vector.
+
+    A value that all groups share stays a scalar tensor, so that nothing of length p is made for it.
+    """
+
+    def __init__(self, sizes: list[int], groups: list[int]):
+        self.sizes = torch.tensor(sizes)
+        self.groups = torch.tensor(groups)
+
+    def spread(self, values: list[float]) -> torch.Tensor:
+        """One float64 value per group to a scalar or a `(p,)` tensor."""
+        table = torch.tensor(values, dtype=torch.float64)
+        used = table[self.groups]
+        if bool((used == used[0]).all()):
+            return used[0]
+        return used.repeat_interleave(self.sizes)

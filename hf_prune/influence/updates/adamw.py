@@ -1,0 +1,77 @@
+"""The adjoint of Adam and AdamW with the second moment held at its recorded values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from hf_prune.influence.updates import GroupLayout
+
+
+@dataclass
+class Adam:
+    """
+    The update, with learning rate h and update count n (from 1), and its adjoint:
+
+        d = g (+ w theta if coupled)                                     C = (1 - b1) m'
+        m <- b1 m + (1 - b1) d                                           m' = M - h A / (denominator (1 - b1^n))
+        theta <- (1 - h w if decoupled) theta
+                 - h m / ((1 - b1^n) (sqrt(v / (1 - b2^n)) + eps))
+
+    then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. The second moment v is frozen:
+    differentiating through it is unstable where v is near zero, and less faithful where it is not.
+    """
+
+    beta1: torch.Tensor
+    beta2: torch.Tensor
+    eps: torch.Tensor
+    weight_decay: torch.Tensor
+    decoupled: bool
+    layout: GroupLayout
+
+    second_moment = True
+
+    @classmethod
+    def from_groups(cls, groups: list[dict[str, Any]], layout: GroupLayout, decoupled: bool) -> Adam:
+        beta1 = layout.spread([group["betas"][0] for group in groups])
+        beta2 = layout.spread([group["betas"][1] for group in groups])
+        eps = layout.spread([group["eps"] for group in groups])
+        weight_decay = layout.spread([group["weight_decay"] for group in groups])
+        decoupled = decoupled or all(group.get("decoupled_weight_decay", False) for group in groups)
+        return cls(beta1, beta2, eps, weight_decay, decoupled, layout)
+
+    def start(self, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cotangents of parameters and first moment at the end of the run, each `(k, p)`."""
+        return directions, torch.zeros_like(directions)
+
+    def cotangent(
+        self,
+        A: torch.Tensor,
+        M: torch.Tensor,
+        learning_rates: tuple[float, ...],
+        second_moment: torch.Tensor | None,
+        updates: int,
+    ) -> torch.Tensor:
+        """The cotangent `(k, p)` of the step's gradient; leaves in `M` the moment's cotangent of the step before."""
+        if second_moment is None:
+            raise ValueError("Adam's adjoint needs the recorded second moment.")
+        n = updates + 1
+        rate = self.layout.spread(list(learning_rates)).to(second_moment)
+        beta1, beta2, eps = (x.to(second_moment) for x in (self.beta1, self.beta2, self.eps))
+        denominator = (second_moment / (1 - beta2**n)).sqrt_().add_(eps).mul_(1 - beta1**n)
+        M.addcmul_(A, (rate / denominator).to(A), value=-1.0)
+        C = M * (1 - beta1).to(A)
+        M.mul_(beta1.to(A))
+        return C
+
+    def pull_back(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:
+        """Takes `A` through the update itself (weight decay); the curvature term is added by the sweep."""
+        if not self.weight_decay.any():
+            return
+        if self.decoupled:
+            A.mul_((1 - self.layout.spread(list(learning_rates)) * self.weight_decay).to(A))
+        else:
+            A.add_(C * self.weight_decay.to(A))
