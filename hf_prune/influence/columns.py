@@ -6,21 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
 from transformers.utils import logging
 
 from hf_prune.digest import column_digests, content_digest
-from hf_prune.influence.checks import check_arguments, check_dataset, row_positions
-from hf_prune.influence.directions import loss_direction, output_directions, parameter_directions
-from hf_prune.influence.gradients import example_gradients
+from hf_prune.influence.checks import check_arguments, check_dataset
 from hf_prune.influence.info import with_scoring
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Segment, Sweep
+from hf_prune.influence.scorer import Scorer
 from hf_prune.record.trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
@@ -29,8 +23,6 @@ logger = logging.get_logger(__name__)
 VERSION = "influence/v1"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
-# Training rows that stand in for held-out ones when there are none.
-PROBE_ROWS = 256
 
 
 def add_influence(
@@ -106,9 +98,7 @@ def add_influence(
     if curvature == "auto":
         curvature = "exact" if record.manifest.optimizer["name"] == "SGD" else "gauss-newton"
     if eval_dataset is None:
-        logger.warning(
-            "No eval_dataset: influence is on the outputs of training rows, and no held-out loss is predicted."
-        )
+        logger.warning("No eval_dataset: asking outputs on training rows, and predicting no held-out loss.")
     scoring = {
         "version": VERSION, "mode": mode, "space": space, "curvature": curvature, "directions": directions,
         "seed": seed, "column": column, "eval_digest": None if eval_dataset is None else content_digest(eval_dataset),
@@ -118,98 +108,16 @@ def add_influence(
     features = Features({**dataset.features, column: k, f"{column}_norm": Value("float32")})
     if eval_dataset is not None:
         features[f"{column}_eval_loss"] = Value("float32")
-    fingerprint = Hasher.hash([dataset._fingerprint, scoring, record.digest, scorer.fixed_digest(), repr(loss)])
-    if num_proc is not None and num_proc > 1:
+    inputs = [dataset._fingerprint, scoring, record.digest, scorer.fixed_digest(), loss, data_collator]
+    fingerprint = Hasher.hash(inputs)
+    # The record keeps the scores: a dataset in memory has no cache of its own.
+    cache = record.path / "scores"
+    if not any(cache.glob(f"{fingerprint}*")):
         scorer.prepare()
     scored = dataset.map(
         scorer, batched=True, batch_size=batch_size or BATCH_SIZE, with_indices=True, num_proc=num_proc,
-        features=features, new_fingerprint=fingerprint, desc="Scoring rows",
+        features=features, new_fingerprint=fingerprint, cache_file_name=str(cache / f"{fingerprint}.arrow"),
+        desc="Scoring rows",
     )  # fmt: skip
     run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
     return with_scoring(scored, {"trajectory": run, "influence": scoring, "column_digests": column_digests(dataset)})
-
-
-class Scorer:
-    """What the map calls on each batch of rows; sweeps on the first one, so that a cached result costs no sweep."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        trajectory: Trajectory,
-        model: nn.Module,
-        eval_dataset: Dataset | None,
-        scoring: dict[str, Any],
-        batch_size: int,
-        data_collator: Callable[..., Any] | None,
-        loss: Callable[..., Any] | None,
-    ):
-        self.trajectory, self.scoring, self.batch_size = trajectory, scoring, batch_size
-        self.own_loss = loss is not None
-        self.positions = row_positions(dataset, trajectory)
-        self.objective = Objective(model, trajectory.manifest.parameters, loss=loss)
-        self.rows = Rows(dataset, model, data_collator)
-        self.held_out = None if eval_dataset is None else Rows(eval_dataset, model, data_collator)
-        self.visits: np.ndarray | None = None
-        self.segments: list[Segment] = []
-        self.shares: np.ndarray | None = None
-
-    def fixed_digest(self) -> str:
-        """Identifies what is taken from the model and not from the trajectory."""
-        return Hasher.hash({name: value.cpu().numpy() for name, value in self.objective.fixed.items()})
-
-    def prepare(self) -> None:
-        """Sweeps, once."""
-        if self.visits is not None or self.segments:
-            return
-        sweep = Sweep(
-            self.trajectory, self.objective, self.rows, curvature=self.scoring["curvature"],
-            positions=self.positions, own_loss=self.own_loss,
-        )  # fmt: skip
-        questions = self._questions()
-        if self.scoring["mode"] == "visits":
-            self.visits = sweep.visits(questions)
-        else:
-            self.segments = sweep.segments(questions)
-            self.mean_items = self._mean_items()
-
-    def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
-        self.prepare()
-        shifts = self._expected(indices) if self.visits is None else self.visits[indices]
-        name, k = self.scoring["column"], self.scoring["directions"]
-        vectors = np.ascontiguousarray(shifts[:, :k], dtype=np.float32)
-        result = {name: vectors, f"{name}_norm": np.linalg.norm(vectors, axis=1)}
-        if self.held_out is not None:
-            result[f"{name}_eval_loss"] = shifts[:, k]
-        return result
-
-    def _expected(self, indices: list[int]) -> np.ndarray:
-        """`-(1/n) sum_j <C_j, grad l_i(theta_j)>`, `(B, k)`, an example's loss weighted by its share of the items."""
-        batch = self.rows.batch(indices)
-        shares = self.objective.items(batch) / self.mean_items / len(self.rows)
-        total = torch.zeros(len(batch), len(self.segments[0].cotangents), device=self.objective.device)
-        for segment in self.segments:
-            total -= example_gradients(self.objective, segment.theta, batch) @ segment.cotangents.T
-        return (shares[:, None] * total).cpu().numpy()
-
-    def _mean_items(self) -> float:
-        batch = self.rows.batch(range(min(len(self.rows), 1024)))
-        return float(self.objective.items(batch).mean())
-
-    def _questions(self) -> torch.Tensor:
-        """The directions `(k, p)`, and below them the gradient of the held-out loss where there are held-out rows."""
-        scoring, objective = self.scoring, self.objective
-        last = self.trajectory.window[1]
-        theta = self.trajectory.parameters_at(last).to(objective.device, objective.dtype)
-        rows = self.held_out if self.held_out is not None else self._probe()
-        k, seed = scoring["directions"], scoring["seed"]
-        if scoring["space"] == "parameters":
-            questions = parameter_directions(theta, k, seed=seed)
-        else:
-            questions = output_directions(objective, theta, rows, k, batch_size=self.batch_size, seed=seed)
-        if self.held_out is None:
-            return questions
-        return torch.cat([questions, loss_direction(objective, theta, self.held_out, batch_size=self.batch_size)])
-
-    def _probe(self) -> Rows:
-        chosen = np.random.default_rng(self.scoring["seed"]).permutation(len(self.rows))[:PROBE_ROWS]
-        return self.rows.select(sorted(int(i) for i in chosen))
