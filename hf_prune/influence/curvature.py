@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch.func import grad, jvp, vjp, vmap
 
-from hf_prune.influence.gradients import example_gradients, gradients_and_factors
+from hf_prune.influence.gradients import example_gradients, gauss_newton_factors
 from hf_prune.influence.objective import Batch, Objective
 
 KINDS = ("none", "fisher", "gauss-newton", "exact")
+# Up to so many logits an example, the Gauss-Newton matrix is factored example by example.
+FACTORED_LOGITS = 64
+# A cotangent's way through the network takes about so many vectors of the parameters' length.
+VECTORS_PER_DIRECTION = 8
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,12 @@ class StepWork:
     What one step gives the sweep.
 
     Attributes:
-        dots (`torch.Tensor`, `(k, B)`): `<c_j, grad l_i>`, not yet weighted.
-        along (`torch.Tensor`, `(2, B)`, *optional*): `<g, grad l_i>` and `|grad l_i|^2`, when the batch gradient g was
-            asked about.
-        curved (`torch.Tensor`, `(k, p)`): the curvature matrix of the step's objective times each cotangent.
+        dots (`torch.Tensor`, `(k, B)`, *optional*): `<c_j, grad l_i>`, not yet weighted.
+        along (`torch.Tensor`, `(2, B)`, *optional*): `<g, grad l_i>` and `|grad l_i|^2` for the batch gradient g.
+        curved (`torch.Tensor`, `(k, p)`, *optional*): the curvature of the step's objective times each cotangent.
     """
 
-    dots: torch.Tensor
+    dots: torch.Tensor | None
     along: torch.Tensor | None
     curved: torch.Tensor | None
 
@@ -39,6 +42,7 @@ def step_work(
     C: torch.Tensor,
     kind: str,
     *,
+    dots: bool,
     gradient: torch.Tensor | None = None,
     budget: int,
 ) -> StepWork:
@@ -48,31 +52,44 @@ def step_work(
     Args:
         weights (`torch.Tensor`, `(B,)`): weight of each example's loss in the step's objective.
         kind (`str`): `"none"`, `"fisher"` (outer products of the examples' gradients), `"gauss-newton"` or `"exact"`.
+        dots (`bool`): whether the examples' own dot products are asked for.
         gradient (`torch.Tensor`, `(p,)`, *optional*): the batch gradient, for the terms of clipping.
         budget (`int`): bytes that one chunk's gradients may take.
     """
-    k = len(C)
-    width = objective.width(batch)
-    by_factors = kind == "gauss-newton" and width <= max(2, k // 2)
-    curved = torch.zeros_like(C) if kind == "fisher" or by_factors else None
-    dots, along = [], []
-    for rows in _chunks(len(batch), (width if by_factors else 1) * theta.numel() * theta.element_size(), budget):
-        part, a = batch.part(rows), weights[rows]
-        if by_factors:
-            G, factors = gradients_and_factors(objective, theta, part)
-            flat = (factors * a.sqrt()[:, None, None]).flatten(0, 1)
-            curved.addmm_(C @ flat.T, flat)  # type: ignore[union-attr]
-        else:
-            G = example_gradients(objective, theta, part)
-        dots.append(C @ G.T)
-        if kind == "fisher":
-            curved.addmm_(dots[-1] * a, G)  # type: ignore[union-attr]
-        if gradient is not None:
-            along.append(torch.stack([G @ gradient, G.square().sum(1)]))
+    work = StepWork(None, None, None)
+    if dots or kind == "fisher":
+        work = _by_examples(objective, theta, batch, weights, C, kind == "fisher", gradient, budget)
+    if kind in ("none", "fisher"):
+        return work
     if kind == "exact":
         curved = hessian_products(objective, theta, batch, weights, C, budget)
-    elif kind == "gauss-newton" and not by_factors:
+    elif objective.width(batch) <= FACTORED_LOGITS:
+        curved = factored_products(objective, theta, batch, weights, C, budget)
+    else:
         curved = gauss_newton_products(objective, theta, batch, weights, C, budget)
+    return StepWork(work.dots, work.along, curved)
+
+
+def _by_examples(
+    objective: Objective,
+    theta: torch.Tensor,
+    batch: Batch,
+    weights: torch.Tensor,
+    C: torch.Tensor,
+    fisher: bool,
+    gradient: torch.Tensor | None,
+    budget: int,
+) -> StepWork:
+    """Dot products, and the empirical Fisher matrix times `C`, from one set of per-example gradients."""
+    curved = torch.zeros_like(C) if fisher else None
+    dots, along = [], []
+    for rows in _chunks(len(batch), theta.numel() * theta.element_size(), budget):
+        G = example_gradients(objective, theta, batch.part(rows))
+        dots.append(C @ G.T)
+        if curved is not None:
+            curved.addmm_(dots[-1] * weights[rows], G)
+        if gradient is not None:
+            along.append(torch.stack([G @ gradient, G.square().sum(1)]))
     return StepWork(torch.cat(dots, 1), torch.cat(along, 1) if along else None, curved)
 
 
@@ -85,16 +102,25 @@ def hessian_products(
         return objective.losses(theta, batch) @ weights
 
     pull = vjp(grad(objective_of), theta)[1]
-    parts = [
-        vmap(lambda c: pull(c)[0])(C[rows]) for rows in _chunks(len(C), 8 * theta.numel() * C.element_size(), budget)
-    ]
-    return torch.cat(parts)
+    size = VECTORS_PER_DIRECTION * theta.numel() * C.element_size()
+    return torch.cat([vmap(lambda c: pull(c)[0])(C[rows]) for rows in _chunks(len(C), size, budget)])
+
+
+def factored_products(
+    objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, C: torch.Tensor, budget: int
+) -> torch.Tensor:
+    """The Gauss-Newton matrix of the step's objective times each row of `C`, by its factors: two matmuls."""
+    curved = torch.zeros_like(C)
+    at_once = max(1, budget // (2 * theta.numel() * theta.element_size()))
+    for F in gauss_newton_factors(objective, theta, batch, weights, at_once):
+        curved.addmm_(C @ F.T, F)
+    return curved
 
 
 def gauss_newton_products(
     objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, C: torch.Tensor, budget: int
 ) -> torch.Tensor:
-    """The Gauss-Newton matrix of the step's objective times each row of `C`, through the logits of the whole batch."""
+    """The same, one direction after the other through the logits of the batch: for many logits an example."""
     loss = objective.loss(batch)
 
     def slope(logits: torch.Tensor) -> torch.Tensor:
@@ -109,8 +135,8 @@ def gauss_newton_products(
         moved = jvp(forward, (theta,), (c,))[1]
         return pull(jvp(slope, (logits.detach(),), (moved,))[1])[0]
 
-    parts = [vmap(one)(C[rows]) for rows in _chunks(len(C), 8 * theta.numel() * C.element_size(), budget)]
-    return torch.cat(parts)
+    size = VECTORS_PER_DIRECTION * theta.numel() * C.element_size()
+    return torch.cat([vmap(one)(C[rows]) for rows in _chunks(len(C), size, budget)])
 
 
 def _chunks(total: int, bytes_each: int, budget: int) -> Iterator[slice]:

@@ -1,14 +1,16 @@
-"""Per-example gradients, and the factors of each example's Gauss-Newton matrix."""
+"""Per-example gradients, the batch's gradient, and factors of its Gauss-Newton matrix."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch.func import grad, hessian, vjp, vmap
 
 from hf_prune.influence.objective import Batch, Objective
 
-# Eigenvalues of the Hessian of a loss in its logits below this share of the largest are rounding.
-RANK_TOLERANCE = 1e-6
+# Share of a batch's curvature in the logits that may be left out; what a fitted row adds is far below it.
+TRACE_TOLERANCE = 1e-3
 
 
 def example_gradients(objective: Objective, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -22,42 +24,51 @@ def example_gradients(objective: Objective, theta: torch.Tensor, batch: Batch) -
     return vmap(grad(one), in_dims=(None, 0, 0))(theta, batch.inputs, batch.labels)
 
 
-def gradients_and_factors(
-    objective: Objective, theta: torch.Tensor, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Each example's gradient `(B, p)` and the factors `(B, r, p)` of its Gauss-Newton matrix.
+def batch_gradient(objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+    """The gradient `(p,)` of the weighted sum of the examples' losses."""
+    return grad(lambda theta: objective.losses(theta, batch) @ weights)(theta)
 
-    With z the logits of an example and `d^2 l / d z^2 = R R^T`, the factors are the rows of `R^T dz/dtheta`, so
-    that the Gauss-Newton matrix is the sum of their outer products. For a softmax over C classes r is C - 1.
+
+def gauss_newton_factors(
+    objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, rows_at_once: int
+) -> Iterator[torch.Tensor]:
     """
+    Rows `F (q, p)`, in chunks, with `F^T F` the Gauss-Newton matrix of the weighted sum of the examples' losses.
+
+    With z the logits of an example, a its weight and `d^2 l / d z^2 = sum_r e_r u_r u_r^T`, it has a row
+    `sqrt(a e_r) u_r^T dz/dtheta` for each r. Rows whose `a e_r` are the smallest 0.1 % of their sum are left out: for a
+    model that is sure of most examples few remain.
+    """
+    examples, cotangents = _logit_factors(objective, theta, batch, weights)
+
+    def one(inputs: dict[str, torch.Tensor], cotangent: torch.Tensor) -> torch.Tensor:
+        def single(theta: torch.Tensor) -> torch.Tensor:
+            return objective.logits(theta, {name: value.unsqueeze(0) for name, value in inputs.items()})[0].flatten()
+
+        return vjp(single, theta)[1](cotangent)[0]
+
+    for part in torch.arange(len(examples)).split(rows_at_once):
+        inputs = {name: value[examples[part]] for name, value in batch.inputs.items()}
+        yield vmap(one)(inputs, cotangents[part])
+
+
+@torch.no_grad()
+def _logit_factors(
+    objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The example `(q,)` and the cotangent of the logits `(q, C)` of each factor that counts."""
     loss = objective.loss(batch)
 
     def of_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return loss.losses(logits.unsqueeze(0), labels.unsqueeze(0))[0]
 
-    with torch.no_grad():
-        logits = objective.logits(theta, batch.inputs)
-        slopes = vmap(grad(of_logits))(logits, batch.labels)
-        curvature = vmap(hessian(of_logits))(logits, batch.labels)
-        size = logits[0].numel()
-        values, vectors = torch.linalg.eigh(curvature.view(len(batch), size, size))
-        values = values.clamp(min=0)
-        rank = int((values > RANK_TOLERANCE * values.amax()).any(0).sum())
-        roots = vectors[:, :, size - rank :] * values[:, None, size - rank :].sqrt()
-        cotangents = torch.cat([slopes.view(len(batch), 1, size), roots.transpose(1, 2)], 1)
-
-    def one(inputs: dict[str, torch.Tensor], cotangents: torch.Tensor) -> torch.Tensor:
-        def single(theta: torch.Tensor) -> torch.Tensor:
-            return objective.logits(theta, {name: value.unsqueeze(0) for name, value in inputs.items()})[0].flatten()
-
-        pull = vjp(single, theta)[1]
-        return vmap(lambda cotangent: pull(cotangent)[0])(cotangents)
-
-    rows = vmap(one)(batch.inputs, cotangents)
-    return rows[:, 0], rows[:, 1:]
-
-
-def batch_gradient(objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
-    """The gradient `(p,)` of the weighted sum of the examples' losses."""
-    return grad(lambda theta: objective.losses(theta, batch) @ weights)(theta)
+    logits = objective.logits(theta, batch.inputs)
+    width = logits[0].numel()
+    curvature = vmap(hessian(of_logits))(logits, batch.labels).view(len(batch), width, width)
+    values, vectors = torch.linalg.eigh(curvature * weights[:, None, None])
+    values = values.clamp(min=0).flatten()
+    order = values.argsort(descending=True)
+    covered = values[order].cumsum(0)
+    chosen = order[: int((covered < (1 - TRACE_TOLERANCE) * covered[-1]).sum()) + 1]
+    roots = vectors.transpose(1, 2).reshape(-1, width) * values.sqrt()[:, None]
+    return chosen // width, roots[chosen]

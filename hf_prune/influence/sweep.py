@@ -37,12 +37,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class SweptStep:
-    """One step: pulled cotangents `(k, p)`, the visits' weights `(B,)` and the effects of removal `(k, B)`."""
+    """One step: pulled cotangents `(k, p)`, the visits' weights `(B,)` and, if asked, effects of removal `(k, B)`."""
 
     step: Step
     cotangents: torch.Tensor
     weights: torch.Tensor
-    effects: torch.Tensor
+    effects: torch.Tensor | None
 
 
 class Sweep:
@@ -83,7 +83,8 @@ class Sweep:
     def visits(self, directions: torch.Tensor) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits: leave-one-out of this very run."""
         total = np.zeros((len(self.rows), len(directions)))
-        for swept in self.steps(directions):
+        for swept in self.steps(directions, effects=True):
+            assert swept.effects is not None
             np.add.at(total, self.row_of(swept.step.ids), swept.effects.T.double().cpu().numpy())
         return total
 
@@ -91,13 +92,13 @@ class Sweep:
         """The summed cotangents of each stretch between two snapshots, from the first to the last."""
         marks = self.trajectory.snapshot_steps
         sums = [torch.zeros_like(directions) for _ in marks[1:]]
-        for swept in self.steps(directions):
+        for swept in self.steps(directions, effects=False):
             place = int(np.searchsorted(marks, swept.step.index, side="right")) - 1
             sums[place].add_(swept.cotangents, alpha=float(swept.weights.sum()))
         middles = [(a + b) // 2 for a, b in itertools.pairwise(marks)]
         return [Segment(self._theta(t), C) for t, C in zip(middles, sums, strict=True)]
 
-    def steps(self, directions: torch.Tensor) -> Iterator[SweptStep]:
+    def steps(self, directions: torch.Tensor, *, effects: bool) -> Iterator[SweptStep]:
         """Sweeps `directions (k, p)` from the end of the run to the start of the window."""
         first, last = self.trajectory.window
         A, M = self.update.start(directions.clone())
@@ -108,9 +109,9 @@ class Sweep:
             moment = self.trajectory.second_moment_at(t + 1).to(directions) if self.update.second_moment else None
             C = self.update.cotangent(A, M, step.learning_rates, moment, self.trajectory.updates_before(t))
             self.update.pull_back(A, C, step.learning_rates)
-            yield self._through_gradient(step, A, C)
+            yield self._through_gradient(step, A, C, effects)
 
-    def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor) -> SweptStep:
+    def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor, effects: bool) -> SweptStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
         theta = self._theta(step.index)
         batch = self.rows.batch(self.row_of(step.ids).tolist())
@@ -122,15 +123,16 @@ class Sweep:
             pulled = clip.pull(C)
         work = step_work(
             self.objective, theta, batch, weights, pulled, self.curvature,
-            gradient=clip.gradient if clip else None, budget=self.budget,
+            dots=effects, gradient=clip.gradient if clip and effects else None, budget=self.budget,
         )  # fmt: skip
         if work.curved is not None:
             A += work.curved
-        if clip is not None and self.finite and work.along is not None:
-            effects = clip.leave_one_out(C, work.dots, work.along, weights)
-        else:
-            effects = -weights * work.dots
-        return SweptStep(step, pulled, weights, effects)
+        shifts = None
+        if work.dots is not None and work.along is not None and clip is not None and self.finite:
+            shifts = clip.leave_one_out(C, work.dots, work.along, weights)
+        elif work.dots is not None:
+            shifts = -weights * work.dots
+        return SweptStep(step, pulled, weights, shifts)
 
     def row_of(self, ids: np.ndarray) -> np.ndarray:
         """The rows of recorded ids."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_prune.influence.curvature import gauss_newton_products, step_work
+from hf_prune.influence.curvature import factored_products, gauss_newton_products, step_work
 from hf_prune.influence.gradients import example_gradients
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
@@ -61,7 +61,7 @@ def test_curvature_products_equal_brute_force(name: str, kind: str):
     model, objective, theta, batch = setting(name)
     weights = torch.rand(len(batch), dtype=torch.float64)
     C = torch.randn(7, len(theta), dtype=torch.float64)
-    work = step_work(objective, theta, batch, weights, C, kind, budget=1 << 22)
+    work = step_work(objective, theta, batch, weights, C, kind, dots=True, budget=1 << 22)
     G = example_gradients(objective, theta, batch)
     assert error_of(work.dots, C @ G.T) < ROUNDING
     if kind == "fisher":
@@ -91,16 +91,17 @@ def test_curvature_products_equal_brute_force(name: str, kind: str):
         p = objective.logits(theta, batch.inputs).softmax(-1).detach()
         H = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         truth = torch.einsum("kp,bcp,bcd,bdq,b->kq", C, J, H, J, weights)
-    assert error_of(work.curved, truth) < ROUNDING
+    # Factors leave out a thousandth of the curvature in the logits.
+    assert error_of(work.curved, truth) < (2e-3 if kind == "gauss-newton" else ROUNDING)
 
 
 def test_both_ways_to_gauss_newton_agree():
     _, objective, theta, batch = setting("vit")
     weights = torch.rand(len(batch), dtype=torch.float64)
     C = torch.randn(7, len(theta), dtype=torch.float64)
-    by_factors = step_work(objective, theta, batch, weights, C, "gauss-newton", budget=1 << 30).curved
+    by_factors = factored_products(objective, theta, batch, weights, C, budget=1 << 30)
     by_directions = gauss_newton_products(objective, theta, batch, weights, C, budget=1 << 22)
-    assert error_of(by_factors, by_directions) < ROUNDING
+    assert error_of(by_factors, by_directions) < 2e-3
 
 
 def test_scoring_leaves_the_model_alone():
