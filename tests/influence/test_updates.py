@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,10 @@ RUNS = {
     "sgd clipped": ("SGD", {}, {"max_norm": 0.5}),
     "adamw clipped": ("AdamW", {"eps": 1e-3}, {"lr": 0.02, "max_norm": 0.5}),
 }
+
+
+def error_of(found: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 def swept(run: ExactRun, directions: torch.Tensor, curvature: str = "exact", finite: bool = False):
@@ -93,10 +98,8 @@ def test_gauss_newton_is_exact_where_the_model_is_linear():
     run._train()
     directions = torch.randn(20, len(run.thetas[0]), dtype=torch.float64)
     exact = swept(run, directions, "exact")
-    assert torch.allclose(
-        torch.tensor(swept(run, directions, "gauss-newton")), torch.tensor(exact), rtol=1e-4, atol=1e-7
-    )
-    assert not torch.allclose(torch.tensor(swept(run, directions, "none")), torch.tensor(exact), rtol=1e-1)
+    assert error_of(swept(run, directions, "gauss-newton"), exact) < 2e-3
+    assert error_of(swept(run, directions, "none"), exact) > 0.1
 
 
 @pytest.mark.parametrize(
