@@ -36,8 +36,8 @@ def gauss_newton_factors(
     Rows `F (q, p)`, in chunks, with `F^T F` the Gauss-Newton matrix of the weighted sum of the losses.
 
     With z the logits of an example, a its weight and `d^2 l / d z^2 = sum_r e_r u_r u_r^T`, it has a row
-    `sqrt(a e_r) u_r^T dz/dtheta` for each r. Rows whose `a e_r` are the smallest 0.1 % of their sum are left out: for a
-    model that is sure of most examples few remain.
+    `sqrt(a e_r) u_r^T dz/dtheta` for each r. Rows whose `a e_r` are the smallest 0.1 % of their sum are left out: for
+    a model that is sure of most examples few remain.
     """
     examples, cotangents = _logit_factors(objective, theta, batch, weights)
 

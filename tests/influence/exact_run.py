@@ -64,6 +64,7 @@ class ExactRun:
         }
         first = {p: torch.zeros_like(p) for p in self.model.parameters()}
         second = {p: torch.zeros_like(p) for p in self.model.parameters()}
+        moving = {p: torch.zeros_like(p) for p in self.model.parameters()}
         self.thetas, self.moments, self.norms = [self._flat()], [self._flat(second)], []
         for t in range(self.steps_count):
             ids = self.order[t]
@@ -75,14 +76,14 @@ class ExactRun:
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[t]
             if adam:
-                self._adam_step(optimizer.param_groups, first, second, t)
+                self._adam_step(optimizer.param_groups, first, second, moving, t)
             else:
                 optimizer.step()
             self.thetas.append(self._flat())
             self.moments.append(self._flat(second))
 
     @torch.no_grad()
-    def _adam_step(self, groups: list[dict[str, Any]], first: dict, second: dict, t: int) -> None:
+    def _adam_step(self, groups: list[dict[str, Any]], first: dict, second: dict, moving: dict, t: int) -> None:
         if self.frozen is not None:
             parts = self.frozen[t + 1].split([p.numel() for p in self.model.parameters()])
             held = dict(zip(self.model.parameters(), parts, strict=True))
@@ -93,7 +94,10 @@ class ExactRun:
                 if self.name == "Adam":
                     g = g + group["weight_decay"] * p
                 first[p] = b1 * first[p] + (1 - b1) * g
-                second[p] = b2 * second[p] + (1 - b2) * g * g if self.frozen is None else held[p].view_as(p)
+                moving[p] = b2 * moving[p] + (1 - b2) * g * g
+                second[p] = torch.maximum(second[p], moving[p]) if group["amsgrad"] else moving[p]
+                if self.frozen is not None:
+                    second[p] = held[p].view_as(p)
                 if self.name == "AdamW":
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                 root = (second[p] / (1 - b2 ** (t + 1))).sqrt() + group["eps"]

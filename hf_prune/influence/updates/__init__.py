@@ -33,9 +33,8 @@ def update_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -
     if name not in SUPPORTED:
         raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(SUPPORTED)}.")
     settings = optimizer["groups"]
-    for option in ("maximize", "amsgrad"):
-        if any(group.get(option) for group in settings):
-            raise UnsupportedError(f"{name} with {option}=True has no adjoint here; train with {option}=False.")
+    if any(group.get("maximize") for group in settings):
+        raise UnsupportedError(f"{name} with maximize=True has no adjoint here; train with maximize=False.")
     layout = GroupLayout(sizes, groups)
     if name == "SGD":
         return Sgd.from_groups(settings, layout)

@@ -22,7 +22,8 @@ class Adam:
                  - h m / ((1 - b1^n) (sqrt(v / (1 - b2^n)) + eps))
 
     then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. The second moment v is frozen:
-    differentiating through it is unstable where v is near zero, and less faithful where it is not.
+    differentiating through it is unstable where v is near zero, and less faithful where it is not. With amsgrad the
+    recorded moment is the largest so far.
     """
 
     beta1: torch.Tensor
