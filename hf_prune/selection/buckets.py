@@ -1,0 +1,136 @@
+"""
+The selection in buckets: one linear program each, and their rounding residuals carried from bucket to bucket.
+
+Every bucket's program aims at the bucket's own share of the sum of all centred vectors, which is zero: so the
+fractional solutions balance exactly, and only the rounding is left over. That residual is then taken through the
+buckets in turn, each swapping rows so as to cancel what the others leave (block-coordinate passes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from datasets.utils import tqdm
+from joblib import Parallel, delayed
+
+from .classes import largest_remainder
+from .linear import solve
+from .problem import Problem
+from .rounding import refine, round_to_counts, swap_pool
+
+AUTO_ABOVE = 20_000
+"""Rows above which `buckets="auto"` makes more than one bucket."""
+AUTO_ROWS = 10_000
+"""Rows of a bucket that is made by `buckets="auto"`; its program takes about a second at 64 directions."""
+ROWS_PER_CONSTRAINT = 4
+"""Rows that each constraint of a bucket needs: with fewer, most weights stay fractional and rounding decides."""
+PASSES = 4
+"""Passes over the buckets that carry the residual, at most; they stop when one gains less than a hundredth."""
+SLOW = 4_000
+"""Rows above which a program may exceed two seconds, so that a progress bar is shown."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the first pass leaves of one bucket: its dropped rows and the rows that may still be swapped (ids)."""
+
+    dropped: np.ndarray
+    pool: np.ndarray
+    exact: bool
+
+
+def count(buckets: int | str, problem: Problem) -> int:
+    """
+    Number of buckets that the argument `buckets` stands for.
+
+    Raises:
+        `ValueError`: If a bucket would have too few rows for its constraints.
+    """
+    if buckets == "auto":
+        return 1 if problem.n <= AUTO_ABOVE else -(-problem.n // AUTO_ROWS)
+    number = int(buckets)
+    constraints = problem.solver + (len(problem.classes.names) if problem.classes else 1)
+    most = max(1, problem.n // (ROWS_PER_CONSTRAINT * constraints))
+    if number > most:
+        raise ValueError(
+            f"buckets={number} leaves {problem.n // number} rows a bucket, too few for {constraints} constraints: "
+            f"pass at most {most}, or 'auto'."
+        )
+    return number
+
+
+def partition(codes: np.ndarray, buckets: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Splits the rows into buckets of even class shares: shuffled, then dealt out class by class. Sorted ids each."""
+    shuffled = rng.permutation(len(codes))
+    dealt = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    return [np.sort(dealt[start::buckets]) for start in range(buckets)]
+
+
+def drop_rows(
+    problem: Problem, cost: np.ndarray, counts: np.ndarray, buckets: int, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    """
+    Chooses the rows to drop.
+
+    Args:
+        problem (`Problem`): The influence columns.
+        cost (`np.ndarray`): Cost of dropping each row, `(n,)`.
+        counts (`np.ndarray`): Rows to drop of each class, `(classes,)`; of shape `(1,)` where nothing is balanced.
+        buckets (`int`): Number of buckets.
+        rng (`np.random.Generator`): Draws the buckets.
+
+    Returns:
+        `tuple[np.ndarray, int]`: Mask of the dropped rows, bool of shape `(n,)`, and the number of buckets whose
+        balance could not be met exactly.
+    """
+    codes = problem.classes.codes if len(counts) > 1 and problem.classes else np.zeros(problem.n, dtype=np.int64)
+    rows = partition(codes, buckets, rng)
+    shares = _bucket_counts([np.bincount(codes[ids], minlength=len(counts)) for ids in rows], counts)
+    rate = float(counts.sum()) / problem.n
+
+    def tasks() -> Iterator[object]:  # one bucket's vectors at a time, made when a worker asks for them
+        for ids, share in zip(rows, shares, strict=True):
+            yield delayed(_first_pass)(ids, problem.solver_vectors(ids), cost[ids], codes[ids], share, rate)
+
+    bar = tqdm(tasks(), total=buckets, desc="Selecting", unit="bucket", disable=problem.n < SLOW or None)
+    # no backend and no n_jobs: the user's `joblib.parallel_config` decides where the buckets run; and no generator of
+    # results, which Ray and Spark cannot return: results are only row ids, it is the tasks that are large
+    parts = Parallel()(bar)
+    dropped = np.zeros(problem.n, dtype=bool)
+    for part in parts:
+        dropped[part.dropped] = True
+    _carry(problem, dropped, codes, [part.pool for part in parts])
+    return dropped, sum(not part.exact for part in parts)
+
+
+def _bucket_counts(sizes: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
+    """Rows to drop of each class in each bucket, `(buckets, classes)`, summing to `counts` over the buckets."""
+    table = np.stack(sizes)
+    result = np.empty_like(table)
+    for code, (column, total) in enumerate(zip(table.T, counts, strict=True)):
+        result[:, code] = largest_remainder(column * (total / max(column.sum(), 1)), int(total))
+    return result
+
+
+def _first_pass(
+    ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: np.ndarray, counts: np.ndarray, rate: float
+) -> Part:
+    """One bucket's linear program and its rounding. `rate` is the removed share of the whole dataset."""
+    # the same weight for every row meets these totals and this target, so the program always has a solution
+    totals = rate * np.bincount(codes, minlength=len(counts))
+    solution = solve(vectors, cost, codes, totals, rate * vectors.sum(axis=0))
+    dropped = round_to_counts(solution.weights, solution.reduced_cost, codes, counts)
+    return Part(ids[dropped], ids[swap_pool(solution.reduced_cost, dropped, codes)], solution.exact)
+
+
+def _carry(problem: Problem, dropped: np.ndarray, codes: np.ndarray, pools: list[np.ndarray]) -> None:
+    """Block-coordinate passes: each bucket in turn cancels the residual that it is handed. Changes `dropped`."""
+    residual = problem.centred_sums(dropped[None])[0, : problem.solver]
+    for _ in range(PASSES):
+        before = float(np.linalg.norm(residual))
+        for pool in pools:
+            dropped[pool], residual = refine(problem.solver_vectors(pool), dropped[pool], codes[pool], residual)
+        if np.linalg.norm(residual) >= 0.99 * before:
+            break

@@ -1,0 +1,131 @@
+"""The dataset that `prune` returns: a `Dataset` that knows which selection it is."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from datasets import Dataset
+
+from ..digest import column_digests, content_digest
+from .selection import Selection
+
+
+class PrunedDataset(Dataset):
+    """
+    The kept rows of a dataset, in their old order, with the [`Selection`] that they are.
+
+    It is a `Dataset` in every respect. What leaves the rows as they are (`rename_column`, `remove_columns`,
+    `with_format`) returns a `PrunedDataset`; what makes other rows (`map`, `filter`, `select`, `train_test_split`)
+    returns a plain `Dataset`, for which the selection would no longer be true. Made by [`prune`].
+
+    Attributes:
+        selection (`Selection`): The rows that were kept and dropped, and the certificate.
+    """
+
+    selection: Selection
+    _source: Dataset
+
+    @classmethod
+    def from_source(cls, source: Dataset, selection: Selection) -> PrunedDataset:
+        """
+        Takes the kept rows of `source`.
+
+        Args:
+            source (`Dataset`): The dataset that the selection was made from.
+            selection (`Selection`): The selection.
+
+        Raises:
+            `ValueError`: If the source has not as many rows as the selection is about.
+        """
+        if len(source) != selection.certificate.n:
+            raise ValueError(
+                f"The selection is about {selection.certificate.n} rows but the dataset has {len(source)}: pass the "
+                "dataset that it was made from."
+            )
+        # python ints: the fingerprint of `select` depends on the type of its argument
+        rows = source.select(selection.keep_indices.tolist())
+        pruned = cls(
+            rows.data, info=rows.info, split=rows.split, indices_table=rows._indices, fingerprint=rows._fingerprint
+        )
+        pruned.set_format(
+            rows._format_type, rows._format_columns, rows._output_all_columns, **rows._format_kwargs
+        )  # fmt: skip
+        pruned._fingerprint = rows._fingerprint  # `set_format` marks its dataset as changed, but this is the same one
+        pruned.selection = selection
+        pruned._source = source
+        return pruned
+
+    @property
+    def _source_names(self) -> list[str]:
+        column = self.selection.arguments["column"]
+        return [name for name in self._source.column_names if name not in influence_columns(column)]
+
+    @cached_property
+    def source_columns(self) -> dict[str, str]:
+        """Content digest (SHA-256) of each column of the source dataset but the influence columns; read when asked."""
+        return column_digests(self._source, self._source_names)
+
+    @cached_property
+    def source_digest(self) -> str:
+        """Content digest (SHA-256) of the source dataset without its influence columns; read when asked."""
+        return content_digest(self._source, self._source_names)
+
+    def filter(self, *args: Any, **kwargs: Any) -> Dataset:
+        """As `Dataset.filter`; the result is a plain `Dataset`."""
+        # `Dataset.filter` copies its own class and swaps the rows underneath, which would keep an untrue selection
+        return _plain(super().filter(*args, **kwargs))
+
+    def save_to_disk(
+        self, dataset_path: Any, max_shard_size: str | int | None = None, num_shards: int | None = None,
+        num_proc: int | None = None, storage_options: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Saves the rows as `Dataset.save_to_disk` does, and beside them the selection, its provenance and a README.
+
+        Args:
+            dataset_path (`str` or `os.PathLike`): The directory. `load_from_disk` reads the rows from it.
+            max_shard_size (`str` or `int`, *optional*): Largest size of a file, such as `"500MB"`.
+            num_shards (`int`, *optional*): Number of files.
+            num_proc (`int`, *optional*): Number of processes.
+            storage_options (`dict`, *optional*): For the file system behind `dataset_path`.
+        """
+        from ..publish import files
+
+        super().save_to_disk(dataset_path, max_shard_size, num_shards, num_proc, storage_options)
+        files.write(self, dataset_path, storage_options=storage_options)
+
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """
+        Pushes the rows, and then the card and the provenance; nothing that an existing card says is lost.
+
+        Args:
+            repo_id (`str`): The dataset repository, such as `"me/imdb-half"`.
+            *args, **kwargs: See `Dataset.push_to_hub`, and `hf_prune.publish.push_to_hub` for what it adds.
+        """
+        from ..publish import push
+
+        return push.push_to_hub(self, repo_id, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("Dataset({", "PrunedDataset({", 1).replace(
+            f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.certificate.n}"
+        )  # fmt: skip
+
+
+def influence_columns(column: str) -> tuple[str, str, str]:
+    """Names of the columns that `add_influence(column=...)` writes."""
+    return column, f"{column}_norm", f"{column}_eval_loss"
+
+
+def _plain(dataset: Dataset) -> Dataset:
+    """The same rows, format and fingerprint as a `Dataset`."""
+    plain = Dataset(
+        dataset.data, info=dataset.info, split=dataset.split, indices_table=dataset._indices,
+        fingerprint=dataset._fingerprint,
+    )  # fmt: skip
+    plain.set_format(
+        dataset._format_type, dataset._format_columns, dataset._output_all_columns, **dataset._format_kwargs
+    )
+    plain._fingerprint = dataset._fingerprint
+    return plain

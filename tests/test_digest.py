@@ -1,0 +1,135 @@
+"""A content digest depends on the rows, and on nothing about how Arrow holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, LargeList, List, Value, concatenate_datasets
+
+from hf_prune import digest
+from hf_prune.digest import column_digests, content_digest
+
+COLUMNS: dict[str, list[Any]] = {
+    "number": [1, None, 3, 4, -5, 6],
+    "real": [0.5, 1e-30, None, float("nan"), -2.0, 0.0],
+    "flag": [True, None, False, True, True, False],
+    "text": ["x", None, "", "two words", "é", "x"],
+    "blob": [b"a", b"", None, b"\x00\x01", b"zz", b"a"],
+    "list": [[1, 2], None, [], [3, None], [4], [5, 6, 7]],
+    "nested": [[["a"], []], None, [], [["b", None]], [None], [["c"]]],
+    "struct": [{"q": 1, "w": ["a"]}, None, {"q": None, "w": []}, {"q": 3, "w": None}, {"q": 4, "w": ["b", "c"]}, None],
+    "nothing": [None] * 6,
+}
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    return Dataset.from_dict(COLUMNS)
+
+
+def test_chunks_do_not_matter(rows: Dataset) -> None:
+    pieces = [rows.select(range(0, 1)), rows.select(range(1, 4)), rows.select([4, 5])]
+    assert column_digests(concatenate_datasets(pieces)) == column_digests(rows)
+
+
+def test_slices_do_not_matter(rows: Dataset) -> None:
+    longer = concatenate_datasets([rows, rows, rows])
+    assert column_digests(longer.select(range(6, 12))) == column_digests(rows)
+
+
+def test_indices_mappings_do_not_matter(rows: Dataset) -> None:
+    order = [3, 0, 5, 1, 4, 2]
+    there_and_back = rows.select(order).select(np.argsort(order).tolist())
+    assert there_and_back._indices is not None
+    assert column_digests(there_and_back) == column_digests(rows)
+
+
+def test_batches_do_not_matter(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = column_digests(rows)
+    monkeypatch.setattr(digest, "_BATCH_ROWS", 1)
+    assert column_digests(rows) == whole
+
+
+def test_formats_do_not_matter(rows: Dataset) -> None:
+    shown = rows.remove_columns(["nothing", "struct", "nested", "blob"])
+    assert column_digests(shown.with_format("numpy")) == column_digests(shown)
+    assert column_digests(shown.with_transform(lambda batch: batch)) == column_digests(shown)
+
+
+def test_large_and_small_types_do_not_matter() -> None:
+    small = Dataset.from_dict(
+        {"text": ["a", None, "bc"], "list": [[1], None, [2, 3]]},
+        features=Features({"text": Value("string"), "list": List(Value("int64"))}),
+    )
+    large = Dataset.from_dict(
+        {"text": ["a", None, "bc"], "list": [[1], None, [2, 3]]},
+        features=Features({"text": Value("large_string"), "list": LargeList(Value("int64"))}),
+    )
+    assert pa.types.is_large_string(large.data.schema.field("text").type)
+    assert column_digests(small) == column_digests(large)
+
+
+def test_a_disk_round_trip_does_not_matter(rows: Dataset, tmp_path: Any) -> None:
+    rows.select([1, 0, 2]).save_to_disk(str(tmp_path / "d"))
+    assert column_digests(Dataset.load_from_disk(str(tmp_path / "d"))) == column_digests(rows.select([1, 0, 2]))
+
+
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name != "nothing"])
+def test_any_changed_value_changes_its_column_only(column: str, rows: Dataset) -> None:
+    for row in range(6):
+        changed = {name: list(values) for name, values in COLUMNS.items()}
+        changed[column][row] = changed[column][(row + 1) % 6]
+        if repr(changed[column][row]) == repr(COLUMNS[column][row]):
+            continue
+        other = column_digests(Dataset.from_dict(changed, features=rows.features))
+        mine = column_digests(rows)
+        assert {name for name in COLUMNS if other[name] != mine[name]} == {column}
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ([["a", "b"], ["c"]], [["a"], ["b", "c"]]),
+        (["ab", "c"], ["a", "bc"]),
+        ([[], None], [None, []]),
+        (["", None], [None, ""]),
+        ([0, None], [None, 0]),
+        ([[[1], [2]]], [[[1, 2]]]),
+    ],
+)
+def test_boundaries_and_nulls_count(left: list[Any], right: list[Any]) -> None:
+    assert column_digests(Dataset.from_dict({"x": left})) != column_digests(Dataset.from_dict({"x": right}))
+
+
+def test_row_order_and_row_count_and_names_count(rows: Dataset) -> None:
+    whole = content_digest(rows)
+    assert content_digest(rows.select([1, 0, 2, 3, 4, 5])) != whole
+    assert content_digest(rows.select(range(5))) != whole
+    assert content_digest(rows.rename_column("text", "words")) != whole
+    assert content_digest(rows.select_columns(list(reversed(rows.column_names)))) == whole
+
+
+def test_fixed_size_and_extension_types_are_digested() -> None:
+    features = Features(
+        {"v": List(Value("float32"), length=2), "m": Array2D((2, 2), "int32"), "y": ClassLabel(names=["n", "p"])}
+    )
+    data = {"v": [[1.0, 2.0], None, [3.0, 4.0]], "m": [[[1, 2], [3, 4]]] * 3, "y": [0, 1, 0]}
+    rows = Dataset.from_dict(data, features=features)
+    assert column_digests(rows.select([2, 1, 0]).select([2, 1, 0])) == column_digests(rows)
+    other = Dataset.from_dict({**data, "v": [[1.0, 2.0], None, [3.0, 5.0]]}, features=features)
+    assert column_digests(other)["v"] != column_digests(rows)["v"]
+    assert column_digests(other)["m"] == column_digests(rows)["m"]
+
+
+def test_images_are_digested_without_decoding() -> None:
+    rows = Dataset.from_dict({"i": [{"bytes": b"no image", "path": None}]}, features=Features({"i": Image()}))
+    assert len(column_digests(rows)["i"]) == 64
+
+
+def test_an_empty_dataset_and_a_missing_column(rows: Dataset) -> None:
+    assert set(column_digests(rows.select([]))) == set(COLUMNS)
+    with pytest.raises(ValueError, match="no column 'absent'"):
+        column_digests(rows, ["absent"])
