@@ -1,0 +1,141 @@
+"""Which examples are in a micro-batch: from the batch sampler, or from an id column that the batches carry."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
+
+from hf_prune.errors import RecordingError
+
+ID_COLUMN = "hf_prune_id"
+
+
+class RecordingBatchSampler:
+    """
+    A transparent stand-in for the training dataloader's batch sampler that notes each batch which it yields.
+
+    The Trainer draws an epoch's first batches after `on_epoch_begin` and before its first step, so the iteration that
+    was begun last between those two is the Trainer's. Others (a callback that looks through the training data) pass
+    unrecorded.
+
+    Args:
+        inner (`Any`): The batch sampler.
+        queue (`SamplerQueue`): Where batches go.
+    """
+
+    def __init__(self, inner: Any, queue: SamplerQueue):
+        self.__dict__.update(_inner=inner, _queue=queue)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_inner"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["_inner"], name, value)
+
+    def __len__(self) -> int:
+        return len(self.__dict__["_inner"])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self.__dict__["_queue"].begin_iteration()
+        for batch in self.__dict__["_inner"]:
+            batches.append([int(i) for i in batch])
+            yield batch
+
+
+class SamplerQueue:
+    """Batches that the sampler has yielded and the Trainer has not worked yet, on this process."""
+
+    def __init__(self) -> None:
+        self._batches: deque[list[int]] = deque()
+        self._open = False
+        self._skip = 0
+
+    def attach(self, dataloader: Any) -> Any:
+        """Puts the proxy into a prepared dataloader and returns what undoes it."""
+        base = _base(dataloader)
+        inner = base.batch_sampler
+        # A DataLoader forbids to set its batch_sampler once it is built.
+        object.__setattr__(base, "batch_sampler", RecordingBatchSampler(inner, self))
+        return lambda: object.__setattr__(base, "batch_sampler", inner)
+
+    def begin_epoch(self, skip: int = 0) -> None:
+        """An epoch begins; a resumed one first draws `skip` batches again that were already trained on."""
+        self._batches, self._open, self._skip = deque(), True, skip
+
+    def begin_step(self) -> None:
+        """A step begins: from here on, new iterations over the dataloader are not the Trainer's."""
+        self._open = False
+
+    def begin_iteration(self) -> deque[list[int]]:
+        batches: deque[list[int]] = deque()
+        if self._open:
+            self._batches = batches
+        else:
+            batches = deque(maxlen=0)
+        return batches
+
+    def pop(self) -> list[int]:
+        """Ids of the micro-batch that the Trainer has just worked."""
+        while self._skip:
+            self._skip -= 1
+            self._pop()
+        return self._pop()
+
+    def _pop(self) -> list[int]:
+        if not self._batches:
+            raise RecordingError(
+                "The Trainer worked a batch that its batch sampler never yielded, so its rows are unknown: number the "
+                "rows with hf_prune.record.with_example_ids(dataset) and pass remove_unused_columns=False."
+            )
+        return self._batches.popleft()
+
+
+class IdColumn:
+    """
+    Takes the id column out of the model's inputs, and keeps the ids of training batches.
+
+    Args:
+        name (`str`): The column's name.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._batches: deque[torch.Tensor] = deque(maxlen=2)
+
+    def attach(self, model: nn.Module) -> RemovableHandle:
+        # torch_compile would trace the hook; the column must not become part of the graph.
+        hook = torch.compiler.disable(self._take_out)
+        return model.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def pop(self) -> torch.Tensor | None:
+        """Ids of the micro-batch that the Trainer has just worked, on whatever device; `None` if it carried none."""
+        batches = list(self._batches)
+        self._batches.clear()
+        return batches[0] if len(batches) == 1 else None
+
+    def _take_out(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ids = kwargs.pop(self.name, None)
+        if module.training and torch.is_grad_enabled() and ids is not None:
+            self._batches.append(torch.as_tensor(ids).detach().reshape(-1))
+        return args, kwargs
+
+
+def _base(dataloader: Any) -> DataLoader[Any]:
+    """The torch dataloader inside the one that accelerate prepared."""
+    return getattr(dataloader, "base_dataloader", dataloader)
+
+
+def column_values(dataloader: Any, name: str) -> np.ndarray | None:
+    """The id column of a map-style `datasets.Dataset` as it reaches the dataloader, or `None` without one."""
+    dataset = _base(dataloader).dataset
+    if not isinstance(dataset, Dataset) or name not in dataset.column_names:
+        return None
+    return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.int64)

@@ -1,0 +1,187 @@
+"""The callback that records a training run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_prune.errors import RecordingError
+from hf_prune.record.run import Run, Settings
+from hf_prune.record.snapshots import DTYPES
+
+logger = logging.getLogger(__name__)
+
+
+class TrajectoryCallback(TrainerCallback):
+    """
+    Records a training run: which examples were in which step with what weight, and the parameters on the way.
+
+    It is a plain [`~transformers.TrainerCallback`] and changes nothing about training. What cannot be recorded rightly
+    raises [`RecordingError`] when training begins, with the way out in the message.
+
+    Args:
+        output_dir (`str` or `os.PathLike`):
+            Where the record goes. It must hold no other run's record; a resumed run continues its own. Several
+            processes need a directory that they all see.
+        window (`float`, *optional*, defaults to 0.5):
+            The share of the run, counted from its end, that snapshots cover, in (0, 1]. The ledger covers all of it.
+        snapshots_per_epoch (`float`, *optional*, defaults to 1):
+            Snapshots taken in an epoch of the window. Between them parameters are interpolated.
+        parameters (`str`, *optional*):
+            A regular expression; only trainable parameters whose name it is found in are kept. All of them by default.
+        id_column (`str`, *optional*):
+            A column of integer ids to know rows by, instead of their positions in the training dataset. It must reach
+            the dataloader (`remove_unused_columns=False`), and is taken out of the batch before the model sees it.
+        snapshot_dtype (`str`, *optional*, defaults to `"float32"`):
+            `"float32"`, or `"bfloat16"` for half the disk space.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What to do when the record cannot be written any more (the disk is full, say): `"raise"` ends training with
+            a [`RecordingError`], `"stop-recording"` keeps what there is, marks the record as stopped, and trains on.
+
+    Example:
+
+    ```python
+    trainer = Trainer(model, args, train_dataset=train, callbacks=[TrajectoryCallback("run/trajectory")])
+    trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        window: float = 0.5,
+        snapshots_per_epoch: float = 1,
+        parameters: str | None = None,
+        id_column: str | None = None,
+        snapshot_dtype: str = "float32",
+        *,
+        on_error: str = "raise",
+    ):
+        if not 0.0 < window <= 1.0:
+            raise ValueError(f"window must lie in (0, 1], got {window}.")
+        if not snapshots_per_epoch > 0:
+            raise ValueError(f"snapshots_per_epoch must be greater than 0, got {snapshots_per_epoch}.")
+        if snapshot_dtype not in DTYPES:
+            raise ValueError(f"snapshot_dtype must be one of {sorted(DTYPES)}, got {snapshot_dtype!r}.")
+        if on_error not in ("raise", "stop-recording"):
+            raise ValueError(f"on_error must be 'raise' or 'stop-recording', got {on_error!r}.")
+        if parameters is not None:
+            _check_pattern(parameters)
+        self._settings = Settings(Path(output_dir), window, snapshots_per_epoch, parameters, id_column, snapshot_dtype)
+        self._on_error = on_error
+        self._run: Run | None = None
+        self._unfinished: str | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._close()  # of a run that raised
+        model, optimizer, dataloader = kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"]
+        self._run = Run(self._settings, args, state, model, optimizer, dataloader, self._unfinished)
+        self._unfinished = self._run.manifest.run_id
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._do(lambda run: run.begin_epoch())
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._do(lambda run: run.begin_step())
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._do(lambda run: run.end_micro_batch())
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._do(lambda run: run.before_update())
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._do(lambda run: run.after_update())
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._do(lambda run: run.end_micro_batch())
+        self._do(lambda run: run.end_step(state))
+        if control.should_save:
+            # A checkpoint must never be ahead of the record, or the run could not be continued from it.
+            self._do(lambda run: run.flush())
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_training_stop or args.load_best_model_at_end:
+            # With load_best_model_at_end the parameters are others by the time of on_train_end.
+            self._snapshot(state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._do(lambda run: run.flush())
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._snapshot(state)
+        self._do(lambda run: run.finish(state))
+        if self._run is not None:
+            self._unfinished = None
+        self._do(lambda run: run.close())
+        self._run = None
+
+    def _snapshot(self, state: TrainerState) -> None:
+        run = self._run
+        if run is None or run.has_snapshot(state.global_step) or state.global_step <= run.manifest.window_start:
+            return
+        self._do(lambda run: run.take_snapshot(state.global_step))
+
+    def _do(self, event: Callable[[Run], None]) -> None:
+        """Runs an event of the run that is recorded, if there is one, and sees to it when that fails."""
+        if self._run is None:
+            return
+        try:
+            event(self._run)
+        except (OSError, RecordingError) as error:
+            message = str(error)
+            if isinstance(error, OSError):
+                message = f"The trajectory cannot be written ({error}): free disk space, or record fewer snapshots."
+            if self._on_error == "raise":
+                self._close()
+                raise RecordingError(message) from error
+            self._stop(message)
+
+    def _stop(self, reason: str) -> None:
+        run, self._run = self._run, None
+        logger.warning("Recording stops and training goes on. %s", reason)
+        if run is not None:
+            try:
+                run.stop(reason)
+            except OSError as error:
+                logger.warning("The record could not be marked as stopped (%s).", error)
+
+    def _close(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            try:
+                run.close()
+            except OSError as error:
+                logger.warning("A file of the record could not be closed (%s).", error)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"parameters={pattern!r} is not a regular expression: {error}.") from error

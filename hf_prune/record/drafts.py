@@ -1,0 +1,149 @@
+"""A step of this process while it is being worked: what becomes one row of the ledger."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from hf_prune.errors import RecordingError
+from hf_prune.record.ledger import LedgerRow
+from hf_prune.record.weights import Forward
+
+
+class HostCopy:
+    """
+    A tensor on its way to the CPU. On CUDA the copy is queued and nobody waits for it until the value is wanted.
+
+    Args:
+        tensor (`torch.Tensor`): What to copy.
+    """
+
+    def __init__(self, tensor: torch.Tensor):
+        tensor = tensor.detach()
+        self._event: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = tensor.cpu()
+
+    @property
+    def on_its_way(self) -> bool:
+        return self._event is not None and not self._event.query()
+
+    def numbers(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.reshape(-1).tolist()
+
+
+@dataclass
+class MicroDraft:
+    """
+    One micro-batch of this process.
+
+    Args:
+        positions (`list[int]`, *optional*): What the batch sampler yielded.
+        column (`HostCopy`, *optional*): The id column of the batch.
+        num_items (`HostCopy` or `float`, *optional*): `num_items_in_batch`.
+        gradient (`HostCopy`, *optional*): What arrived at the model's loss; `None` if the Trainer did not use it.
+    """
+
+    positions: list[int] | None
+    column: HostCopy | None
+    num_items: HostCopy | float | None
+    gradient: HostCopy | None
+
+    @classmethod
+    def of(cls, positions: list[int] | None, column: torch.Tensor | None, forward: Forward | None) -> MicroDraft:
+        num_items = forward.num_items if forward is not None else None
+        once = forward is not None and forward.backwards == 1
+        return cls(
+            positions=positions,
+            column=None if column is None else HostCopy(column),
+            num_items=HostCopy(num_items) if isinstance(num_items, torch.Tensor) else num_items,
+            gradient=HostCopy(forward.gradient) if once and forward and forward.gradient is not None else None,
+        )
+
+
+@dataclass
+class StepDraft:
+    """
+    One optimizer step of this process.
+
+    Args:
+        loss_scale (`float`): The fp16 gradient scaler's factor in this step, 1 without one.
+        scaled (`bool`): Whether there is a gradient scaler.
+    """
+
+    loss_scale: float
+    scaled: bool
+    micro_batches: list[MicroDraft] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    grad_norm: HostCopy | None = None
+    skipped: bool = False
+    step: int = -1
+    epoch: float = 0.0
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether the accelerator has yet to finish the step."""
+        return self.grad_norm is not None and self.grad_norm.on_its_way
+
+    def row(self, world_size: int, row_ids: np.ndarray | None) -> LedgerRow:
+        """
+        The ledger's row.
+
+        Args:
+            world_size (`int`): Number of processes; DDP averages gradients over them.
+            row_ids (`np.ndarray`, *optional*): The id column of the whole dataset, where it is known.
+        """
+        divisor = self.loss_scale * world_size
+        norm = math.nan if self.grad_norm is None else float(self.grad_norm.numbers()[0])
+        return LedgerRow(
+            step=self.step,
+            epoch=self.epoch,
+            ids=[_ids(batch, row_ids) for batch in self.micro_batches],
+            scales=[_over(_number(batch.gradient), divisor) for batch in self.micro_batches],
+            num_items=[_number(batch.num_items) for batch in self.micro_batches],
+            learning_rates=self.learning_rates,
+            grad_norm=norm,
+            # A fused optimizer skips inside its kernel, and accelerate then says that nothing was skipped.
+            skipped=self.skipped or (self.scaled and not math.isfinite(norm)),
+        )
+
+
+def _number(value: HostCopy | float | None) -> float | None:
+    if value is None:
+        return None
+    return float(value.numbers()[0]) if isinstance(value, HostCopy) else float(value)
+
+
+def _over(value: float | None, divisor: float) -> float | None:
+    return None if value is None else value / divisor
+
+
+def _ids(batch: MicroDraft, row_ids: np.ndarray | None) -> list[int]:
+    carried = None if batch.column is None else [int(i) for i in batch.column.numbers()]
+    if batch.positions is None:
+        if carried is None:
+            raise RecordingError(
+                "A training batch carries no id column, so its rows are unknown: number the rows with "
+                "hf_prune.record.with_example_ids(dataset), pass remove_unused_columns=False, and use a collator that "
+                "keeps the column."
+            )
+        return carried
+    sampled = batch.positions if row_ids is None else [int(i) for i in row_ids[batch.positions]]
+    if carried is None or (row_ids is None and len(carried) == len(sampled)):
+        return sampled if carried is None else carried
+    if carried != sampled:
+        raise RecordingError(
+            f"The batch sampler says rows {sampled[:8]}, the batch itself says {carried[:8]}: something between them "
+            "reorders rows; give the Trainer its own dataloader and a collator that keeps rows and order."
+        )
+    return carried

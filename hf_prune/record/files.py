@@ -1,0 +1,86 @@
+"""Where a trajectory's files lie, and how a file is put there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+LEDGER = "ledger"
+SNAPSHOTS = "snapshots"
+
+_PART = re.compile(r"rank-(\d{5})-part-(\d{3,})\.arrow")
+_SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
+_TEMPORARY = ".tmp"
+
+
+def part_path(root: Path, rank: int, part: int) -> Path:
+    return root / LEDGER / f"rank-{rank:05d}-part-{part:03d}.arrow"
+
+
+def snapshot_path(root: Path, step: int) -> Path:
+    return root / SNAPSHOTS / f"step-{step:08d}.safetensors"
+
+
+def part_paths(root: Path) -> dict[tuple[int, int], Path]:
+    """Ledger files by (rank, part)."""
+    found = {}
+    for path in sorted((root / LEDGER).glob("*.arrow")):
+        if match := _PART.fullmatch(path.name):
+            found[int(match[1]), int(match[2])] = path
+    return found
+
+
+def snapshot_paths(root: Path) -> dict[int, Path]:
+    """Snapshot files by step, in order."""
+    found = {}
+    for path in (root / SNAPSHOTS).glob("*.safetensors"):
+        if match := _SNAPSHOT.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """
+    Lets `write` make a file under a temporary name, then renames it, so that `path` is never half a file.
+
+    Args:
+        path (`Path`):
+            The final place.
+        write (`Callable[[Path], None]`):
+            Writes the whole file at the path that it is given.
+    """
+    temporary = path.with_name(path.name + _TEMPORARY)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames and new files in a directory survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_temporaries(root: Path) -> None:
+    """Removes what writes that were killed left behind."""
+    for directory in (root, root / SNAPSHOTS):
+        for path in directory.glob(f"*{_TEMPORARY}"):
+            path.unlink()
+
+
+def remove_record(root: Path) -> None:
+    """Removes a record, and nothing else that lies in its directory."""
+    for path in [*part_paths(root).values(), *snapshot_paths(root).values(), root / MANIFEST]:
+        path.unlink(missing_ok=True)
+    remove_temporaries(root)

@@ -1,0 +1,172 @@
+"""The ledger: one row for each optimizer step and process, appended as training goes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hf_prune.errors import TrajectoryError
+from hf_prune.record.files import part_paths
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("epoch", pa.float64()),
+        ("ids", pa.list_(pa.list_(pa.int64()))),
+        ("scales", pa.list_(pa.float64())),
+        ("num_items", pa.list_(pa.float64())),
+        ("learning_rates", pa.list_(pa.float64())),
+        ("grad_norm", pa.float64()),
+        ("skipped", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """
+    What one process did in one optimizer step.
+
+    Args:
+        step (`int`): 0-based optimizer step.
+        epoch (`float`): Epochs of the data that were done after the step.
+        ids (`list[list[int]]`): Ids of the examples in each micro-batch.
+        scales (`list[float | None]`): The factor of each micro-batch's loss; `None` where it could not be measured.
+        num_items (`list[float | None]`): `num_items_in_batch` as the model received it.
+        learning_rates (`list[float]`): One for each parameter group.
+        grad_norm (`float`): Norm of the whole gradient before clipping.
+        skipped (`bool`): Whether the gradient scaler skipped the update.
+    """
+
+    step: int
+    epoch: float
+    ids: list[list[int]]
+    scales: list[float | None]
+    num_items: list[float | None]
+    learning_rates: list[float]
+    grad_norm: float
+    skipped: bool
+
+
+class LedgerWriter:
+    """
+    Appends rows to one Arrow IPC stream. Each row is its own record batch and one `write`, so a killed process loses
+    at most the row that it was writing.
+
+    Args:
+        path (`Path`): A file that does not exist yet.
+        metadata (`dict[str, str]`): What the stream's schema carries: the run's id, rank and part.
+    """
+
+    def __init__(self, path: Path, metadata: dict[str, str]):
+        self._schema = SCHEMA.with_metadata(metadata)
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - open as long as the run
+        self._append(self._schema.serialize())
+
+    def write(self, row: LedgerRow) -> None:
+        self._append(_message(row, self._schema))
+
+    def sync(self) -> None:
+        """Makes the rows written so far survive a power cut."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, message: pa.Buffer) -> None:
+        written = self._file.write(message)
+        if written != len(message):
+            raise OSError(f"only {written} of {len(message)} bytes of a ledger row were written (is the disk full?)")
+
+
+def row_bytes(row: LedgerRow) -> int:
+    """Disk space of a row."""
+    return len(_message(row, SCHEMA))
+
+
+def _message(row: LedgerRow, schema: pa.Schema) -> pa.Buffer:
+    columns = [pa.array([getattr(row, field.name)], type=field.type) for field in schema]
+    return pa.record_batch(columns, schema=schema).serialize()
+
+
+def read_rows(root: Path, run_id: str, world_size: int) -> list[list[LedgerRow]]:
+    """
+    Reads the ledger of all processes, up to the last step that every one of them finished.
+
+    A resumed run opens a new part on each rank. From its first step on it supersedes the older parts.
+
+    Args:
+        root (`Path`): The trajectory's directory.
+        run_id (`str`): The id that every part must carry.
+        world_size (`int`): Number of processes of the run.
+
+    Returns:
+        `list[list[LedgerRow]]`: for each step, in order, one row for each rank.
+    """
+    paths = part_paths(root)
+    ranks = {rank for rank, _ in paths}
+    if extra := ranks - set(range(world_size)):
+        raise TrajectoryError(f"The ledger holds files of rank {max(extra)}, but the run had {world_size} processes.")
+    by_rank = []
+    for rank in range(world_size):
+        steps: dict[int, tuple[int, LedgerRow]] = {}
+        for part in sorted(part for r, part in paths if r == rank):
+            _supersede(steps, part, _read_part(paths[rank, part], run_id))
+        by_rank.append(steps)
+    return _common_steps(by_rank)
+
+
+def _supersede(steps: dict[int, tuple[int, LedgerRow]], part: int, rows: list[LedgerRow]) -> None:
+    if not rows:
+        return
+    for step in [step for step in steps if step >= rows[0].step]:
+        del steps[step]
+    for row in rows:
+        steps[row.step] = (part, row)
+
+
+def _common_steps(by_rank: list[dict[int, tuple[int, LedgerRow]]]) -> list[list[LedgerRow]]:
+    """Steps 0, 1, ... as long as every rank has them, from the same part: parts of one attempt belong together."""
+    together: list[list[LedgerRow]] = []
+    while all(len(together) in steps for steps in by_rank):
+        found = [steps[len(together)] for steps in by_rank]
+        if len({part for part, _ in found}) > 1:
+            break
+        together.append([row for _, row in found])
+    return together
+
+
+def _read_part(path: Path, run_id: str) -> list[LedgerRow]:
+    """The whole rows of one part; a tail that was cut off by a kill is left out."""
+    rows: list[LedgerRow] = []
+    with pa.OSFile(str(path)) as file:
+        try:
+            stream = pa.ipc.open_stream(file)
+        except pa.ArrowInvalid:
+            return rows  # killed before the schema was whole
+        _check_part(path, stream.schema, run_id)
+        while True:
+            try:
+                batch = stream.read_next_batch()
+            except (StopIteration, pa.ArrowInvalid, OSError):
+                return rows
+            rows.extend(_row(values) for values in batch.to_pylist())
+
+
+def _check_part(path: Path, schema: pa.Schema, run_id: str) -> None:
+    if not schema.equals(SCHEMA):
+        raise TrajectoryError(f"{path.name} is not a ledger that this version reads: record the run again.")
+    found = (schema.metadata or {}).get(b"run_id", b"").decode()
+    if found != run_id:
+        raise TrajectoryError(
+            f"{path.name} belongs to run {found}, the manifest to run {run_id}: files of two runs were mixed; "
+            "take the ledger and snapshots from the place where the manifest was written."
+        )
+
+
+def _row(values: dict[str, Any]) -> LedgerRow:
+    return LedgerRow(**values)

@@ -1,0 +1,173 @@
+"""The manifest: what a reader must know about a run before it reads the ledger and the snapshots."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_prune.errors import TrajectoryError
+from hf_prune.record.files import MANIFEST, write_atomically
+
+SCHEMA_VERSION = 1
+_LIBRARIES = ("accelerate", "datasets", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """
+    One trainable parameter of the recorded model.
+
+    Args:
+        name (`str`):
+            Its name in `model.named_parameters()`.
+        shape (`tuple[int, ...]`):
+            Its shape.
+        group (`int`):
+            The index of its parameter group in the optimizer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    group: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries that it takes in the flat vector."""
+        product = 1
+        for extent in self.shape:
+            product *= extent
+        return product
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    What is fixed for a whole run. It holds no path, user or host name.
+
+    Args:
+        run_id (`str`):
+            A random name that all files of the record carry.
+        versions (`dict[str, str]`):
+            Versions of Python and of the libraries.
+        model (`dict[str, Any]`):
+            `class`, and `name_or_path` where it is the id of a model on the Hub.
+        optimizer (`dict[str, Any]`):
+            `name` (`"AdamW"`, `"Adam"` or `"SGD"`) and `groups`, one dictionary of hyper-parameters for each group.
+        parameters (`tuple[Parameter, ...]`):
+            The recorded parameters, in the order of the flat vector.
+        n_rows (`int`, *optional*):
+            Rows of the training dataset; `None` for a stream, whose length nobody knows.
+        dataset_columns (`dict[str, str]`):
+            Digests of the columns that reached the model, by [`~hf_prune.digest.column_digests`].
+        dataset_fingerprint (`str`, *optional*):
+            The fingerprint that `datasets` gave to the training dataset.
+        id_column (`str`, *optional*):
+            The column that the ledger's ids are values of; `None` if they are positions.
+        world_size (`int`): Number of processes.
+        gradient_accumulation_steps (`int`): Micro-batches of a step.
+        max_grad_norm (`float`): The norm that gradients were clipped to; 0 for no clipping.
+        precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
+        seeds (`dict[str, int | None]`): `seed` and `data_seed`.
+        total_steps (`int`): Optimizer steps that were planned.
+        steps_per_epoch (`int`): Optimizer steps of an epoch.
+        window_start (`int`): The step at which snapshots were to begin.
+        snapshot_dtype (`str`): `"float32"` or `"bfloat16"`.
+        updates_before_start (`int`): Updates that the optimizer had made before step 0 (a warm start).
+        loss (`str`, *optional*):
+            `"model"` if every step trained on the loss that the model returned, `"custom"` if one did not, `None`
+            before the first step.
+        complete (`bool`): Whether training ended as it should, with everything recorded.
+        last_step (`int`, *optional*): Number of optimizer steps made, once the run is complete.
+        stopped (`str`, *optional*): Why recording stopped while training went on.
+        schema_version (`int`): Version of this format.
+    """
+
+    run_id: str
+    versions: dict[str, str]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    parameters: tuple[Parameter, ...]
+    n_rows: int | None
+    dataset_columns: dict[str, str]
+    dataset_fingerprint: str | None
+    id_column: str | None
+    world_size: int
+    gradient_accumulation_steps: int
+    max_grad_norm: float
+    precision: str
+    seeds: dict[str, int | None]
+    total_steps: int
+    steps_per_epoch: int
+    window_start: int
+    snapshot_dtype: str
+    updates_before_start: int
+    loss: str | None = None
+    complete: bool = False
+    last_step: int | None = None
+    stopped: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def n_parameters(self) -> int:
+        """Length p of the flat parameter vector."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Manifest:
+        """The inverse of `to_dict`. Raises [`TrajectoryError`] for a newer or damaged manifest."""
+        found = values.get("schema_version")
+        if not isinstance(found, int):
+            raise TrajectoryError("The manifest names no schema_version: this is not the record of a training run.")
+        if found > SCHEMA_VERSION:
+            raise TrajectoryError(
+                f"The trajectory has schema version {found}, this version of hf_prune reads up to {SCHEMA_VERSION}: "
+                "upgrade hf_prune."
+            )
+        try:
+            parameters = tuple(
+                Parameter(name=entry["name"], shape=tuple(entry["shape"]), group=entry["group"])
+                for entry in values["parameters"]
+            )
+            return cls(**{**values, "parameters": parameters})
+        except (KeyError, TypeError) as error:
+            raise TrajectoryError(f"The trajectory's manifest is damaged ({error}): record the run again.") from error
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Reads `manifest.json` of a record, or raises [`TrajectoryError`]."""
+    path = root / MANIFEST
+    if not path.is_file():
+        raise TrajectoryError(
+            f"There is no trajectory in {root}: give the directory that TrajectoryCallback wrote to."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrajectoryError(f"{path} is not valid JSON: record the run again.") from error
+    if not isinstance(values, dict):
+        raise TrajectoryError(f"{path} does not hold a JSON object: record the run again.")
+    return Manifest.from_dict(values)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Writes `manifest.json`, whole or not at all."""
+    text = json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n"
+    write_atomically(root / MANIFEST, lambda path: _write_text(path, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what a training step does."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}

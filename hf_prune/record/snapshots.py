@@ -1,0 +1,182 @@
+"""Snapshots: the trainable parameters and the optimizer's second moment at one step, as flat vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hf_prune.errors import TrajectoryError
+from hf_prune.record.files import snapshot_path, write_atomically
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PARAMETERS = "parameters"
+SECOND_MOMENT = "second_moment"
+
+
+def planned_steps(total_steps: int, steps_per_epoch: int, window: float, snapshots_per_epoch: float) -> list[int]:
+    """
+    The steps at which snapshots are due: from the start of the window, evenly, and at the end.
+
+    Args:
+        total_steps (`int`): Optimizer steps of the run.
+        steps_per_epoch (`int`): Optimizer steps of an epoch.
+        window (`float`): The share of the run, counted from its end, that is covered.
+        snapshots_per_epoch (`float`): How many snapshots an epoch gets.
+
+    Returns:
+        `list[int]`: steps in order; a snapshot at step s is taken after s optimizer steps.
+    """
+    first = int((1.0 - window) * total_steps)
+    stride = max(1, round(steps_per_epoch / snapshots_per_epoch))
+    return sorted({*range(first, total_steps, stride), total_steps})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """
+    One snapshot in memory.
+
+    Args:
+        step (`int`): Optimizer steps made.
+        updates (`int`, *optional*): The optimizer's own count of its updates; `None` if it keeps none.
+        parameters (`torch.Tensor`): Shape (p,), float32.
+        second_moment (`torch.Tensor`, *optional*): Shape (p,), float32; `None` for an optimizer without one.
+    """
+
+    step: int
+    updates: int | None
+    parameters: torch.Tensor
+    second_moment: torch.Tensor | None
+
+
+class SnapshotWriter:
+    """
+    Copies parameters on the caller's thread into a buffer that is used again and again, and writes it in one
+    background thread. At most one write is under way: the next copy waits for it.
+
+    Args:
+        root (`Path`): The trajectory's directory.
+        run_id (`str`): The run's id, kept in each file.
+        size (`int`): Length p of the flat vector.
+        dtype (`str`): `"float32"` or `"bfloat16"`.
+    """
+
+    def __init__(self, root: Path, run_id: str, size: int, dtype: str):
+        self._root, self._run_id, self._size, self._dtype = root, run_id, size, DTYPES[dtype]
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hf_prune-snapshot")
+        self._pending: Future[None] | None = None
+
+    def take(self, step: int, updates: int | None, vectors: Mapping[str, Sequence[torch.Tensor]]) -> None:
+        """
+        Copies the tensors and queues the write. Raises the error of the last write, if it failed.
+
+        Args:
+            step (`int`): Optimizer steps made.
+            updates (`int`, *optional*): The optimizer's own count of its updates, if it keeps one.
+            vectors (`Mapping[str, Sequence[torch.Tensor]]`): For each kind, the tensors that make up the flat vector.
+        """
+        self.wait()
+        copied = None
+        for kind, tensors in vectors.items():
+            copied = self._copy(kind, tensors) or copied
+        metadata = {"run_id": self._run_id, "step": str(step)}
+        if updates is not None:
+            metadata["updates"] = str(updates)
+        self._pending = self._pool.submit(self._write, step, list(vectors), metadata, copied)
+
+    def check(self) -> None:
+        """Raises the error of the last write if it is known to have failed; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the write that is under way, and raises its error if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Waits for the last write and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def _copy(self, kind: str, tensors: Sequence[torch.Tensor]) -> torch.cuda.Event | None:
+        on_cuda = any(tensor.is_cuda for tensor in tensors)
+        if kind not in self._buffers:
+            self._buffers[kind] = torch.empty(self._size, dtype=self._dtype, pin_memory=on_cuda)
+        places = self._buffers[kind].split([tensor.numel() for tensor in tensors])
+        for place, tensor in zip(places, tensors, strict=True):
+            # Stream order puts the copy before the next update, so the training thread need not wait for it.
+            place.copy_(tensor.detach().reshape(-1), non_blocking=on_cuda)
+        if not on_cuda:
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event
+
+    def _write(self, step: int, kinds: list[str], metadata: dict[str, str], copied: torch.cuda.Event | None) -> None:
+        if copied is not None:
+            copied.synchronize()
+        tensors = {kind: self._buffers[kind] for kind in kinds}
+        metadata = {**metadata, "sha256": tensors_digest(tensors)}
+        write_atomically(snapshot_path(self._root, step), lambda path: _save(tensors, path, metadata))
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names and bytes of contiguous CPU tensors."""
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        hasher.update(name.encode())
+        hasher.update(tensors[name].view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def read_metadata(path: Path, run_id: str, size: int) -> dict[str, str]:
+    """Reads and checks a snapshot's header: it must be whole, of this run, and of the right length."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            shape = file.get_slice(PARAMETERS).get_shape()
+    except (SafetensorError, OSError) as error:
+        raise TrajectoryError(f"Snapshot {path.name} is damaged ({error}): record the run again.") from error
+    if metadata.get("run_id") != run_id:
+        raise TrajectoryError(
+            f"Snapshot {path.name} belongs to run {metadata.get('run_id')}, the manifest to run {run_id}: files of "
+            "two runs were mixed; take the snapshots from the place where the manifest was written."
+        )
+    if list(shape) != [size]:
+        raise TrajectoryError(f"Snapshot {path.name} holds {shape} values where the manifest names {size} parameters.")
+    return metadata
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Reads a snapshot, and checks that its bytes are those that were written."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    if tensors_digest(tensors) != metadata["sha256"]:
+        raise TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): record the run again.")
+    moment = tensors.get(SECOND_MOMENT)
+    return Snapshot(
+        step=int(metadata["step"]),
+        updates=int(metadata["updates"]) if "updates" in metadata else None,
+        parameters=tensors[PARAMETERS].float(),
+        second_moment=None if moment is None else moment.float(),
+    )

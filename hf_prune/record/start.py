@@ -1,0 +1,149 @@
+"""The start of a recording: a new record, or the continuation of one after a resume."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
+
+from hf_prune.digest import column_digests
+from hf_prune.errors import RecordingError, TrajectoryError
+from hf_prune.record import files
+from hf_prune.record.ledger import read_rows
+from hf_prune.record.manifest import Manifest, library_versions, read_manifest, write_manifest
+
+
+@dataclass(frozen=True)
+class Start:
+    """
+    What all processes agree on before the first step.
+
+    Args:
+        manifest (`Manifest`): The manifest on disk.
+        part (`int`): The ledger part that this attempt writes.
+    """
+
+    manifest: Manifest
+    part: int
+
+
+def agree(manifest: Manifest, root: Path, step: int, own_run: str | None, main: bool) -> Start:
+    """
+    Makes or continues the record on the main process, and tells the others; if it cannot be done, all of them raise.
+
+    Args:
+        manifest (`Manifest`): What this run would write into an empty directory.
+        root (`Path`): The trajectory's directory.
+        step (`int`): The Trainer's `global_step`: more than 0 if it resumed.
+        own_run (`str`, *optional*): A run that this very callback began and that never ended; it may be replaced.
+        main (`bool`): Whether this process is the main one.
+    """
+    outcome: list[Any] = [None]
+    if main:
+        try:
+            outcome[0] = _prepare(manifest, root, step, own_run)
+        except (RecordingError, TrajectoryError, OSError) as error:
+            outcome[0] = RecordingError(str(error))
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> Start:
+    for directory in (root, root / files.LEDGER, root / files.SNAPSHOTS):
+        directory.mkdir(parents=True, exist_ok=True)
+    files.remove_temporaries(root)
+    if step > 0:
+        return _continue(manifest, root, step)
+    if (root / files.MANIFEST).exists():
+        found = read_manifest(root)
+        if found.run_id != own_run and (found.complete or read_rows(root, found.run_id, found.world_size)):
+            raise RecordingError(
+                f"{root} already holds the record of another run, and two runs never mix: choose another output_dir, "
+                "delete that one, or continue its run with trainer.train(resume_from_checkpoint=True)."
+            )
+    files.remove_record(root)
+    write_manifest(root, manifest)
+    return Start(manifest, part=0)
+
+
+def _continue(manifest: Manifest, root: Path, step: int) -> Start:
+    if not (root / files.MANIFEST).exists():
+        raise RecordingError(
+            f"Training resumes at step {step}, but {root} holds no record of the steps before: give the output_dir of "
+            "the interrupted run, or train from the beginning with the callback."
+        )
+    found = read_manifest(root)
+    for name in ("dataset_columns", "n_rows", "id_column", "parameters", "world_size", "snapshot_dtype"):
+        if getattr(found, name) != getattr(manifest, name):
+            raise RecordingError(
+                f"{root} holds the record of another run ({name.replace('_', ' ')} differs): resume with the settings "
+                "and the data of the interrupted run, or choose another output_dir and train from the beginning."
+            )
+    if found.optimizer["name"] != manifest.optimizer["name"]:
+        raise RecordingError(
+            f"The record was made with {found.optimizer['name']}, this run trains with {manifest.optimizer['name']}: "
+            "resume with the same optimizer."
+        )
+    recorded = len(read_rows(root, found.run_id, found.world_size))
+    if recorded < step:
+        raise RecordingError(
+            f"Training resumes at step {step}, but {root} was recorded only up to step {recorded}: resume from an "
+            "earlier checkpoint, or train from the beginning with another output_dir."
+        )
+    for later, path in files.snapshot_paths(root).items():
+        if later > step:
+            path.unlink()  # of the attempt that was cut off; this one takes its own
+    continued = replace(
+        manifest,
+        run_id=found.run_id,
+        updates_before_start=found.updates_before_start,
+        window_start=found.window_start,
+        loss=found.loss,
+    )
+    write_manifest(root, continued)
+    return Start(continued, part=1 + max((part for _, part in files.part_paths(root)), default=-1))
+
+
+def new_run_id() -> str:
+    return secrets.token_hex(8)
+
+
+def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, str], str | None]:
+    """Row count, column digests and fingerprint. Only the main process needs the digests, which read all rows."""
+    rows = None if isinstance(dataset, torch.utils.data.IterableDataset) else len(dataset)
+    if not isinstance(dataset, datasets.Dataset):
+        return rows, {}, None
+    return rows, column_digests(dataset) if main else {}, dataset._fingerprint
+
+
+def describe_model(model: torch.nn.Module) -> dict[str, Any]:
+    """Class, and the Hub id that it came from; never a local path."""
+    described: dict[str, Any] = {"class": type(model).__name__}
+    name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
+        described["name_or_path"] = name
+    return described
+
+
+def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
+    """The manifest of a run that begins now."""
+    return Manifest(
+        run_id=new_run_id(),
+        versions=library_versions(),
+        world_size=args.world_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        max_grad_norm=float(args.max_grad_norm or 0.0),
+        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
+        seeds={"seed": args.seed, "data_seed": args.data_seed},
+        **known,
+    )

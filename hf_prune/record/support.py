@@ -1,0 +1,132 @@
+"""What can be recorded. Everything else is refused before training starts, with the way out in the message."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.utils.data import IterableDataset
+from transformers import TrainingArguments
+
+from hf_prune.errors import RecordingError
+from hf_prune.record.manifest import Parameter
+
+OPTIMIZERS: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.AdamW: "AdamW",
+    torch.optim.Adam: "Adam",
+    torch.optim.SGD: "SGD",
+}
+_PROCESSES = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_XPU,
+    DistributedType.MULTI_NPU,
+)
+_HYPER_PARAMETERS = (
+    "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay", "momentum", "dampening",
+    "nesterov",
+)  # fmt: skip
+
+
+def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
+    """Refuses sharded parameters and torch's DataParallel."""
+    if kind not in _PROCESSES:
+        raise RecordingError(
+            f"Recording under {kind.value} is not supported, because parameters are sharded or not in this process; "
+            "train with one process, or with DDP (torchrun or accelerate launch without FSDP and DeepSpeed)."
+        )
+    if args.n_gpu > 1:
+        raise RecordingError(
+            f"One process drives {args.n_gpu} GPUs (DataParallel), which hides the examples of each; start one "
+            "process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
+        )
+    if getattr(args, "packing", False):
+        raise RecordingError(
+            "packing=True makes each training example out of pieces of several rows, so the record could not name "
+            "rows; train with packing=False."
+        )
+    if getattr(args, "parallelism_config", None) is not None:
+        raise RecordingError(
+            "Tensor, context or sequence parallelism splits an example over processes and is not supported; train "
+            "without parallelism_config."
+        )
+
+
+def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside accelerate's wrapper, if it is one that can be recorded."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if type(inner) not in OPTIMIZERS:
+        raise RecordingError(
+            f"{type(inner).__name__} is not supported; supported optimizers are torch's AdamW, Adam and SGD "
+            "(optim='adamw_torch_fused', 'adamw_torch' or 'sgd')."
+        )
+    return inner
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Name and hyper-parameters as the manifest keeps them; learning rates are in the ledger."""
+    name = OPTIMIZERS[type(optimizer)]
+    groups = []
+    for group in optimizer.param_groups:
+        values = {key: _plain(group[key]) for key in _HYPER_PARAMETERS if key in group}
+        if name != "SGD":
+            values.setdefault("decoupled_weight_decay", name == "AdamW")
+        groups.append(values)
+    return {"name": name, "groups": groups}
+
+
+def recorded_parameters(
+    model: nn.Module, optimizer: torch.optim.Optimizer, pattern: str | None
+) -> list[tuple[Parameter, torch.Tensor]]:
+    """The parameters that the optimizer trains and whose name the pattern matches, in the model's order."""
+    groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) in groups]
+    if not trained:
+        raise RecordingError("The optimizer trains no parameter of the model: there is nothing to record.")
+    chosen = [(name, p) for name, p in trained if pattern is None or re.search(pattern, name)]
+    if not chosen:
+        names = ", ".join(name for name, _ in trained[:4])
+        raise RecordingError(
+            f"No trainable parameter matches parameters={pattern!r}; names look like: {names}. Use a regular "
+            "expression that is found in some of them, or None for all."
+        )
+    return [(Parameter(name, tuple(p.shape), groups[id(p)]), p) for name, p in chosen]
+
+
+def has_sampler(dataloader: Any) -> bool:
+    """Whether this process's batch sampler says which rows its batches hold."""
+    base = getattr(dataloader, "base_dataloader", dataloader)
+    if type(dataloader).__name__ == "DataLoaderDispatcher" or isinstance(base.dataset, IterableDataset):
+        return False
+    if type(base).__name__ == "StatefulDataLoader":
+        raise RecordingError(
+            "use_stateful_dataloader=True is not supported, because such a dataloader skips batches out of sight; "
+            "leave it out of accelerator_config."
+        )
+    if base.batch_sampler is None:
+        raise RecordingError(
+            "The training dataloader has no batch sampler (batch_size=None); build it with a batch_size or a "
+            "batch_sampler."
+        )
+    return True
+
+
+def check_id_column(args: TrainingArguments, reason: str) -> None:
+    """Refuses a run that needs an id column which the Trainer is going to remove."""
+    if args.remove_unused_columns:
+        raise RecordingError(
+            f"{reason}, so rows must carry their ids: use with_example_ids(dataset) from hf_prune.record, keep only "
+            "the columns that the model takes (dataset.select_columns), and pass remove_unused_columns=False."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,143 @@
+"""The weight of a micro-batch in the training objective, and the gradient's norm before clipping, both as measured."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+@dataclass
+class Forward:
+    """
+    One forward pass of the model in training, as seen from outside.
+
+    Args:
+        num_items (`torch.Tensor` or `float`, *optional*): `num_items_in_batch` if it was passed.
+        gradient (`torch.Tensor`, *optional*): What arrived at the loss in the backward pass.
+        backwards (`int`): How often a gradient arrived.
+    """
+
+    num_items: torch.Tensor | float | None
+    gradient: torch.Tensor | None = None
+    backwards: int = 0
+
+
+class LossTap:
+    """
+    Measures d(objective) / d(loss that the model returned) for each micro-batch.
+
+    What the Trainer does to the loss (division by accumulation steps, multiplication by the number of processes, the
+    fp16 scale) depends on the model's signature and on its arguments; the gradient that arrives at the loss is the
+    product of all of it. Nothing arrives if the Trainer trained on another loss.
+    """
+
+    def __init__(self) -> None:
+        self._forwards: deque[Forward] = deque(maxlen=2)  # two are enough to see that there was more than one
+
+    def attach(self, model: nn.Module) -> RemovableHandle:
+        # torch_compile would trace the hook, and a tensor hook inside a graph is lost.
+        return model.register_forward_hook(torch.compiler.disable(self._note), with_kwargs=True)
+
+    def pop(self) -> Forward | None:
+        """The forward pass of the micro-batch just worked; `None` if there was not exactly one."""
+        forwards = list(self._forwards)
+        self._forwards.clear()
+        return forwards[0] if len(forwards) == 1 else None
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        forward = Forward(kwargs.get("num_items_in_batch"))
+        self._forwards.append(forward)
+        loss = _loss(output)
+        if loss is not None:
+            loss.register_hook(_arrival(forward))
+
+
+def _arrival(forward: Forward) -> Callable[[torch.Tensor], None]:
+    def arrive(gradient: torch.Tensor) -> None:
+        forward.gradient = gradient.detach().clone()
+        forward.backwards += 1
+
+    return arrive
+
+
+def _loss(output: Any) -> torch.Tensor | None:
+    """The scalar loss in a model's output, found as the Trainer finds it."""
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+    else:
+        loss = output[0] if isinstance(output, (tuple, list)) and output else None
+    if isinstance(loss, torch.Tensor) and loss.dim() == 0 and loss.requires_grad:
+        return loss
+    return None
+
+
+class GradNormTap:
+    """
+    Keeps the norm that the Trainer's own clipping returns: of the whole gradient, unscaled, before it was clipped.
+
+    Accelerate looks up `torch.nn.utils.clip_grad_norm_` at each call, so a wrapper there sees it, and changes nothing.
+
+    Args:
+        parameters (`Sequence[torch.Tensor]`): The trainable parameters. A call for others is not the Trainer's.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor]):
+        self._wanted = {id(parameter) for parameter in parameters}
+        self._norm: torch.Tensor | None = None
+
+    def attach(self) -> None:
+        _taps.add(self)
+        _install()
+
+    def detach(self) -> None:
+        _taps.discard(self)
+        if not _taps:
+            _uninstall()
+
+    def pop(self) -> torch.Tensor | None:
+        """The last norm since the last call, or `None`."""
+        norm, self._norm = self._norm, None
+        return norm
+
+    def hear(self, parameters: Sequence[torch.Tensor], norm: torch.Tensor) -> None:
+        if self._wanted <= {id(parameter) for parameter in parameters}:
+            self._norm = norm
+
+
+# A run that raised never calls on_train_end: weak references let its tap go with its callback.
+_taps: weakref.WeakSet[GradNormTap] = weakref.WeakSet()
+_original = torch.nn.utils.clip_grad_norm_
+
+
+def _clip_grad_norm(parameters: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+    norm = _original(parameters, *args, **kwargs)
+    if _norm_type(args, kwargs) == 2.0:
+        for tap in _taps:
+            tap.hear(parameters, norm)
+    return norm
+
+
+def _norm_type(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    return float(kwargs.get("norm_type", args[1] if len(args) > 1 else 2.0))
+
+
+def _install() -> None:
+    global _original
+    if torch.nn.utils.clip_grad_norm_ is not _clip_grad_norm:
+        _original = torch.nn.utils.clip_grad_norm_
+        torch.nn.utils.clip_grad_norm_ = _clip_grad_norm
+
+
+def _uninstall() -> None:
+    if torch.nn.utils.clip_grad_norm_ is _clip_grad_norm:
+        torch.nn.utils.clip_grad_norm_ = _original

@@ -1,0 +1,128 @@
+"""What cannot be recorded rightly is refused before the first step, and the message names the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from transformers import Trainer, TrainingArguments
+
+from hf_prune import RecordingError
+from hf_prune.record import TrajectoryCallback, with_example_ids
+from hf_prune.record.support import check_processes
+from tests.record.truth import CASES, Telling, pad, run, telling_rows
+from tests.toys import Mlp, arguments, train, vectors
+
+
+def test_a_stream_without_ids_is_refused(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "out", max_steps=5)
+    stream = telling_rows(20).to_iterable_dataset()
+    callback = TrajectoryCallback(tmp_path / "t")
+    with pytest.raises(RecordingError, match=r"with_example_ids.*remove_unused_columns=False"):
+        Trainer(Telling(20), args, train_dataset=stream, data_collator=pad, callbacks=[callback]).train()
+
+
+def test_a_batch_that_lost_its_ids_is_refused_in_the_first_step(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "out", max_steps=5, remove_unused_columns=False)
+    stream = telling_rows(20).to_iterable_dataset()
+    callback = TrajectoryCallback(tmp_path / "t")
+    with pytest.raises(RecordingError, match="carries no id column"):
+        Trainer(Telling(20), args, train_dataset=stream, data_collator=pad, callbacks=[callback]).train()
+
+
+def test_dispatched_batches_without_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="dispatch_batches=True"):
+        train(
+            Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")],
+            accelerator_config={"dispatch_batches": True},
+        )  # fmt: skip
+
+
+def test_a_named_id_column_that_the_trainer_removes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="'uid' does not reach the dataloader"):
+        train(Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t", id_column="uid")])
+
+
+def test_ids_that_disagree_with_the_sampler_are_refused(tmp_path: Path) -> None:
+    def shuffling(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return pad(rows[::-1])
+
+    args = arguments(tmp_path / "out", remove_unused_columns=False)
+    rows = with_example_ids(telling_rows(20))
+    callback = TrajectoryCallback(tmp_path / "t")
+    with pytest.raises(RecordingError, match="reorders rows"):
+        Trainer(Telling(20), args, train_dataset=rows, data_collator=shuffling, callbacks=[callback]).train()
+
+
+@pytest.mark.parametrize("optim", ["adafactor", "adagrad", "rmsprop"])
+def test_other_optimizers_are_refused(optim: str, tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="AdamW, Adam and SGD"):
+        train(Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], optim=optim)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM])
+def test_sharded_training_is_refused(kind: DistributedType, tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="DDP"):
+        check_processes(arguments(tmp_path), kind)
+
+
+def test_packing_is_refused(tmp_path: Path) -> None:
+    class Packing(TrainingArguments):
+        packing = True
+
+    with pytest.raises(RecordingError, match="packing=False"):
+        check_processes(Packing(str(tmp_path), use_cpu=True), DistributedType.NO)
+
+
+def test_parameters_that_match_nothing_are_refused_with_examples(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"names look like: net\.0\.weight"):
+        train(Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t", parameters="lora")])
+
+
+def test_a_refused_run_leaves_no_record_and_no_hooks(tmp_path: Path) -> None:
+    model = Mlp()
+    with pytest.raises(RecordingError):
+        train(model, vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t", parameters="lora")])
+    assert not (tmp_path / "t").exists()
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("arguments_", "message"),
+    [
+        ({"window": 0.0}, "window"),
+        ({"window": 1.5}, "window"),
+        ({"snapshots_per_epoch": 0}, "snapshots_per_epoch"),
+        ({"snapshot_dtype": "float16"}, "snapshot_dtype"),
+        ({"parameters": "("}, "regular expression"),
+        ({"on_error": "ignore"}, "on_error"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(arguments_: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrajectoryCallback(tmp_path, **arguments_)
+
+
+def test_a_callback_that_walks_through_the_training_data_does_not_disturb_the_ledger(tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    from hf_prune.record import Trajectory
+    from tests.record.test_ledger_truth import recorded
+
+    class Walker(TrainerCallback):
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.walk(kwargs)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.walk(kwargs)
+
+        def walk(self, kwargs: dict[str, Any]) -> None:
+            iterator = iter(kwargs["train_dataloader"].base_dataloader)
+            next(iterator)
+            next(iterator)
+
+    model = run(CASES["plain"], tmp_path, callbacks=[Walker()])
+    assert recorded(Trajectory.open(tmp_path / "trajectory")) == model.seen

@@ -1,0 +1,60 @@
+"""With two processes each rank's ledger names what that rank was given, and factors average over ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.testing_utils import get_torch_dist_unique_port
+
+from hf_prune.record import Trajectory
+from tests.record.test_ledger_truth import recorded
+from tests.record.test_weights import HEADS, assert_steps_come_out_the_same
+from tests.record.truth import CASES
+from tests.record.two_processes import SKIPPED
+from tests.toys import vectors
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("two")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+        str(get_torch_dist_unique_port()), "-m", "tests.record.two_processes", str(directory),
+    ]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-12000:]
+    return directory
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SKIPPED])
+def test_each_rank_records_what_it_saw(name: str, launched: Path) -> None:
+    place = launched / name.replace(" ", "-")
+    trajectory = Trajectory.open(place / "trajectory")
+    assert trajectory.manifest.world_size == 2
+    for rank in range(2):
+        seen = json.loads((place / f"seen-{rank}.json").read_text())
+        assert len(seen) > 3
+        assert recorded(trajectory, rank) == seen
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("head", list(HEADS))
+def test_recorded_factors_reproduce_the_step_of_two_processes(head: str, accumulation: int, launched: Path) -> None:
+    place = launched / f"weights-{head}-{accumulation}"
+    assert_steps_come_out_the_same(place / "trajectory", HEADS[head](), vectors(40))
+
+
+def test_a_resumed_run_of_two_processes_continues_its_record(launched: Path) -> None:
+    place = launched / "resumed"
+    trajectory = Trajectory.open(place / "trajectory")
+    for rank in range(2):
+        tail = json.loads((place / f"seen-{rank}.json").read_text())
+        assert recorded(trajectory, rank)[3:] == tail
+    assert (place / "trajectory" / "ledger" / "rank-00001-part-001.arrow").exists()
