@@ -1,0 +1,181 @@
+"""The cards: of a pruned dataset, and of a model that was trained on one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+from huggingface_hub.utils import yaml_dump
+
+from hf_prune.publish import scrub, templates
+from hf_prune.publish.escape import Safe, number, python, text
+from hf_prune.publish.merge import markers, merge
+from hf_prune.publish.provenance import observe
+
+TAGS = ["dataset-pruning", "hf-prune"]
+_CLASSES = 50
+_UNKNOWN_TRAINING: dict[str, Any] = {
+    "trajectory_digest": None, "model": {"class": None, "id": None, "revision": None}, "optimizer": {"name": None},
+    "run": {"total_steps": None}, "seeds": {"seed": None},
+}  # fmt: skip
+_INFLUENCE_DEFAULTS = {"space": "outputs", "mode": "expected", "directions": 64, "seed": 0, "column": "influence"}
+_PRUNE_DEFAULTS = {
+    "method": "influence", "difficulty": "auto", "balance": None, "buckets": "auto", "column": "influence", "seed": 0,
+}  # fmt: skip
+
+
+def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existing: str | None = None) -> str:
+    """Returns the card of a pruned dataset, merged into the one that is there.
+
+    Args:
+        provenance (`Mapping[str, Any]`): what [`~hf_prune.publish.provenance.build`] returned.
+        repo_id (`str`, *optional*): where the dataset is published; a directory has none.
+        existing (`str`, *optional*): the card that is there. All its text and metadata stay; only the part between
+            `<!-- hf_prune:start -->` and `<!-- hf_prune:end -->` is replaced.
+
+    Returns:
+        `str`: Markdown with YAML metadata.
+    """
+    config_name, origin = provenance["config_name"], provenance["source"]
+    metadata = DatasetCardData(
+        **origin["license"], source_datasets=[origin["id"]] if origin["id"] else None, tags=TAGS,
+    )  # fmt: skip
+    fresh = templates.template("pruned_dataset.md.j2").render(
+        **_common(provenance, config_name),
+        metadata=yaml_dump(metadata.to_dict(), sort_keys=False).strip(),
+        title=repo_id.split("/")[-1] if repo_id else "Pruned dataset",
+        config_name=config_name,
+        push_arguments=python(repo_id or "org/name")
+        + ("" if config_name == "default" else f", {python(config_name)}"),
+        replay_arguments=python(repo_id or "path/of/this/directory")
+        + ("" if config_name == "default" else f", config_name={python(config_name)}")
+        + ("" if origin["id"] and origin["revision"] else ", source=train"),
+        source_link=_link(
+            "datasets", origin["id"], origin["revision"], "a dataset that is not known to be on the Hub"
+        ),
+        license=_license(origin["license"]),
+        shown_classes=list((provenance["selection"]["certificate"]["classes_before"] or {}).items())[:_CLASSES],
+        influence_arguments=_arguments(provenance["influence"] or {}, _INFLUENCE_DEFAULTS, lead=", "),
+        prune_arguments=_prune_arguments(provenance["selection"]["arguments"]),
+    )
+    return merge(existing, fresh, config_name)
+
+
+def render_model(
+    provenance: Mapping[str, Any], *, model_id: str, dataset_id: str, dataset_revision: str | None = None,
+    observed: Mapping[str, Any] | None = None, task: str = "text-classification", existing: str | None = None,
+) -> str:  # fmt: skip
+    """Returns the card of a model that was trained on a pruned dataset, merged into the one that is there.
+
+    The metadata has `datasets`, `base_model` where it is known, and the measured results in the Hub's model-index: of
+    this model, and as further metrics of the models trained on all rows and on random ones.
+
+    Args:
+        provenance (`Mapping[str, Any]`): of the dataset; its `observed` part or `observed` must be there.
+        model_id (`str`): `"org/name"` of the model.
+        dataset_id (`str`): `"org/name"` of the pruned dataset.
+        dataset_revision (`str`, *optional*): the commit of it that the model was trained on.
+        observed (`Mapping[str, Any]`, *optional*): see [`~hf_prune.publish.provenance.build`]; replaces what the
+            provenance has.
+        task (`str`, *optional*, defaults to `"text-classification"`): the Hub's name of the task.
+        existing (`str`, *optional*): the card that is there.
+
+    Raises:
+        `ValueError`: if nothing was observed.
+    """
+    seen = observe(observed) or provenance["observed"]
+    if seen is None:
+        raise ValueError(
+            "A model card needs results: run verify and pass its summary as observed={'metric': ..., ...}."
+        )
+    scrub.check({"observed": seen, "model_id": model_id, "dataset_id": dataset_id})
+    training = provenance["training"]
+    metadata = ModelCardData(
+        library_name="transformers", tags=TAGS, datasets=[dataset_id], model_name=model_id.split("/")[-1],
+        base_model=training["model"]["id"] if training else None,
+        eval_results=_results(seen, dataset_id, dataset_revision, provenance["split"], task),
+    )  # fmt: skip
+    full, pruned = seen["seconds_full"], seen["seconds_pruned"]
+    fresh = templates.template("pruned_model.md.j2").render(
+        **_common(dict(provenance) | {"observed": seen}, "default"),
+        metadata=yaml_dump(metadata.to_dict(), sort_keys=False).strip(),
+        title=model_id.split("/")[-1],
+        o=seen,
+        dataset_link=_link("datasets", dataset_id, dataset_revision, ""),
+        seconds=lambda value: "unknown" if value is None else Safe(f"{number(value)} s"),
+        saved=100 * (1 - pruned / full) if full and pruned is not None else None,
+    )
+    return merge(existing, fresh, "default")
+
+
+def folder(config_name: str) -> str:
+    """Returns the folder of a repository that holds the files of a config: several rates live side by side."""
+    markers(config_name)  # refuses names that cannot be a folder
+    return "hf_prune" if config_name == "default" else f"hf_prune/{config_name}"
+
+
+def _common(provenance: Mapping[str, Any], config_name: str) -> dict[str, Any]:
+    start, end = markers(config_name)
+    return {
+        "p": provenance, "c": provenance["selection"]["certificate"], "start": start, "end": end,
+        "t": provenance["training"] or _UNKNOWN_TRAINING, "folder": folder(config_name), "spread": _spread,
+        "interval": _interval(provenance["observed"]),
+    }  # fmt: skip
+
+
+def _results(
+    seen: Mapping[str, Any], dataset_id: str, revision: str | None, split: str, task: str
+) -> list[EvalResult]:
+    trained = {
+        "pruned": "trained on this pruned dataset",
+        "full": "trained on all rows",
+        "random": "trained on random rows",
+    }
+    return [
+        EvalResult(
+            task_type=task, dataset_type=dataset_id, dataset_name=dataset_id.split("/")[-1], dataset_split=split,
+            dataset_revision=revision, metric_type=seen["metric"], metric_name=f"{seen['metric']}, {name}",
+            metric_value=seen[kind],
+        )
+        for kind, name in trained.items()
+        if seen[kind] is not None
+    ]  # fmt: skip
+
+
+def _link(kind: str, repo: str | None, revision: str | None, otherwise: str) -> Safe:
+    if repo is None:
+        return text(otherwise)
+    at = f"/tree/{quote(revision)}" if revision else ""
+    return Safe(f"[{text(repo)}](https://huggingface.co/{kind}/{quote(repo)}{at})")
+
+
+def _license(license: Mapping[str, Any]) -> str | None:
+    """The name that a reader knows: an `other` licence has one of its own."""
+    named = license.get("license")
+    if isinstance(named, list):
+        named = ", ".join(str(item) for item in named)
+    return (license.get("license_name") or named) if named == "other" else named
+
+
+def _spread(value: Mapping[str, float] | None) -> Safe:
+    return Safe("unknown") if value is None else Safe(f"{number(value['mean'])} ± {number(value['sd'])}")
+
+
+def _interval(observed: Mapping[str, Any] | None) -> Safe:
+    bounds = observed["interval"] if observed else None
+    return Safe(f" [{number(bounds[0])}, {number(bounds[1])}]") if bounds else Safe("")
+
+
+def _prune_arguments(arguments: Mapping[str, Any]) -> str:
+    size = "keep" if arguments["keep"] is not None else "epsilon"
+    return f"{size}={python(arguments[size])}{_arguments(arguments, _PRUNE_DEFAULTS, lead=', ')}"
+
+
+def _arguments(values: Mapping[str, Any], defaults: Mapping[str, Any], lead: str) -> str:
+    """The arguments that differ from the defaults, as Python writes them."""
+    changed = [
+        f"{name}={python(values[name])}" for name in defaults if name in values and values[name] != defaults[name]
+    ]
+    return "".join(lead + item for item in changed)

@@ -1,0 +1,166 @@
+"""Cards: rendered, parsed, escaped, and merged into cards that somebody wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from datasets import ClassLabel, Features
+from huggingface_hub import DatasetCard, ModelCard
+from markdown_it import MarkdownIt
+
+from hf_prune.publish import card, merge, provenance
+from hf_prune.publish.escape import code, text
+from hf_prune.selection import prune
+from tests.publish import samples
+
+START, END = "<!-- hf_prune:start -->", "<!-- hf_prune:end -->"
+NASTY = "<script>alert(1)</script> `x`` | [a](http://evil.example) **b** \n# title\n---\nkey: value --> $x$ ![i](j)"
+
+
+def markdown(card_text: str) -> list[Any]:
+    return MarkdownIt("commonmark", {"html": True}).enable("table").parse(DatasetCard(card_text).text)
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    pruned = prune(samples.scored(run=samples.manifest()), keep=0.5)
+    return provenance.build(pruned, source_id="org/reviews@" + "a" * 40, license="mit", observed=samples.OBSERVED)
+
+
+def test_card_says_what_was_pruned_from_what_and_how_to_make_it_again(known):
+    rendered = card.render(known, repo_id="me/half")
+    data = DatasetCard(rendered).data
+    assert data.license == "mit"
+    assert data.source_datasets == ["org/reviews"]
+    assert data.tags == ["dataset-pruning", "hf-prune"]
+    for words in (
+        "30 of the 60 rows", "| `pos` | 30 | 15 |", "observed gap in `accuracy`", "0.005 [-0.01, 0.02]",
+        "predicted shift", "prune(scored, keep=0.5)", "replay('me/half')", "BertForSequenceClassification", "AdamW",
+        f"/org/reviews/tree/{'a' * 40}", known["source"]["content_digest"],
+    ):  # fmt: skip
+        assert words in rendered
+
+
+def test_tables_of_the_card_are_tables(known):
+    tokens = markdown(card.render(known, repo_id="me/half"))
+    assert [token.type for token in tokens].count("table_open") == 3
+    assert not any("|---" in token.content for token in tokens if token.type == "inline")
+
+
+def test_card_warns_where_the_source_names_no_licence():
+    unknown = provenance.build(prune(samples.scored(), keep=0.5))
+    rendered = card.render(unknown)
+    assert "**Warning: the source names no licence.**" in rendered
+    assert "license" not in DatasetCard(rendered).data.to_dict()
+    assert "unknown" in rendered
+    assert "replay('path/of/this/directory', source=train)" in rendered
+
+
+def test_names_of_strangers_do_nothing_in_a_card():
+    features = Features({**samples.plain().features, "label": ClassLabel(names=[NASTY, "pos"])})
+    strange = samples.scored(samples.plain().cast(features))
+    known = provenance.build(
+        prune(strange, keep=0.5), observed=samples.OBSERVED | {"metric": NASTY, "protocol": NASTY}
+    )
+    rendered = card.render(known, repo_id="me/half")
+    tokens = markdown(rendered)
+    inline = [child for token in tokens for child in token.children or []]
+    html = [token.content for token in (*tokens, *inline) if token.type in ("html_block", "html_inline")]
+    assert [content.strip() for content in html] == [START, END]
+    assert not any(token.type == "image" for token in inline)
+    links = [token.attrs["href"] for token in inline if token.type == "link_open"]
+    assert not any("evil" in link for link in links)
+    assert DatasetCard(rendered).data.to_dict() == {"tags": ["dataset-pruning", "hf-prune"]}
+
+
+@pytest.mark.parametrize("value", [NASTY, "`", "``a", "a\\", "", "x|y", "\u202eabc"])
+def test_escaped_text_is_read_back_as_it_was(value):
+    shown = " ".join(value.replace("\u202e", " ").split())
+    (paragraph,) = [t for t in MarkdownIt().parse(f"a {text(value)} z") if t.type == "inline"]
+    assert {child.type for child in paragraph.children} == {"text"}
+    assert " ".join(paragraph.children[0].content.split()) == f"a {shown} z".replace("  ", " ")
+    (paragraph,) = [t for t in MarkdownIt().parse(f"a {code(value)} z") if t.type == "inline"]
+    spans = [child.content for child in paragraph.children if child.type == "code_inline"]
+    assert [" ".join(span.split()) for span in spans] == [shown]
+
+
+def test_merging_keeps_every_key_and_all_text(known):
+    keys = {"license": "gpl-3.0", "tags": "mine", "custom": {"a": [1, None]}, "nothing": None, "license_name": "x"}
+    text_before = "\n# Mine\n\nwith `code` and <b>HTML</b>\n"
+    existing = f"---\n{yaml.safe_dump(keys, sort_keys=False)}---\n{text_before}"
+    merged = card.render(known, repo_id="me/half", existing=existing)
+    data = yaml.safe_load(merged.split("---\n")[1])
+    united = {"tags": ["mine", "dataset-pruning", "hf-prune"], "source_datasets": ["org/reviews"]}
+    assert data == keys | united
+    assert list(data)[:5] == list(keys)
+    assert text_before in merged
+    assert merged.index(text_before) < merged.index(START)
+
+
+def test_merging_again_changes_nothing(known):
+    for existing in ("", "# Mine", "---\na: 1\n---\n# Mine\n", "---\r\na: 1\r\n---\r\n# Mine\r\n", "text\n---\nmore"):
+        once = card.render(known, repo_id="me/half", existing=existing)
+        assert card.render(known, repo_id="me/half", existing=once) == once
+        assert existing.replace("a: 1", "").strip("-\r\n") in once
+
+
+def test_metadata_that_needs_nothing_is_left_byte_for_byte(known):
+    keys = ["# a comment", "tags: [hf-prune,   'dataset-pruning']", "license: 'mit'", "source_datasets: [org/reviews]"]
+    head = "\n".join(["---", *keys, "---", ""])
+    assert card.render(known, existing=head + "# Mine\n").startswith(head + "# Mine\n")
+
+
+def test_new_part_replaces_the_old_one_in_its_place(known):
+    existing = f"first line\n\n{START}\nold\n{END}\n\nlast line\n"
+    merged = card.render(known, existing=existing)
+    assert "\nold\n" not in merged
+    assert merged.index("first line") < merged.index(START) < merged.index(END) < merged.index("last line")
+
+
+def test_start_that_lost_its_end_swallows_no_text(known):
+    existing = f"{START}\nmine\n"
+    twice = card.render(known, existing=card.render(known, existing=existing))
+    assert "mine" in twice
+    assert twice.count(END) == 1
+
+
+def test_parts_of_two_configs_live_side_by_side(known):
+    fifty, thirty = known | {"config_name": "keep-50"}, known | {"config_name": "keep-30"}
+    both = card.render(thirty, repo_id="me/half", existing=card.render(fifty, repo_id="me/half"))
+    assert merge.section(both, "keep-50")
+    assert merge.section(both, "keep-30")
+    assert card.render(fifty, repo_id="me/half", existing=both) == both
+    assert "replay('me/half', config_name='keep-30')" in both
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a-->b", "a\nb", "x--y"])
+def test_config_name_that_cannot_be_a_folder_is_refused(name):
+    with pytest.raises(ValueError, match="config_name"):
+        card.folder(name)
+
+
+def test_card_with_metadata_that_is_no_mapping_is_refused(known):
+    with pytest.raises(ValueError, match="not a YAML mapping"):
+        card.render(known, existing="---\n- a\n- b\n---\n")
+
+
+def test_model_card_has_results_of_full_pruned_and_random_and_the_time_saved(known):
+    rendered = card.render_model(known, model_id="me/bert", dataset_id="me/half", dataset_revision="b" * 40)
+    data = ModelCard(rendered).data
+    results = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results}
+    assert results == {
+        ("accuracy", "accuracy, trained on this pruned dataset"): 0.895,
+        ("accuracy", "accuracy, trained on all rows"): 0.9,
+        ("accuracy", "accuracy, trained on random rows"): 0.86,
+    }
+    assert data.datasets == ["me/half"]
+    assert data.base_model == "google-bert/bert-base-uncased"
+    assert data.eval_results[0].dataset_revision == "b" * 40
+    assert "48 % less time" in rendered
+
+
+def test_model_card_without_results_is_refused(known):
+    with pytest.raises(ValueError, match="needs results"):
+        card.render_model(known | {"observed": None}, model_id="me/bert", dataset_id="me/half")

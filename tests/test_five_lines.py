@@ -1,0 +1,50 @@
+"""The README's five lines, as they stand there, on 1,000 rows: through training, scoring, pruning and a real push."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.hub_server import Hub
+
+ROOT = Path(__file__).parents[1]
+BEFORE = """
+from pathlib import Path
+
+from datasets import load_dataset
+from transformers import Trainer, TrainingArguments
+
+from tests.toys import bert, tokens
+
+train, dev, model = tokens(1000), tokens(100, seed=1), bert()
+args = TrainingArguments("run/checkpoints", num_train_epochs=2, per_device_train_batch_size=50, report_to=[],
+                         learning_rate=5e-3, use_cpu=True, save_strategy="no", disable_tqdm=True)
+"""
+AFTER = """
+assert len(pruned) == 500
+assert pruned["input_ids"] == train.select(pruned.selection.keep_indices.tolist())["input_ids"]
+loaded = load_dataset("me/imdb-half", split="train")
+assert loaded["input_ids"] == pruned["input_ids"]
+assert {"influence", "influence_norm", "influence_eval_loss"} <= set(scored.column_names)
+"""
+
+
+def five_lines() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return blocks[0]
+
+
+def test_the_readmes_five_lines_work_unchanged(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(BEFORE + five_lines() + AFTER)
+    with Hub() as hub:
+        environment = hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+        done = subprocess.run(
+            [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert "hf_prune/provenance.json" in hub.files("me/imdb-half")
+        assert "README.md" in hub.files("me/imdb-half")
