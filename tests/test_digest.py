@@ -13,6 +13,7 @@ from hf_prune import digest
 from hf_prune.digest import column_digests, content_digest
 
 COLUMNS: dict[str, list[Any]] = {
+    "whole": [7, 1, 8, 2, 9, 3],
     "number": [1, None, 3, 4, -5, 6],
     "real": [0.5, 1e-30, None, float("nan"), -2.0, 0.0],
     "flag": [True, None, False, True, True, False],
@@ -38,6 +39,15 @@ def test_chunks_do_not_matter(rows: Dataset) -> None:
 def test_slices_do_not_matter(rows: Dataset) -> None:
     longer = concatenate_datasets([rows, rows, rows])
     assert column_digests(longer.select(range(6, 12))) == column_digests(rows)
+
+
+@pytest.mark.parametrize("column", list(COLUMNS))
+def test_offsets_of_arrow_slices_do_not_matter(column: str) -> None:
+    array = pa.array(COLUMNS[column])
+    hashers = [digest._ColumnHasher(array.type) for _ in range(2)]
+    hashers[0].update(array.slice(2, 3))
+    hashers[1].update(pa.array(COLUMNS[column][2:5], type=array.type))
+    assert hashers[0].hexdigest() == hashers[1].hexdigest()
 
 
 def test_indices_mappings_do_not_matter(rows: Dataset) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_prune import RecordingError
-from hf_prune.record import TrajectoryCallback, with_example_ids
+from hf_prune.record import Trajectory, TrajectoryCallback, with_example_ids
 from hf_prune.record.support import check_processes
+from tests.record.test_ledger_truth import recorded
 from tests.record.truth import CASES, Telling, pad, run, telling_rows
 from tests.toys import Mlp, arguments, train, vectors
 
@@ -107,11 +108,6 @@ def test_wrong_arguments_are_refused_at_once(arguments_: dict[str, Any], message
 
 
 def test_a_callback_that_walks_through_the_training_data_does_not_disturb_the_ledger(tmp_path: Path) -> None:
-    from transformers import TrainerCallback
-
-    from hf_prune.record import Trajectory
-    from tests.record.test_ledger_truth import recorded
-
     class Walker(TrainerCallback):
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.walk(kwargs)

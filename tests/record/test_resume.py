@@ -47,9 +47,7 @@ def assert_same_record(left: Trajectory, right: Trajectory) -> None:
 
 
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 4}
-RESUMABLE = [
-    "uneven last batch", "accumulation with a short last cycle", "two workers", "group by length", "numbered",
-]  # fmt: skip
+RESUMABLE = ["uneven last batch", "accumulation with a short last cycle", "two workers", "numbered"]
 
 
 @pytest.mark.parametrize("name", RESUMABLE)
@@ -57,13 +55,23 @@ def test_resumed_record_equals_the_uninterrupted_one(name: str, tmp_path: Path) 
     case = CASES[name]
     run(case, tmp_path / "whole", **CHECKPOINTS)
     whole = Trajectory.open(tmp_path / "whole" / "trajectory")
-    step = len(whole) * 2 // 3
+    step = len(whole) * 4 // 5  # the checkpoint before it lies within an epoch
     interrupted(case, tmp_path / "parts", step, **CHECKPOINTS)
     cut = Trajectory.open(tmp_path / "parts" / "trajectory")
     assert len(cut) == step
     assert not cut.manifest.complete
     run(case, tmp_path / "parts", resume=True, **CHECKPOINTS)
     assert_same_record(whole, Trajectory.open(tmp_path / "parts" / "trajectory"))
+
+
+@pytest.mark.parametrize("name", ["group by length", "sampler of torch"])
+def test_a_sampler_that_resumes_in_another_order_is_recorded_in_that_order(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    interrupted(case, tmp_path, 17, **CHECKPOINTS)
+    model = run(case, tmp_path, resume=True, **CHECKPOINTS)
+    trajectory = Trajectory.open(tmp_path / "trajectory")
+    assert recorded(trajectory)[16:] == model.seen
+    assert len(trajectory) == 30
 
 
 def test_resuming_without_skipping_data_records_what_was_trained(tmp_path: Path) -> None:
@@ -85,6 +93,7 @@ def test_resuming_from_an_early_checkpoint_forgets_the_steps_after_it(tmp_path: 
     trajectory = Trajectory.open(tmp_path / "trajectory")
     assert len(trajectory) == 12
     assert trajectory.snapshot_steps == []
+    assert list((tmp_path / "trajectory" / "snapshots").iterdir()) == []
 
 
 def test_an_interrupted_resume_can_be_resumed_again(tmp_path: Path) -> None:

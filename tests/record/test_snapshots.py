@@ -129,7 +129,7 @@ def test_loading_the_best_model_does_not_get_into_the_last_snapshot(tmp_path: Pa
     )  # fmt: skip
     trainer = Trainer(
         model, args, train_dataset=vectors(), eval_dataset=vectors(seed=1),
-        callbacks=[TrajectoryCallback(tmp_path / "t", window=1.0), watcher, EarlyStoppingCallback(2)],
+        callbacks=[TrajectoryCallback(tmp_path / "t", 1.0, 0.01), watcher, EarlyStoppingCallback(2)],
     )  # fmt: skip
     trainer.train()
     last = trainer.state.global_step

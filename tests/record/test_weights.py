@@ -9,9 +9,10 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import Trainer
 
 from hf_prune.record import Step, Trajectory, TrajectoryCallback
-from tests.toys import Mlp, MlpKwargs, MlpSum, bert, tokens, train, vectors
+from tests.toys import Mlp, MlpKwargs, MlpSum, arguments, bert, tokens, train, vectors
 
 HEADS = {"without": Mlp, "ignores": MlpKwargs, "uses": MlpSum}
 EVERY_STEP = {"window": 1.0, "snapshots_per_epoch": 10_000}
@@ -67,10 +68,6 @@ def test_factors_hold_with_gradient_checkpointing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["label smoothing", "loss function"])
 def test_a_loss_that_is_not_the_models_is_recorded_as_custom(setting: str, tmp_path: Path) -> None:
-    from transformers import Trainer
-
-    from tests.toys import arguments
-
     def loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs["logits"], labels)
 
