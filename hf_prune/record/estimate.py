@@ -91,7 +91,7 @@ def estimate(
         if p.requires_grad and (parameters is None or re.search(parameters, name))
     )
     snapshot = snapshot_bytes(size, snapshot_dtype, second_moment=args.optim.startswith("adam"))
-    ledger = total_steps * args.world_size * _row_bytes(args)
+    ledger = total_steps * args.world_size * _row_bytes(args, n_rows, total_steps)
     scoring = (total_steps - planned[0]) * _SWEEP_STEP + _SEGMENTS * steps_per_epoch * _GRADIENT_BATCH
     return Estimate(
         total_steps=total_steps,
@@ -130,16 +130,17 @@ def _steps(args: TrainingArguments, n_rows: int) -> tuple[int, int]:
     return steps_per_epoch, total
 
 
-def _row_bytes(args: TrainingArguments) -> int:
+def _row_bytes(args: TrainingArguments, n_rows: int, total_steps: int) -> int:
+    """A row with the widest ids and steps, and numbers of full width."""
     micro_batches = args.gradient_accumulation_steps
     row = LedgerRow(
-        step=0,
-        epoch=0.0,
-        ids=[[0] * args.train_batch_size] * micro_batches,
+        step=total_steps,
+        epoch=1 / 3,
+        ids=[[n_rows] * args.train_batch_size] * micro_batches,
         scales=[1.0] * micro_batches,
-        num_items=[1.0] * micro_batches,
-        learning_rates=[0.0, 0.0],
-        grad_norm=0.0,
+        num_items=[None] * micro_batches,
+        learning_rates=[1 / 300, 1 / 300],
+        grad_norm=1 / 3,
         skipped=False,
     )
     return row_bytes(row)

@@ -11,13 +11,13 @@ MANIFEST = "manifest.json"
 LEDGER = "ledger"
 SNAPSHOTS = "snapshots"
 
-_PART = re.compile(r"rank-(\d{5})-part-(\d{3,})\.arrow")
+_PART = re.compile(r"rank-(\d{5})-part-(\d{3,})\.jsonl")
 _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 _TEMPORARY = ".tmp"
 
 
 def part_path(root: Path, rank: int, part: int) -> Path:
-    return root / LEDGER / f"rank-{rank:05d}-part-{part:03d}.arrow"
+    return root / LEDGER / f"rank-{rank:05d}-part-{part:03d}.jsonl"
 
 
 def snapshot_path(root: Path, step: int) -> Path:
@@ -27,7 +27,7 @@ def snapshot_path(root: Path, step: int) -> Path:
 def part_paths(root: Path) -> dict[tuple[int, int], Path]:
     """Ledger files by (rank, part)."""
     found = {}
-    for path in sorted((root / LEDGER).glob("*.arrow")):
+    for path in sorted((root / LEDGER).glob("*.jsonl")):
         if match := _PART.fullmatch(path.name):
             found[int(match[1]), int(match[2])] = path
     return found

@@ -57,4 +57,4 @@ def test_a_resumed_run_of_two_processes_continues_its_record(launched: Path) -> 
     for rank in range(2):
         tail = json.loads((place / f"seen-{rank}.json").read_text())
         assert recorded(trajectory, rank)[3:] == tail
-    assert (place / "trajectory" / "ledger" / "rank-00001-part-001.arrow").exists()
+    assert (place / "trajectory" / "ledger" / "rank-00001-part-001.jsonl").exists()

@@ -27,11 +27,18 @@ def test_no_preference_keeps_rows_of_every_difficulty():
     assert np.histogram(ranks, bins=5, range=(0, 1))[0].min() > 0.5 * len(ranks) / 5
 
 
-def test_auto_keeps_a_band_where_few_rows_carry_the_influence():
+def test_auto_keeps_a_band_where_there_is_room_for_the_influential_rows():
     dataset = scored(1200, k=8, tail=1.5)
+    share = difficulty.influential_share(np.array(dataset["influence_norm"]))
     ranks = _ranks(dataset)
-    assert abs(np.median(ranks) - (difficulty.BAND_START - difficulty.BAND_SLOPE * 0.7)) < 0.1
+    expected = difficulty.BAND_START + difficulty.BAND_SLOPE * 0.3 / share
+    assert abs(np.median(ranks) - min(expected, difficulty.BAND_END)) < 0.1
     assert select(dataset, 0.3).arguments["resolved"]["difficulty"]["kind"] == "band"
+
+
+def test_auto_covers_where_there_is_no_room_for_them():
+    preference = difficulty.automatic(0.4, 0.9)
+    assert (preference.kind, preference.cut) == ("cut", difficulty.SCARCE_CUT)
 
 
 def test_auto_cuts_the_hardest_rows_where_all_rows_matter():
@@ -43,7 +50,7 @@ def test_auto_cuts_the_hardest_rows_where_all_rows_matter():
 
 
 def test_the_band_falls_and_the_cut_grows_with_the_rate():
-    bands = [difficulty.automatic(0.2, rate).quantile for rate in (0.1, 0.5, 0.9)]
+    bands = [difficulty.automatic(0.2, rate).quantile for rate in (0.1, 0.5, 0.8)]
     cuts = [difficulty.automatic(0.9, rate).cut for rate in (0.1, 0.5, 0.9)]
     assert bands == sorted(bands, reverse=True)
     assert cuts == sorted(cuts)
@@ -57,7 +64,7 @@ def test_influential_share_counts_the_rows_that_matter(norm, share):
 
 def test_what_auto_saw_is_in_the_certificate():
     notes = select(scored(tail=1.5), 0.5).certificate.notes
-    assert any(note.startswith("Difficulty auto") and "saturated" in note for note in notes)
+    assert any(note.startswith("Difficulty auto") and "effective" in note for note in notes)
 
 
 def test_ties_are_broken_by_the_seed_but_no_order_is_turned():
