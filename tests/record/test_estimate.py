@@ -28,7 +28,7 @@ def test_estimate_agrees_with_the_record(settings: dict[str, Any], tmp_path: Pat
     assert told.total_steps == summary["steps"]["recorded"]
     assert told.snapshots == len(summary["snapshots"])
     assert told.parameters == summary["parameters"]
-    assert told.ledger_bytes == pytest.approx(summary["bytes"]["ledger"], rel=0.2)
+    assert told.ledger_bytes == pytest.approx(summary["bytes"]["ledger"], rel=0.3)
     assert told.disk_bytes == pytest.approx(summary["bytes"]["ledger"] + summary["bytes"]["snapshots"], rel=0.05)
 
 
