@@ -55,7 +55,7 @@ class Manifest:
         versions (`dict[str, str]`):
             Versions of Python and of the libraries.
         model (`dict[str, Any]`):
-            `class`, and `name_or_path` where it is the id of a model on the Hub.
+            `class`, and where it came from the Hub its id, `name_or_path`, and commit, `revision`.
         optimizer (`dict[str, Any]`):
             `name` (`"AdamW"`, `"Adam"` or `"SGD"`) and `groups`, one dictionary of hyper-parameters for each group.
         parameters (`tuple[Parameter, ...]`):
@@ -73,6 +73,9 @@ class Manifest:
         max_grad_norm (`float`): The norm that gradients were clipped to; 0 for no clipping.
         precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         seeds (`dict[str, int | None]`): `seed` and `data_seed`.
+        per_device_train_batch_size (`int`): Examples of a micro-batch.
+        num_train_epochs (`float`): Epochs that were asked for; `total_steps` decides.
+        schedule (`dict[str, Any]`): `name`, peak `learning_rate` and `warmup_steps` of the learning rate's schedule.
         total_steps (`int`): Optimizer steps that were planned.
         steps_per_epoch (`int`): Optimizer steps of an epoch.
         window_start (`int`): The step at which snapshots were to begin.
@@ -101,6 +104,9 @@ class Manifest:
     max_grad_norm: float
     precision: str
     seeds: dict[str, int | None]
+    per_device_train_batch_size: int
+    num_train_epochs: float
+    schedule: dict[str, Any]
     total_steps: int
     steps_per_epoch: int
     window_start: int

@@ -132,6 +132,9 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
     name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
         described["name_or_path"] = name
+        commit = getattr(model.config, "_commit_hash", None)  # set where the model was loaded from the Hub
+        if commit is not None:
+            described["revision"] = commit
     return described
 
 
@@ -145,5 +148,12 @@ def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
         max_grad_norm=float(args.max_grad_norm or 0.0),
         precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
         seeds={"seed": args.seed, "data_seed": args.data_seed},
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        num_train_epochs=float(args.num_train_epochs),
+        schedule={
+            "name": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            "learning_rate": args.learning_rate,
+            "warmup_steps": args.warmup_steps,
+        },
         **known,
     )
