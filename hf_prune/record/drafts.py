@@ -125,7 +125,7 @@ def _number(value: HostCopy | float | None) -> float | None:
 
 
 def _over(value: float | None, divisor: float) -> float | None:
-    return None if value is None else value / divisor
+    return None if value is None or math.isnan(value) else value / divisor
 
 
 def _ids(batch: MicroDraft, row_ids: np.ndarray | None) -> list[int]:

@@ -35,7 +35,8 @@ class LossTap:
 
     What the Trainer does to the loss (division by accumulation steps, multiplication by the number of processes, the
     fp16 scale) depends on the model's signature and on its arguments; the gradient that arrives at the loss is the
-    product of all of it. Nothing arrives if the Trainer trained on another loss.
+    product of all of it. trl's SFTTrainer makes its loss of the tokens' log-probabilities instead, and there the
+    gradient is measured too. Nothing arrives if the Trainer trained on another loss.
     """
 
     def __init__(self) -> None:
@@ -59,14 +60,38 @@ class LossTap:
         loss = _loss(output)
         if loss is not None:
             loss.register_hook(_arrival(forward))
+        tokens = _token_log_probs(output)
+        if tokens is not None:
+            tokens[0].register_hook(_arrival(forward, tokens[1]))
 
 
-def _arrival(forward: Forward) -> Callable[[torch.Tensor], None]:
+def _arrival(forward: Forward, labelled: torch.Tensor | None = None) -> Callable[[torch.Tensor], None]:
     def arrive(gradient: torch.Tensor) -> None:
-        forward.gradient = gradient.detach().clone()
+        if labelled is not None and forward.backwards:
+            return  # it came through the model's own loss, where it was measured
+        gradient = gradient.detach()
+        forward.gradient = gradient.clone() if labelled is None else _of_mean_loss(gradient, labelled)
         forward.backwards += 1
 
     return arrive
+
+
+def _of_mean_loss(gradient: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """The gradient at the mean loss of tokens from those at log-probabilities; NaN if tokens had unequal weights."""
+    found = torch.where(labelled, gradient, 0).double()
+    total, count = found.sum(), labelled.sum()
+    even = ((found - total / count).abs() * labelled).max() <= 1e-3 * (total / count).abs()
+    return torch.where(even, -total, torch.nan)
+
+
+def _token_log_probs(output: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Log-probabilities and label mask in a model's output: what trl's SFTTrainer makes its loss of."""
+    if not isinstance(output, Mapping):
+        return None
+    log_probs, labelled = output.get("log_probs"), output.get("label_mask")
+    if isinstance(log_probs, torch.Tensor) and isinstance(labelled, torch.Tensor) and log_probs.requires_grad:
+        return log_probs, labelled.bool()
+    return None
 
 
 def _loss(output: Any) -> torch.Tensor | None:
