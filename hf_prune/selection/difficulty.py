@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-SATURATED_SHARE = 0.5
+SATURATED_SHARE = 0.4
 """Share of influential rows below which the model counts as saturated."""
 PLENTY = 0.75
 """Rows kept for each influential row from which on a saturated model is best served by a band."""
