@@ -38,7 +38,7 @@ def test_auto_keeps_a_band_where_there_is_room_for_the_influential_rows():
 
 
 def test_auto_covers_where_there_is_no_room_for_them():
-    preference = difficulty.automatic(0.4, 0.9)
+    preference = difficulty.automatic(0.3, 0.9)
     assert (preference.kind, preference.cut) == ("cut", difficulty.SCARCE_CUT)
 
 

@@ -1,0 +1,171 @@
+"""Commands on datasets: `score`, `prune` and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_prune.cli.common import (
+    JsonFlag,
+    clean_stdout,
+    load_pruned,
+    load_rows,
+    print_json,
+    refuse_existing,
+    save_scored,
+    selection_of,
+)
+
+
+def score(
+    dataset: Annotated[Path, typer.Argument(help="Training rows as the Trainer got them (save_to_disk).")],
+    trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
+    out: Annotated[Path, typer.Argument(help="Directory for the scored dataset; must be new.")],
+    model: Annotated[str, typer.Option(help="The trained model (save_pretrained), or its id on the Hub.")],
+    eval_dataset: Annotated[Path | None, typer.Option(help="Held-out rows (save_to_disk).")] = None,
+    directions: Annotated[int, typer.Option(help="Number of questions asked of the model.")] = 64,
+    space: Annotated[str, typer.Option(help="outputs or parameters.")] = "outputs",
+    mode: Annotated[str, typer.Option(help="expected or visits.")] = "expected",
+    curvature: Annotated[str, typer.Option(help="auto, exact, gauss-newton, fisher or none.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Rows in one forward pass.")] = None,
+    num_proc: Annotated[int | None, typer.Option(help="Processes for the pass over the rows.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the directions.")] = 0,
+    column: Annotated[str, typer.Option(help="Name of the columns.")] = "influence",
+    json: JsonFlag = False,
+) -> None:
+    """Add the influence columns to a dataset.
+
+    For models of transformers and rows that need no collator of their own; for others call add_influence in Python.
+    """
+    refuse_existing(out)
+    with clean_stdout():
+        from hf_prune.influence import add_influence
+        from hf_prune.record import Trajectory
+
+        rows = load_rows(dataset)
+        held_out = None if eval_dataset is None else load_rows(eval_dataset)
+        record = Trajectory.open(trajectory)
+        scored = add_influence(
+            rows, record, model=_trained_model(model, record.manifest.model), eval_dataset=held_out,
+            directions=directions, space=space, mode=mode, curvature=curvature, batch_size=batch_size,
+            num_proc=num_proc, seed=seed, column=column,
+        )  # fmt: skip
+        save_scored(scored, out)
+    if json:
+        print_json({"rows": len(scored), "directory": str(out), "scoring": scored.info.hf_prune["influence"]})
+    else:
+        typer.echo(f"Scored {len(scored):,} rows into {out}.")
+
+
+def prune(
+    dataset: Annotated[Path, typer.Argument(help="A scored dataset (save_to_disk).")],
+    out: Annotated[Path, typer.Argument(help="Directory for the pruned dataset; must be new.")],
+    keep: Annotated[str | None, typer.Option(help="Share of rows to keep, such as 0.5, or a number of rows.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Keep as few rows as leave this predicted shift.")] = None,
+    method: Annotated[str, typer.Option(help="influence, or a baseline: random, stratified, norm.")] = "influence",
+    difficulty: Annotated[str, typer.Option(help="auto, none, or a quantile in [0, 1].")] = "auto",
+    balance: Annotated[
+        str | None, typer.Option(help="Column whose class shares are kept; none for none. [default: label]")
+    ] = None,
+    buckets: Annotated[str, typer.Option(help="auto, or a number of parts.")] = "auto",
+    column: Annotated[str, typer.Option(help="The influence column.")] = "influence",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Keep the rows that the model needs, and save them with their provenance."""
+    share = None if keep is None else _number("--keep", keep)
+    parts = buckets if buckets == "auto" else int(_number("--buckets", buckets))
+    named = {"auto": "auto", "none": None}
+    quantile = named[difficulty] if difficulty in named else _number("--difficulty", difficulty)
+    refuse_existing(out)
+    with clean_stdout():
+        from hf_prune.selection import prune as prune_rows
+
+        pruned = prune_rows(
+            load_rows(dataset), share, epsilon=epsilon, method=method, difficulty=quantile,
+            balance=False if balance == "none" else balance, buckets=parts, column=column, seed=seed,
+        )  # fmt: skip
+        pruned.save_to_disk(str(out))
+    certificate = pruned.selection.certificate
+    if json:
+        print_json({"rows": len(pruned), "directory": str(out), "certificate": certificate.to_dict()})
+    else:
+        typer.echo(certificate.explain())
+        typer.echo(f"Saved to {out}.")
+
+
+def report(
+    pruned: Annotated[Path, typer.Argument(help="A pruned dataset (save_to_disk).")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    source: Annotated[
+        Path | None, typer.Option(help="The scored dataset it came from: shows the dropped rows too.")
+    ] = None,
+    verification: Annotated[Path | None, typer.Option(help="What `hf-prune verify --out` wrote.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Write a report on a pruned dataset as one HTML page that needs no network."""
+    with clean_stdout():
+        from hf_prune.publish.replay import Record
+        from hf_prune.report import ReportData, how_it_was_made, selection_parts, write_report
+
+        kept = load_rows(pruned)
+        record = Record.open(str(pruned))
+        if source is None:
+            selection, rows = selection_of(record.provenance, record.keep_indices), kept
+        else:
+            rows = load_rows(source)
+            selection = load_pruned(pruned, rows).selection
+        data = ReportData(
+            title=f"Pruning report: {pruned.resolve().name}", made=how_it_was_made(record.provenance),
+            **selection_parts(selection, rows), **_verified(verification, selection),
+        )  # fmt: skip
+        write_report(out, data)
+    if json:
+        print_json({"report": str(out), "bytes": out.stat().st_size})
+    else:
+        typer.echo(f"Wrote {out}.")
+
+
+def _verified(file: Path | None, selection: Any) -> dict[str, Any]:
+    if file is None:
+        return {}
+    import json
+
+    from hf_prune.report import Curve, gaps
+    from hf_prune.verify import Verification
+
+    try:
+        found = Verification.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what `hf-prune verify --out` wrote ({error}): verify again.") from error
+    certificate = selection.certificate
+    if (found.full.rows, found.pruned.rows) != (certificate.n, certificate.kept):
+        raise ValueError(
+            f"{file} is about {found.pruned.rows} of {found.full.rows} rows, the selection about {certificate.kept} "
+            f"of {certificate.n}: pass the verification of this dataset."
+        )
+    rate = round(1 - certificate.kept / certificate.n, 4)
+    return {"curve": Curve.of({rate: found}), "gaps": gaps(rate, selection, found)}
+
+
+def _trained_model(name: str, recorded: dict[str, Any]) -> Any:
+    """The class is the recorded one: the Auto classes would have to guess the head."""
+    import transformers
+
+    kind = getattr(transformers, str(recorded.get("class")), None)
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise ValueError(
+            f"The run trained a {recorded.get('class')}, which is no model of transformers: call add_influence in "
+            "Python with the model."
+        )
+    return kind.from_pretrained(name)
+
+
+def _number(option: str, value: str) -> float | int:
+    """ "0.5" is a share, "500" a number of rows."""
+    try:
+        return int(value) if value.isdecimal() else float(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{value!r} is not a number.", param_hint=option) from error

@@ -1,0 +1,179 @@
+"""Commands on training runs: `demo`, `estimate`, `inspect` and `verify`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_prune.cli.common import JsonFlag, clean_stdout, load_pruned, load_rows, print_json
+
+
+def demo(
+    task: Annotated[str, typer.Option(help="digits (a small ViT) or text (MiniLM, needs hf-prune[demo]).")] = "digits",
+    out: Annotated[Path, typer.Option(help="For report, trajectory and pruned rows.")] = Path("hf-prune-demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Retrainings of each arm.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: the figures mean nothing.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Fine-tune, score, prune, retrain and report on real data, offline, in minutes on two cores."""
+    with clean_stdout():
+        from rich.console import Console
+
+        from hf_prune.demo import Sizes, make_task, run_demo
+        from hf_prune.demo.show import report, table
+
+        sizes = Sizes(train=60, dev=30, test=30, epochs=2, directions=8) if quick else None
+        result = run_demo(make_task(task, sizes), out, seeds=seeds)
+        page = report(result, out / "report.html")
+    Console(stderr=json).print(table(result))
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(f"Report: {page}")
+
+
+def inspect(
+    trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
+    json: JsonFlag = False,
+) -> None:
+    """Sum up a recorded training run."""
+    with clean_stdout():
+        from hf_prune.record import summarize
+
+        summary = summarize(trajectory)
+    if json:
+        print_json(summary)
+    else:
+        _print_table(f"Trajectory {summary['run_id']}", summary)
+
+
+def estimate(
+    model: Annotated[str, typer.Option(help="Directory or Hub id of a model; only its config is read.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the training set.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="per_device_train_batch_size.")] = 8,
+    epochs: Annotated[float, typer.Option(help="num_train_epochs.")] = 3.0,
+    accumulation: Annotated[int, typer.Option(min=1, help="gradient_accumulation_steps.")] = 1,
+    window: Annotated[float, typer.Option(help="Share of the run to record, from its end.")] = 0.5,
+    snapshots_per_epoch: Annotated[float, typer.Option(help="Snapshots in an epoch of the window.")] = 1.0,
+    parameters: Annotated[str | None, typer.Option(help="Regular expression for the parameters to record.")] = None,
+    snapshot_dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    step_seconds: Annotated[float | None, typer.Option(help="Seconds of one training step, if known.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Tell disk, memory and scoring time before training."""
+    with clean_stdout():
+        import tempfile
+        from dataclasses import asdict
+
+        from transformers import TrainingArguments
+
+        from hf_prune.record import estimate as estimate_run
+
+        with tempfile.TemporaryDirectory() as scratch:
+            args = TrainingArguments(
+                output_dir=scratch, per_device_train_batch_size=batch_size, num_train_epochs=epochs,
+                gradient_accumulation_steps=accumulation, report_to=[], use_cpu=True,
+            )  # fmt: skip
+            found = estimate_run(
+                _empty_model(model), args, rows, window=window, snapshots_per_epoch=snapshots_per_epoch,
+                parameters=parameters, snapshot_dtype=snapshot_dtype, step_seconds=step_seconds,
+            )  # fmt: skip
+        values = asdict(found)
+    if json:
+        print_json(values)
+    else:
+        _print_table("Estimate", values)
+
+
+def verify(
+    full: Annotated[Path, typer.Argument(help="All training rows (save_to_disk); scored ones are fine.")],
+    pruned: Annotated[Path, typer.Argument(help="The pruned rows (save_to_disk).")],
+    factory: Annotated[str, typer.Option(help="module:function that makes a Trainer of (train_dataset, seed).")],
+    eval_dataset: Annotated[Path, typer.Option(help="Rows to measure on (save_to_disk).")],
+    seeds: Annotated[int, typer.Option(min=1, help="Retrainings of each arm.")] = 3,
+    budget: Annotated[str, typer.Option(help="What all arms have the same number of: epochs or steps.")] = "epochs",
+    random: Annotated[bool, typer.Option(help="Also train on as many random rows.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Retrain on all, pruned and random rows with your own Trainer, and measure the gap."""
+    with clean_stdout():
+        from hf_prune.influence.rows import LABELS
+        from hf_prune.selection.pruned import influence_columns
+        from hf_prune.verify import verify as verify_rows
+
+        rows = load_rows(full)
+        subset = load_pruned(pruned, rows)
+        scores = influence_columns(subset.selection.arguments["column"])
+        plain = rows.remove_columns([name for name in scores if name in rows.column_names and name not in LABELS])
+        result = verify_rows(
+            _function(factory), plain, subset, eval_dataset=load_rows(eval_dataset), seeds=seeds, budget=budget,
+            random=random,
+        )  # fmt: skip
+    if out is not None:
+        import json as json_module
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json_module.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(result.explain())
+
+
+def _function(name: str) -> Any:
+    """`module:function`, of the working directory too, as other tools that take such a name do it."""
+    module, separator, attribute = name.partition(":")
+    if not separator or not module or not attribute:
+        raise ValueError(f"--factory {name!r} names no function: pass module:function, such as train:make_trainer.")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found = getattr(importlib.import_module(module), attribute, None)
+    if not callable(found):
+        raise ValueError(f"The module {module} has no function {attribute}: check --factory.")
+    return found
+
+
+def _empty_model(name: str) -> Any:
+    """A model without weights, of the class that its config names."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name)
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    if kind is None:
+        raise ValueError(f"The config of {name} names no model class of transformers: call estimate in Python.")
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _print_table(title: str, values: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title, title_justify="left", show_header=False)
+    for name, value in values.items():
+        # Text: a value may hold what rich would read as markup
+        grid.add_row(Text(name.replace("_", " ")), Text(_readable(name, value)))
+    Console().print(grid)
+
+
+def _readable(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_readable(name, entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, int) and not isinstance(value, bool) and "bytes" in name:
+        return _size(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _size(count: int) -> str:
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, max(0, count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"

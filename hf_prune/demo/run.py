@@ -1,0 +1,177 @@
+"""The demo's path: train with the callback, score, prune, retrain, report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from datasets.utils import tqdm
+from transformers import Trainer, set_seed
+
+from hf_prune.demo.task import Task
+from hf_prune.influence import add_influence
+from hf_prune.publish import files
+from hf_prune.record import TrajectoryCallback
+from hf_prune.selection import PrunedDataset, prune
+from hf_prune.verify import Arm, Verification
+from hf_prune.verify.gap import predicted_loss_change, random_rows, same_columns, train_arm
+from hf_prune.verify.runs import Protocol
+
+RATES = (0.3, 0.5, 0.7)
+MAIN_RATE = 0.5
+"""The rate that the report shows in detail, and whose dataset is saved."""
+SEED = 0
+MARKER = ".hf-prune-demo"
+WARM_UP_STEPS = 5
+SECONDS = ("train", "record_overhead", "score", "select")
+"""Times that are part of the result."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """
+    What a demo measured.
+
+    Args:
+        task (`Task`): What was run.
+        scored (`Dataset`): The training rows with their influence.
+        pruned (`dict[float, PrunedDataset]`): By rate.
+        test (`dict[float, Verification]`): Metric and loss on the test rows, by rate.
+        dev (`dict[float, Verification]`): The same on the dev rows, beside the certificate's prediction.
+        provenance (`dict[str, Any]`): Of the saved dataset.
+        seconds (`dict[str, float]`): `train` (with the callback), `record_overhead` (of the callback, one pair of
+            trainings with the same seed), `score`, `select` (at the main rate) and `total`.
+    """
+
+    task: Task
+    scored: Dataset
+    pruned: dict[float, PrunedDataset]
+    test: dict[float, Verification]
+    dev: dict[float, Verification]
+    provenance: dict[str, Any]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as one JSON-able dictionary; accuracies and gaps are means over seeds."""
+        main = self.dev[MAIN_RATE]
+        observed = main.loss_change
+        full = next(iter(self.test.values())).full
+        return {
+            "accuracy": {
+                "full": full.metric.mean,
+                "pruned": {f"{rate:g}": found.pruned.metric.mean for rate, found in self.test.items()},
+                "random": {f"{rate:g}": found.random.metric.mean for rate, found in self.test.items() if found.random},
+            },
+            "predicted_gap": main.predicted_loss_change,
+            "observed_gap": None if observed is None else observed.mean,
+            "seconds": {name: round(self.seconds[name], 3) for name in SECONDS},
+        }
+
+
+def run_demo(task: Task, output_dir: str | Path, *, seeds: int = 3, rates: Sequence[float] = RATES) -> DemoResult:
+    """
+    Runs the whole path and writes what it makes: `trajectory`, `pruned-0.5` and, with [`show`], `report.html`.
+
+    Args:
+        task (`Task`): What to run.
+        output_dir (`str` or `Path`): A new or empty directory, or that of an earlier demo, which is replaced.
+        seeds (`int`, *optional*, defaults to 3): Retrainings of each arm.
+        rates (`Sequence[float]`, *optional*, defaults to `(0.3, 0.5, 0.7)`): Shares of rows to prune.
+
+    Raises:
+        `ValueError`: If the directory holds something else.
+    """
+    if MAIN_RATE not in rates:
+        raise ValueError(f"rates={tuple(rates)} lacks {MAIN_RATE}, at which the gap is predicted: add it.")
+    out = _fresh(Path(output_dir))
+    start = time.perf_counter()
+    seconds: dict[str, float] = {}
+    trainer = _train(task, out, seconds)
+    scored = _timed(seconds, "score", lambda: _score(task, trainer, out))
+    pruned = {}
+    for rate in tqdm(rates, desc="Pruning", unit="rate"):
+        name = "select" if rate == MAIN_RATE else f"select {rate:g}"
+        pruned[rate] = _timed(seconds, name, partial(prune, scored, round(len(scored) * (1 - rate))))
+    pruned[MAIN_RATE].save_to_disk(out / f"pruned-{MAIN_RATE:g}")
+    test, dev = _retrain(task, out, pruned, seeds)
+    provenance = files.write(pruned[MAIN_RATE], out / f"pruned-{MAIN_RATE:g}", observed=test[MAIN_RATE].observed())
+    seconds["record_overhead"] = seconds["train"] - test[MAIN_RATE].full.runs[0].seconds
+    seconds["total"] = time.perf_counter() - start
+    return DemoResult(task, scored, pruned, test, dev, provenance, seconds)
+
+
+def _fresh(out: Path) -> Path:
+    marker = out / MARKER
+    if out.exists() and any(out.iterdir()) and not marker.exists():
+        raise ValueError(f"{out} is not empty and holds no earlier demo: pass a new directory.")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    for name in ("trajectory", "trainer", f"pruned-{MAIN_RATE:g}"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / "report.html").unlink(missing_ok=True)
+    return out
+
+
+def _train(task: Task, out: Path, seconds: dict[str, float]) -> Trainer:
+    """The recorded training, after a few steps that warm the libraries up, lest the callback be charged for that."""
+    make = task.factory(out / "trainer")
+    warm_up = make(task.train, SEED)
+    warm_up.args.max_steps = WARM_UP_STEPS
+    warm_up.train()
+    set_seed(SEED)
+    trainer = make(task.train, SEED)
+    trainer.add_callback(TrajectoryCallback(out / "trajectory", **task.recording))
+    _timed(seconds, "train", trainer.train)
+    return trainer
+
+
+def _score(task: Task, trainer: Trainer, out: Path) -> Dataset:
+    model = trainer.model
+    assert model is not None
+    return add_influence(task.train, out / "trajectory", model=model, eval_dataset=task.dev, **task.scoring)
+
+
+def _retrain(
+    task: Task, out: Path, pruned: dict[float, PrunedDataset], count: int
+) -> tuple[dict[float, Verification], dict[float, Verification]]:
+    """Verifications on test and on dev rows, by rate; the full arm is trained once for all rates."""
+    protocol = Protocol(
+        task.factory(out / "trainer"), {"test": task.test, "dev": task.dev}, "accuracy", "epochs", len(task.train)
+    )
+    seeds = list(range(SEED, SEED + count))
+    arms = {}
+    with tqdm(total=count * (1 + 2 * len(pruned)), desc="Retraining", unit="run") as bar:
+        full = train_arm(protocol, "all rows", lambda seed: task.train, seeds, bar=bar)
+        for rate, dataset in pruned.items():
+            arms[rate] = _pair(protocol, task.train, same_columns(dataset, task.train), f"{rate:g}", seeds, bar)
+    shutil.rmtree(out / "trainer", ignore_errors=True)
+
+    def verification(rate: float, key: str) -> Verification:
+        less, random = arms[rate]
+        predicted = predicted_loss_change(pruned[rate]) if key == "dev" else None
+        return Verification("accuracy", True, "epochs", full[key], less[key], random[key], predicted)
+
+    return {rate: verification(rate, "test") for rate in pruned}, {rate: verification(rate, "dev") for rate in pruned}
+
+
+def _pair(
+    protocol: Protocol, full: Dataset, less: Dataset, rate: str, seeds: list[int], bar: Any
+) -> tuple[Mapping[str, Arm], Mapping[str, Arm]]:
+    """The arm of the pruned rows and that of as many random ones."""
+    return (
+        train_arm(protocol, f"pruned {rate}", lambda seed: less, seeds, bar=bar),
+        train_arm(protocol, f"random {rate}", lambda seed: random_rows(full, len(less), seed), seeds, bar=bar),
+    )
+
+
+def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    result = work()
+    seconds[name] = time.perf_counter() - start
+    return result

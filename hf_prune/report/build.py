@@ -1,0 +1,84 @@
+"""A report's parts from what the other rooms made: a selection, its rows, its provenance, verifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_prune.report.data import Gap
+from hf_prune.report.examples import ScoredRows, interesting_rows
+from hf_prune.selection import Selection
+from hf_prune.verify import Verification
+
+
+def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
+    """
+    The fields of [`ReportData`] that come from a selection.
+
+    Args:
+        selection (`Selection`): The selection.
+        rows (`Dataset`): The whole scored dataset, or the kept rows where no others are at hand.
+    """
+    certificate = selection.certificate
+    whole = len(rows) == certificate.n
+    if not whole and len(rows) != certificate.kept:
+        raise ValueError(
+            f"The dataset has {len(rows)} rows, and the selection keeps {certificate.kept} of {certificate.n}: pass "
+            "the rows that it was made from, or the kept ones."
+        )
+    kept = np.ones(len(rows), dtype=bool)
+    ids = np.arange(len(rows)) if whole else selection.keep_indices
+    if whole:
+        kept[selection.drop_indices] = False
+    scored = ScoredRows(rows, ids, kept, selection.arguments["column"])
+    norm = scored.numbers("norm")
+    before, after = certificate.classes_before, certificate.classes_after
+    return {
+        "rate": round(1 - certificate.kept / certificate.n, 4),
+        "kept_norms": None if norm is None else norm[kept],
+        "dropped_norms": norm[~kept] if norm is not None and whole else None,
+        "class_column": certificate.class_column,
+        "classes": {} if before is None or after is None else {name: (before[name], after[name]) for name in before},
+        "certificate": certificate.explain(),
+        "examples": interesting_rows(scored),
+    }
+
+
+def gaps(rate: float, selection: Selection, verification: Verification) -> list[Gap]:
+    """Predicted and observed change of the held-out loss; empty if one of them is not known."""
+    # random subsets have no point here: the retrained ones are others than those of the certificate
+    predicted, observed = selection.certificate.predicted_eval_loss_change, verification.loss_change
+    return [] if predicted is None or observed is None else [Gap(rate, "pruned", predicted, observed)]
+
+
+def how_it_was_made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The parts of a provenance that a reader wants to see, in words; what is not known is left out."""
+    selection, training = provenance["selection"], provenance["training"] or {}
+    run, model = training.get("run") or {}, training.get("model") or {}
+    source, influence = provenance["source"], provenance["influence"] or {}
+    asked = ("mode", "space", "curvature", "directions", "seed")
+    lines: Sequence[tuple[str, Any]] = (
+        ("source", _join(source, ("id", "revision", "config_name", "split"))),
+        ("rows", f"{provenance['result']['rows']:,} of {source['rows']:,}"),
+        ("model", _join(model, ("class", "id", "revision"))),
+        ("recorded parameters", f"{model['parameters']:,}" if model.get("parameters") else None),
+        ("training", _join(run, ("total_steps", "steps_per_epoch", "world_size", "precision"), named=True)),
+        ("optimizer", (training.get("optimizer") or {}).get("name")),
+        ("influence", _join(influence, asked, named=True)),
+        ("selection", _join(selection["arguments"], tuple(selection["arguments"]), named=True)),
+        ("chosen for it", _join(selection["resolved"], tuple(selection["resolved"]), named=True)),
+        ("trajectory", training.get("trajectory_digest")),
+        ("content of the source", source["content_digest"]),
+        ("content of the result", provenance["result"]["content_digest"]),
+        ("versions", ", ".join(f"{name} {value}" for name, value in provenance["versions"].items() if value)),
+        ("made", provenance["created"]),
+    )
+    return [(what, str(value)) for what, value in lines if value]
+
+
+def _join(values: Mapping[str, Any], names: Sequence[str], *, named: bool = False) -> str:
+    known = [(name, values[name]) for name in names if values.get(name) is not None]
+    return ", ".join(f"{name.replace('_', ' ')} {value}" if named else str(value) for name, value in known)

@@ -1,0 +1,119 @@
+"""What a report shows. Every part may be missing: the page then does not speak of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hf_prune.verify import Estimate, Verification
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    A metric against the share of rows that was pruned.
+
+    Args:
+        metric (`str`): Its name.
+        full (`Estimate`): On all rows.
+        pruned (`dict[float, Estimate]`): By rate.
+        random (`dict[float, Estimate]`): By rate; random rows of the same number.
+    """
+
+    metric: str
+    full: Estimate
+    pruned: Mapping[float, Estimate]
+    random: Mapping[float, Estimate] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, verifications: Mapping[float, Verification]) -> Curve:
+        """From one verification for each rate, all with the same full arm."""
+        first = next(iter(verifications.values()))
+        return cls(
+            metric=first.metric,
+            full=first.full.metric,
+            pruned={rate: result.pruned.metric for rate, result in verifications.items()},
+            random={rate: result.random.metric for rate, result in verifications.items() if result.random},
+        )
+
+
+@dataclass(frozen=True)
+class Gap:
+    """
+    Predicted and observed change of the held-out loss of one subset.
+
+    Args:
+        rate (`float`): Share of rows that was pruned.
+        arm (`str`): `"pruned"` or `"random"`.
+        predicted (`float`): From the subset's certificate.
+        observed (`Estimate`): From retraining.
+    """
+
+    rate: float
+    arm: str
+    predicted: float
+    observed: Estimate
+
+
+@dataclass(frozen=True)
+class Example:
+    """
+    One row, shown as what it is.
+
+    Args:
+        row (`int`): Its position in the source dataset.
+        label (`str`, *optional*): Its class.
+        norm (`float`): Its influence norm.
+        eval_loss (`float`, *optional*): Predicted change of the held-out loss if it is removed.
+        kept (`bool`): Whether it was kept.
+        text (`str`, *optional*): The row's text.
+        image (`bytes`, *optional*): The row's image, as PNG.
+    """
+
+    row: int
+    label: str | None
+    norm: float
+    eval_loss: float | None
+    kept: bool
+    text: str | None = None
+    image: bytes | None = None
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """
+    All that a report shows.
+
+    Args:
+        title (`str`): Heading of the page.
+        lead (`str`, *optional*): One or two sentences below it.
+        highlights (`Sequence[tuple[str, str, str]]`): Figures for the top: value, what it is, a remark.
+        curve (`Curve`, *optional*): Metric against rate.
+        gaps (`Sequence[Gap]`): Predicted and observed.
+        rate (`float`, *optional*): The rate that norms, classes, certificate and examples are about.
+        kept_norms (`np.ndarray`, *optional*): Influence norms of the kept rows.
+        dropped_norms (`np.ndarray`, *optional*): Influence norms of the dropped rows.
+        class_column (`str`, *optional*): Column of the classes.
+        classes (`dict[str, tuple[int, int]]`): Rows before and after, by class.
+        certificate (`str`, *optional*): The certificate in plain words; lines that begin with "- " are notes.
+        examples (`Sequence[tuple[str, str, Sequence[Example]]]`): Title, explanation and rows.
+        made (`Sequence[tuple[str, str]]`): How it was made: what, and its value.
+        notes (`Sequence[str]`): What to know before trusting the page.
+    """
+
+    title: str
+    lead: str | None = None
+    highlights: Sequence[tuple[str, str, str]] = ()
+    curve: Curve | None = None
+    gaps: Sequence[Gap] = ()
+    rate: float | None = None
+    kept_norms: np.ndarray | None = None
+    dropped_norms: np.ndarray | None = None
+    class_column: str | None = None
+    classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    certificate: str | None = None
+    examples: Sequence[tuple[str, str, Sequence[Example]]] = ()
+    made: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()

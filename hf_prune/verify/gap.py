@@ -1,0 +1,159 @@
+"""`verify`: the observed gap, by retraining, beside the predicted one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_prune.verify.result import Arm, Run, Verification
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_prune.verify.runs import Factory, Metric, Protocol
+
+# A stream of its own for each seed: random subsets must not repeat those that `select(method="random")` draws.
+_STREAM = 7919
+
+
+def verify(
+    factory: Factory,
+    full: Dataset,
+    pruned: Dataset,
+    *,
+    eval_dataset: Dataset,
+    seeds: int | Sequence[int] = 3,
+    metric: Metric = "accuracy",
+    greater_is_better: bool = True,
+    budget: str = "epochs",
+    random: bool = True,
+) -> Verification:
+    """
+    Retrains on all rows, on the pruned ones and on random ones, and measures each model on held-out rows.
+
+    Every arm sees the same seeds; the random arm draws as many rows as the pruned one has, anew for each seed.
+
+    Args:
+        factory (`Callable[[Dataset, int], Trainer]`):
+            Makes a Trainer with a *fresh* model from training rows and a seed, which it passes on as
+            `TrainingArguments(seed=seed)`. The global seed is set before each call.
+        full (`Dataset`):
+            All training rows, as the first training had them.
+        pruned (`Dataset`):
+            What [`prune`] returned. Columns that `full` does not have (influence) are left out.
+        eval_dataset (`Dataset`):
+            Rows to measure on, which were used for no choice.
+        seeds (`int` or `Sequence[int]`, *optional*, defaults to 3):
+            How many seeds (0, 1, ...), or which.
+        metric (`str` or `Callable`, *optional*, defaults to `"accuracy"`):
+            `"accuracy"`, or a function of predictions and labels as `Trainer.predict` gives them that returns a float.
+        greater_is_better (`bool`, *optional*, defaults to `True`):
+            Whether more of the metric is better.
+        budget (`str`, *optional*, defaults to `"epochs"`):
+            `"epochs"`: every arm makes the factory's epochs, and less rows take less steps; `"steps"`: every arm makes
+            as many optimizer steps as the full one.
+        random (`bool`, *optional*, defaults to `True`):
+            Whether to train the random arm.
+
+    Returns:
+        [`Verification`]: The runs, their means and intervals, the gaps, and the certificate's prediction.
+
+    Raises:
+        `ValueError`: If the factory ignores its arguments, or an argument is out of range.
+
+    Example:
+
+    ```py
+    >>> result = verify(make_trainer, train, pruned, eval_dataset=test)
+    >>> print(result.explain())
+    ```
+    """
+    from datasets.utils import tqdm
+
+    from hf_prune.verify.runs import Protocol
+
+    chosen = _seeds(seeds)
+    protocol = Protocol(factory, {"eval": eval_dataset}, metric, budget, len(full))
+    less = same_columns(pruned, full)
+    with tqdm(total=len(chosen) * (3 if random else 2), desc="Retraining", unit="run") as bar:
+
+        def run(name: str, rows: Callable[[int], Dataset], full_arm: Arm | None = None) -> Arm:
+            return train_arm(protocol, name, rows, chosen, full_arm=full_arm, bar=bar)["eval"]
+
+        full_arm = run("all rows", lambda seed: full)
+        pruned_arm = run("pruned", lambda seed: less, full_arm)
+        random_arm = run("random", lambda seed: random_rows(full, len(less), seed), full_arm) if random else None
+    return Verification(
+        metric=protocol.metric_name, greater_is_better=greater_is_better, budget=budget, full=full_arm,
+        pruned=pruned_arm, random=random_arm, predicted_loss_change=predicted_loss_change(pruned),
+    )  # fmt: skip
+
+
+def train_arm(
+    protocol: Protocol,
+    name: str,
+    rows: Callable[[int], Dataset],
+    seeds: Sequence[int],
+    *,
+    full_arm: Arm | None = None,
+    bar: Any,
+) -> Mapping[str, Arm]:
+    """
+    Retrains one arm.
+
+    Args:
+        protocol (`Protocol`): How.
+        name (`str`): Shown on the bar.
+        rows (`Callable[[int], Dataset]`): The training rows for a seed.
+        seeds (`Sequence[int]`): The seeds.
+        full_arm (`Arm`, *optional*): Whose steps are made again under a budget of steps.
+        bar (`tqdm`): Goes on by one for each training.
+
+    Returns:
+        `Mapping[str, Arm]`: One arm for each of the protocol's held-out sets.
+    """
+    runs: dict[str, list[Run]] = {key: [] for key in protocol.eval_datasets}
+    size = 0
+    for place, seed in enumerate(seeds):
+        bar.set_postfix_str(f"{name}, seed {seed}")
+        dataset = rows(seed)
+        size = len(dataset)
+        again = full_arm.runs[place].steps if full_arm is not None and protocol.budget == "steps" else None
+        for key, run in protocol.retrain(dataset, seed, steps=again).items():
+            runs[key].append(run)
+        bar.update()
+    return {key: Arm(rows=size, runs=tuple(entries)) for key, entries in runs.items()}
+
+
+def random_rows(full: Dataset, count: int, seed: int) -> Dataset:
+    """`count` random rows of `full` in their old order, others for each seed."""
+    import numpy as np
+
+    chosen = np.random.default_rng([seed, _STREAM]).permutation(len(full))[:count]
+    return full.select(sorted(int(i) for i in chosen))
+
+
+def same_columns(pruned: Dataset, full: Dataset) -> Dataset:
+    """The pruned rows with the columns that the full set has: a collator may not know what to do with others."""
+    missing = [name for name in full.column_names if name not in pruned.column_names]
+    if missing:
+        raise ValueError(
+            f"The pruned dataset lacks the column {missing[0]!r}: pass the datasets as they were trained on."
+        )
+    if len(pruned) > len(full):
+        raise ValueError(f"The pruned dataset has {len(pruned)} rows, the full one {len(full)}: check their order.")
+    return pruned.select_columns(full.column_names)
+
+
+def predicted_loss_change(pruned: Dataset) -> float | None:
+    """The certificate's predicted change of the held-out loss, if the dataset carries one."""
+    from hf_prune.selection import PrunedDataset
+
+    return pruned.selection.certificate.predicted_eval_loss_change if isinstance(pruned, PrunedDataset) else None
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"seeds={seeds!r} has to name at least one seed, each once: pass for example seeds=3.")
+    return chosen

@@ -1,0 +1,214 @@
+"""What retraining showed: runs, arms of runs, and the gap between them, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LEVEL = 0.95
+"""Level of all intervals."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    A mean over seeds and how sure it is.
+
+    Args:
+        mean (`float`): The mean.
+        sd (`float`, *optional*): Standard deviation over seeds; None of one value.
+        interval (`tuple[float, float]`, *optional*): Student's t interval of the mean at 95 %; None of one value.
+    """
+
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Estimates the mean of independent values, one for each seed."""
+        n = len(values)
+        mean = math.fsum(values) / n
+        if n == 1:
+            return cls(mean, None, None)
+        from scipy.stats import t
+
+        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+        return cls(mean, sd, (mean - half, mean + half))
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.mean:.4g}"
+        return f"{self.mean:.4g} [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One retraining.
+
+    Args:
+        seed (`int`): Its seed.
+        metric (`float`): The metric on the held-out rows.
+        loss (`float`, *optional*): The mean loss on the held-out rows; None if the model returned none.
+        steps (`int`): Optimizer steps made.
+        seconds (`float`): Seconds of training.
+    """
+
+    seed: int
+    metric: float
+    loss: float | None
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    The retrainings on one choice of rows, one for each seed.
+
+    Args:
+        rows (`int`): Rows of each training set.
+        runs (`tuple[Run, ...]`): In the order of the seeds.
+    """
+
+    rows: int
+    runs: tuple[Run, ...]
+
+    @property
+    def metric(self) -> Estimate:
+        return Estimate.of([run.metric for run in self.runs])
+
+    @property
+    def loss(self) -> Estimate | None:
+        losses = [run.loss for run in self.runs if run.loss is not None]
+        return Estimate.of(losses) if len(losses) == len(self.runs) else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean seconds of one training."""
+        return math.fsum(run.seconds for run in self.runs) / len(self.runs)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Arm:
+        return cls(rows=values["rows"], runs=tuple(Run(**run) for run in values["runs"]))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """
+    What [`verify`] measured: models trained on all rows, on the pruned ones and on random ones, with the same seeds.
+
+    Args:
+        metric (`str`): Name of the metric.
+        greater_is_better (`bool`): Whether more of it is better.
+        budget (`str`): `"epochs"` or `"steps"`: what all arms have the same number of.
+        full (`Arm`): Trained on all rows.
+        pruned (`Arm`): Trained on the pruned rows.
+        random (`Arm`, *optional*): Trained on random rows, as many as pruned ones, drawn anew for each seed.
+        predicted_loss_change (`float`, *optional*): The certificate's prediction for `loss_change`.
+    """
+
+    metric: str
+    greater_is_better: bool
+    budget: str
+    full: Arm
+    pruned: Arm
+    random: Arm | None = None
+    predicted_loss_change: float | None = None
+
+    def __post_init__(self) -> None:
+        seeds = [run.seed for run in self.full.runs]
+        for arm in (self.pruned, self.random):
+            if arm is not None and [run.seed for run in arm.runs] != seeds:
+                raise ValueError("The arms were trained with other seeds: retrain all of them with the same ones.")
+
+    @property
+    def gap(self) -> Estimate:
+        """The metric on all rows minus that on the pruned ones, paired by seed."""
+        return self._metric_gap(self.pruned)
+
+    @property
+    def random_gap(self) -> Estimate | None:
+        """The metric on all rows minus that on random ones, paired by seed."""
+        return None if self.random is None else self._metric_gap(self.random)
+
+    @property
+    def loss_change(self) -> Estimate | None:
+        """The held-out loss on the pruned rows minus that on all rows, paired by seed: what was predicted."""
+        return _loss_change(self.full, self.pruned)
+
+    @property
+    def random_loss_change(self) -> Estimate | None:
+        """The held-out loss on random rows minus that on all rows, paired by seed."""
+        return None if self.random is None else _loss_change(self.full, self.random)
+
+    def _metric_gap(self, arm: Arm) -> Estimate:
+        return Estimate.of([all_.metric - less.metric for all_, less in zip(self.full.runs, arm.runs, strict=True)])
+
+    def explain(self) -> str:
+        """The result in a few plain lines."""
+        lines = [
+            f"{len(self.full.runs)} retrainings an arm, equal {self.budget}; means with 95 % intervals over seeds.",
+            f"{self.metric}: all {self.full.rows:,} rows {self.full.metric}, "
+            f"pruned to {self.pruned.rows:,} rows {self.pruned.metric}"
+            + (f", random rows {self.random.metric}." if self.random else "."),
+            f"Gap (all minus pruned): {self.gap}" + (f"; random {self.random_gap}." if self.random else "."),
+        ]
+        if self.loss_change is not None:
+            known = self.predicted_loss_change is not None
+            predicted = f"{self.predicted_loss_change:+.4g}" if known else "not known"
+            lines.append(f"Change of the held-out loss: predicted {predicted}, observed {self.loss_change}.")
+        return "\n".join(lines)
+
+    def observed(self) -> dict[str, Any]:
+        """What card and provenance say of it: the `observed` of `push_to_hub`."""
+        return {
+            "metric": self.metric,
+            "greater_is_better": self.greater_is_better,
+            "full": self.full.metric.mean,
+            "pruned": self.pruned.metric.mean,
+            "random": None if self.random is None else self.random.metric.mean,
+            "gap": self.gap.mean,
+            "random_gap": None if self.random_gap is None else self.random_gap.mean,
+            "interval": None if self.gap.interval is None else list(self.gap.interval),
+            "seeds": len(self.full.runs),
+            "protocol": f"equal {self.budget}, gaps paired by seed, 95 % Student t interval over seeds",
+            "seconds_full": self.full.seconds,
+            "seconds_pruned": self.pruned.seconds,
+            "seconds_random": None if self.random is None else self.random.seconds,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All runs, and the estimates beside them for readers of the JSON."""
+        estimates = ("gap", "random_gap", "loss_change", "random_loss_change")
+        shown = {name: getattr(self, name) for name in estimates}
+        return _plain(asdict(self)) | {
+            "estimates": {name: None if value is None else _plain(asdict(value)) for name, value in shown.items()}
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verification:
+        """Reads what `to_dict` wrote; the estimates are computed again."""
+        names = ("full", "pruned", "random")
+        arms = {name: None if values[name] is None else Arm.from_dict(values[name]) for name in names}
+        return cls(**{name: value for name, value in values.items() if name != "estimates"} | arms)
+
+
+def _loss_change(full: Arm, less: Arm) -> Estimate | None:
+    changes = []
+    for before, after in zip(full.runs, less.runs, strict=True):
+        if before.loss is None or after.loss is None:
+            return None
+        changes.append(after.loss - before.loss)
+    return Estimate.of(changes)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as they are after a JSON round trip."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,109 @@
+"""One retraining with the user's own Trainer factory, and what it is worth on held-out rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import Trainer, set_seed
+
+from hf_prune.verify.result import Run
+
+Factory = Callable[[Dataset, int], Trainer]
+Metric = str | Callable[[Any, Any], float]
+
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": lambda predictions, labels: float((np.asarray(predictions).argmax(-1) == labels).mean()),
+}
+"""Metrics that go by name."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """
+    How every retraining is done.
+
+    Args:
+        factory (`Callable`): `(train_dataset, seed) -> Trainer`, with a fresh model.
+        eval_datasets (`Mapping[str, Dataset]`): Held-out rows by name.
+        metric (`str` or `Callable`): See [`verify`].
+        budget (`str`): `"epochs"` or `"steps"`.
+        full_rows (`int`): Rows of the whole training set.
+    """
+
+    factory: Factory
+    eval_datasets: Mapping[str, Dataset]
+    metric: Metric
+    budget: str
+    full_rows: int
+
+    def __post_init__(self) -> None:
+        if self.budget not in ("epochs", "steps"):
+            raise ValueError(f"budget={self.budget!r} is not known: pass 'epochs' or 'steps'.")
+        if isinstance(self.metric, str) and self.metric not in METRICS:
+            raise ValueError(
+                f"metric={self.metric!r} is not known: pass one of {sorted(METRICS)} or a function (predictions, "
+                "labels) -> float."
+            )
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "metric")
+
+    def retrain(self, dataset: Dataset, seed: int, *, steps: int | None = None) -> dict[str, Run]:
+        """
+        Trains once and measures on each of the held-out sets.
+
+        Args:
+            dataset (`Dataset`): The training rows.
+            seed (`int`): Seed of model and order.
+            steps (`int`, *optional*): Optimizer steps to make, whatever the factory's epochs.
+
+        Returns:
+            `dict[str, Run]`: One run for each held-out set.
+        """
+        set_seed(seed)  # before the factory: the model's initial weights belong to the seed
+        trainer = self.factory(dataset, seed)
+        self._check(trainer, dataset, seed)
+        if steps is not None:
+            trainer.args.max_steps = steps
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+        made = trainer.state.global_step
+        return {name: self._measure(trainer, rows, seed, made, seconds) for name, rows in self.eval_datasets.items()}
+
+    def _check(self, trainer: Trainer, dataset: Dataset, seed: int) -> None:
+        if trainer.args.seed != seed:
+            raise ValueError(
+                f"The factory's Trainer has seed {trainer.args.seed} instead of {seed}: pass the factory's second "
+                "argument on as TrainingArguments(seed=seed)."
+            )
+        if self.budget == "epochs" and trainer.args.max_steps > 0:
+            raise ValueError(
+                f"The factory sets max_steps={trainer.args.max_steps}, which gives smaller sets more epochs: set "
+                "num_train_epochs instead, or pass budget='steps'."
+            )
+        used = trainer.train_dataset
+        if len(dataset) < self.full_rows and isinstance(used, Dataset) and len(used) == self.full_rows:
+            raise ValueError(
+                f"The factory was given {len(dataset)} rows but its Trainer trains on {len(used)}: pass the factory's "
+                "first argument on as train_dataset."
+            )
+
+    def _measure(self, trainer: Trainer, rows: Dataset, seed: int, steps: int, seconds: float) -> Run:
+        output = trainer.predict(rows, metric_key_prefix="verify")
+        if output.label_ids is None:
+            raise ValueError("The eval dataset has no labels: pass held-out rows with the column that training used.")
+        predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        function = METRICS[self.metric] if isinstance(self.metric, str) else self.metric
+        value = float(function(predictions, output.label_ids))
+        if not math.isfinite(value):
+            raise ValueError(f"The metric of seed {seed} is {value}: check that training converges, or the metric.")
+        loss = (output.metrics or {}).get("verify_loss")
+        return Run(seed=seed, metric=value, loss=None if loss is None else float(loss), steps=steps, seconds=seconds)

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import Trainer
+
+from hf_prune.selection import prune
+from hf_prune.verify import verify
+from tests.toys import Mlp, arguments, vectors
+
+
+@pytest.fixture(scope="module")
+def full() -> Dataset:
+    return vectors(48)
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Dataset:
+    return vectors(60, seed=1)
+
+
+class Factory:
+    """A factory that notes what it was asked for."""
+
+    def __init__(self, scratch, **overrides):
+        self.scratch, self.overrides = scratch, {"num_train_epochs": 2} | overrides
+        self.calls: list[tuple[int, tuple]] = []
+        self.trainers: list[Trainer] = []
+
+    def __call__(self, train_dataset, seed):
+        self.calls.append((seed, tuple(map(tuple, train_dataset["x"]))))
+        args = arguments(self.scratch, **({"seed": seed} | self.overrides))
+        self.trainers.append(Trainer(Mlp(), args, train_dataset=train_dataset))
+        return self.trainers[-1]
+
+
+def test_every_arm_has_the_same_seeds_epochs_and_rows(full, held_out, tmp_path):
+    factory = Factory(tmp_path)
+    half = full.select(range(24))
+    result = verify(factory, full, half, eval_dataset=held_out, seeds=2)
+    assert [seed for seed, _ in factory.calls] == [0, 1, 0, 1, 0, 1]
+    assert (result.full.rows, result.pruned.rows, result.random.rows) == (48, 24, 24)
+    assert [run.steps for run in result.full.runs] == [12, 12]
+    assert [run.steps for run in result.pruned.runs + result.random.runs] == [6] * 4
+    assert result.full.runs[0].loss > 0
+
+
+def test_random_arm_draws_rows_of_the_full_set_anew_for_each_seed(full, held_out, tmp_path):
+    factory = Factory(tmp_path, max_steps=1)
+    verify(factory, full, full.select(range(24)), eval_dataset=held_out, seeds=2, budget="steps")
+    first, second = (set(rows) for _, rows in factory.calls[-2:])
+    everything = set(map(tuple, full["x"]))
+    assert len(first) == len(second) == 24
+    assert first != second
+    assert first < everything
+    assert second < everything
+
+
+def test_budget_of_steps_gives_less_rows_as_many_steps(full, held_out, tmp_path):
+    result = verify(
+        Factory(tmp_path), full, full.select(range(16)), eval_dataset=held_out, seeds=1, budget="steps", random=False
+    )
+    assert result.full.runs[0].steps == result.pruned.runs[0].steps == 12
+    assert result.random is None
+
+
+def test_same_seed_gives_the_same_result(full, held_out, tmp_path):
+    half = full.select(range(24))
+    results = [verify(Factory(tmp_path), full, half, eval_dataset=held_out, seeds=[5]) for _ in range(2)]
+    first, second = ([arm.runs[0].loss for arm in (r.full, r.pruned, r.random)] for r in results)
+    assert first == second
+
+
+def test_metric_may_be_a_function(full, held_out, tmp_path):
+    def share_of_class_0(predictions, labels):
+        assert predictions.shape == (len(labels), 3)
+        return float((labels == 0).mean())
+
+    result = verify(
+        Factory(tmp_path), full, full, eval_dataset=held_out, seeds=1, metric=share_of_class_0, random=False
+    )
+    assert result.metric == "share_of_class_0"
+    assert result.full.runs[0].metric == pytest.approx(np.mean(np.array(held_out["labels"]) == 0))
+
+
+def test_prediction_is_the_certificates(full, held_out, tmp_path):
+    rng = np.random.default_rng(0)
+    influence = rng.normal(size=(48, 8)).astype("float32")
+    scored = full.add_column("influence", influence.tolist())
+    scored = scored.add_column("influence_norm", np.linalg.norm(influence, axis=1).tolist())
+    scored = scored.add_column("influence_eval_loss", rng.normal(size=48).tolist())
+    pruned = prune(scored, keep=0.5)
+    result = verify(Factory(tmp_path), full, pruned, eval_dataset=held_out, seeds=1, random=False)
+    assert result.predicted_loss_change == pruned.selection.certificate.predicted_eval_loss_change
+
+
+@pytest.mark.parametrize(
+    ("overrides", "budget", "message"),
+    [
+        ({"seed": 3}, "epochs", "pass the factory's second argument"),
+        ({"max_steps": 4}, "epochs", "set num_train_epochs"),
+    ],
+)
+def test_factory_that_ignores_the_rules_is_refused(full, held_out, tmp_path, overrides, budget, message):
+    with pytest.raises(ValueError, match=message):
+        verify(Factory(tmp_path, **overrides), full, full, eval_dataset=held_out, seeds=1, budget=budget)
+
+
+def test_factory_that_trains_on_all_rows_is_refused(full, held_out, tmp_path):
+    inner = Factory(tmp_path)
+    with pytest.raises(ValueError, match="pass the factory's first argument"):
+        verify(lambda rows, seed: inner(full, seed), full, full.select(range(9)), eval_dataset=held_out, seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments_", "message"),
+    [
+        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"budget": "hours"}, "'epochs' or 'steps'"),
+        ({"metric": "f1"}, "accuracy"),
+    ],
+)
+def test_wrong_arguments_are_named_before_any_training(full, held_out, tmp_path, arguments_, message):
+    factory = Factory(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        verify(factory, full, full, eval_dataset=held_out, **arguments_)
+    assert not factory.calls
+
+
+def test_columns_that_training_did_not_see_do_not_reach_the_factory(full, held_out, tmp_path):
+    seen = []
+
+    def factory(rows, seed):
+        seen.append(rows.column_names)
+        return Factory(tmp_path)(rows, seed)
+
+    pruned = full.select(range(9)).add_column("influence_norm", [0.0] * 9)
+    verify(factory, full, pruned, eval_dataset=held_out, seeds=1, random=False)
+    assert seen == [["x", "labels"], ["x", "labels"]]
+    with pytest.raises(ValueError, match="lacks the column 'x'"):
+        verify(factory, full, pruned.remove_columns("x"), eval_dataset=held_out, seeds=1)
