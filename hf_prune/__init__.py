@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# Its room has the function's name: imported later, the module would take the function's place.
+from hf_prune.verify import verify
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -13,7 +16,6 @@ if TYPE_CHECKING:
     from hf_prune.publish import replay
     from hf_prune.record import Trajectory, TrajectoryCallback, estimate, with_example_ids
     from hf_prune.selection import PrunedDataset, Selection, prune, select
-    from hf_prune.verify import verify
 
 # Names are imported on first use: `hf-prune --help` must not wait for torch.
 _HOMES = {
@@ -30,7 +32,6 @@ _HOMES = {
     "Selection": "selection",
     "PrunedDataset": "selection",
     "replay": "publish",
-    "verify": "verify",
 }
 
 __all__ = [

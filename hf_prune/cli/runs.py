@@ -13,7 +13,7 @@ from hf_prune.cli.common import JsonFlag, clean_stdout, load_pruned, load_rows, 
 
 
 def demo(
-    task: Annotated[str, typer.Option(help="digits (a small ViT) or text (MiniLM, needs hf-prune[demo]).")] = "digits",
+    task: Annotated[str, typer.Option(help="digits (a small ViT) or text (MiniLM; needs the extra demo).")] = "digits",
     out: Annotated[Path, typer.Option(help="For report, trajectory and pruned rows.")] = Path("hf-prune-demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Retrainings of each arm.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: the figures mean nothing.")] = False,

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_prune.digest import column_digests
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.curvature import KINDS
 from hf_prune.influence.directions import SPACES
+from hf_prune.record.estimate import scoring_bytes
 from hf_prune.record.trajectory import Trajectory
 
 MODES = ("expected", "visits")
 
 
-def check_arguments(dataset: Any, eval_dataset: Any, directions: Any, space: str, mode: str, curvature: str) -> None:
+def check_arguments(
+    dataset: Any,
+    eval_dataset: Any,
+    directions: Any,
+    space: str,
+    mode: str,
+    curvature: str,
+    batch_size: Any,
+    num_proc: Any,
+) -> None:
     """
     Raises:
         `TypeError`, `ValueError`: for an argument that cannot be worked with.
@@ -29,6 +40,9 @@ def check_arguments(dataset: Any, eval_dataset: Any, directions: Any, space: str
             raise TypeError(f"{name} must be a datasets.Dataset, not {type(value).__name__}.")
     if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
         raise ValueError(f"directions must be a whole number from 1 on, not {directions!r}.")
+    for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number from 1 on, or None, not {value!r}.")
     if directions > len(dataset):
         raise ValueError(f"directions={directions} is more than the {len(dataset)} rows; ask for fewer directions.")
     for name, value, known in (
@@ -42,6 +56,22 @@ def check_arguments(dataset: Any, eval_dataset: Any, directions: Any, space: str
         raise ValueError("eval_dataset has no rows; pass held-out rows, or None.")
 
 
+def check_memory(trajectory: Trajectory, directions: int) -> None:
+    """
+    Raises:
+        `ValueError`: when the sweep would need more memory than there is.
+    """
+    needed = scoring_bytes(trajectory.manifest.n_parameters, directions)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"Scoring {directions} directions of {trajectory.manifest.n_parameters:,} parameters takes about "
+            f"{needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; ask for at most "
+            f"directions={max(1, directions * free // needed)}, or record fewer parameters with "
+            "TrajectoryCallback(parameters=...)."
+        )
+
+
 def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
     """
     Compares the rows with the recorded content digests.
@@ -49,6 +79,8 @@ def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
     Raises:
         `TrajectoryError`: when rows were added, removed, reordered or changed since the run was recorded.
     """
+    if trajectory.manifest.n_rows is None:
+        return  # a stream: its rows are known by their ids alone
     if len(dataset) != trajectory.n_rows:
         raise TrajectoryError(
             f"The dataset has {len(dataset)} rows and the recorded one had {trajectory.n_rows}; "
@@ -79,6 +111,12 @@ def row_positions(dataset: Dataset, trajectory: Trajectory) -> dict[int, int] | 
         raise TrajectoryError(f"Rows were recorded by the id column {column!r}, which this dataset has not; keep it.")
     ids = dataset.with_format(None)[column]
     positions = {int(row): place for place, row in enumerate(ids)}
+    seen = {int(i) for step in trajectory.steps() for i in step.ids} - positions.keys()
+    if seen:
+        raise TrajectoryError(
+            f"{len(seen)} recorded ids are not in column {column!r} (the first is {min(seen)}); pass the rows that "
+            "were trained on, numbered as they were."
+        )
     if len(positions) != len(dataset):
         raise TrajectoryError(f"The id column {column!r} holds a value more than once; ids must be unique.")
     return positions

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.utils import logging
 
 from hf_prune.digest import column_digests, content_digest
-from hf_prune.influence.checks import check_arguments, check_dataset
+from hf_prune.influence.checks import check_arguments, check_dataset, check_memory
 from hf_prune.influence.info import with_scoring
 from hf_prune.influence.scorer import Scorer
 from hf_prune.record.trajectory import Trajectory
@@ -52,7 +52,9 @@ def add_influence(
     - `influence_eval_loss` (`float32`, with an `eval_dataset`): the predicted change of the mean held-out loss;
       positive: removing the row hurts.
 
-    What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss.
+    What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss. The model is
+    scored in eval mode: dropout, BatchNorm, random augmentation and masking make scores less faithful, and a warning
+    tells where the recomputed gradient is not the recorded one.
 
     Args:
         dataset (`Dataset`):
@@ -92,7 +94,7 @@ def add_influence(
         `UnsupportedError`: for an optimizer or a loss that has no adjoint here.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
-    check_arguments(dataset, eval_dataset, directions, space, mode, curvature)
+    check_arguments(dataset, eval_dataset, directions, space, mode, curvature, batch_size, num_proc)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset, record)
     if curvature == "auto":
@@ -108,11 +110,13 @@ def add_influence(
     features = Features({**dataset.features, column: k, f"{column}_norm": Value("float32")})
     if eval_dataset is not None:
         features[f"{column}_eval_loss"] = Value("float32")
-    inputs = [dataset._fingerprint, scoring, record.digest, scorer.fixed_digest(), loss, data_collator]
+    held_out = None if eval_dataset is None else eval_dataset._fingerprint
+    inputs = [dataset._fingerprint, held_out, scoring, record.digest, scorer.model_digest(), loss, data_collator]
     fingerprint = Hasher.hash(inputs)
     # The record keeps the scores: a dataset in memory has no cache of its own.
     cache = record.path / "scores"
     if not any(cache.glob(f"{fingerprint}*")):
+        check_memory(record, directions)
         scorer.prepare()
     scored = dataset.map(
         scorer, batched=True, batch_size=batch_size or BATCH_SIZE, with_indices=True, num_proc=num_proc,

@@ -27,14 +27,22 @@ def output_directions(
         batch = rows.batch(numbers)
         logits, pull = vjp(lambda theta, inputs=batch.inputs: objective.logits(theta, inputs), theta)[:2]
         signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
+        counted = objective.loss(batch).counted(batch.labels)
+        if counted is not None:
+            signs *= counted[..., None]  # padding has logits too
         total += vmap(lambda s, pull=pull: pull(s)[0], chunk_size=16)(signs)
     return total / (k * len(rows)) ** 0.5
 
 
 def output_signs(rows: range, k: int, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Signs `(k, B, *shape)` for the logits of held-out rows; a row's depend on its number and the seed alone."""
-    draws = [np.random.default_rng([seed, row]).integers(0, 2, (k, *shape), dtype=np.int8) for row in rows]
-    return torch.from_numpy(np.stack(draws, axis=1)) * 2 - 1
+    """
+    Signs `(k, B, *shape)` for the logits of held-out rows.
+
+    Those of a row and position depend on their numbers and the seed alone, however far the batch is padded.
+    """
+    size = (shape[0], k, *shape[1:])
+    draws = [np.random.default_rng([seed, row]).integers(0, 2, size, dtype=np.int8) for row in rows]
+    return torch.from_numpy(np.stack(draws)).movedim(2, 0) * 2 - 1
 
 
 def parameter_directions(theta: torch.Tensor, k: int, *, seed: int) -> torch.Tensor:

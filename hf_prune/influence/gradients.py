@@ -64,7 +64,7 @@ def _logit_factors(
 
     logits = objective.logits(theta, batch.inputs)
     width = logits[0].numel()
-    curvature = vmap(hessian(of_logits))(logits, batch.labels).view(len(batch), width, width)
+    curvature = vmap(hessian(of_logits))(logits, batch.labels).reshape(len(batch), width, width)
     values, vectors = torch.linalg.eigh(curvature * weights[:, None, None])
     values = values.clamp(min=0).flatten()
     order = values.argsort(descending=True)

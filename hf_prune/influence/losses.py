@@ -19,6 +19,11 @@ def one_item(labels: torch.Tensor) -> torch.Tensor:
     return torch.ones(len(labels), device=labels.device)
 
 
+def every_output(labels: torch.Tensor) -> torch.Tensor | None:
+    """All of an example's logits count."""
+    return None
+
+
 @dataclass(frozen=True)
 class ExampleLoss:
     """
@@ -27,10 +32,12 @@ class ExampleLoss:
     Attributes:
         losses (`Callable`): `(logits, labels) -> (B,)`; the loss of an example is the mean over its items.
         items (`Callable`): `labels -> (B,)`, the number of items of each example: 1, or its labelled tokens.
+        counted (`Callable`): `labels -> (B, T)`, which positions' logits the loss looks at; `None` for all of them.
     """
 
     losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     items: Callable[[torch.Tensor], torch.Tensor] = one_item
+    counted: Callable[[torch.Tensor], torch.Tensor | None] = every_output
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -45,8 +52,22 @@ def _binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.T
     return functional.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").mean(1)
 
 
+def _labelled(labels: torch.Tensor) -> torch.Tensor:
+    return labels != IGNORED
+
+
+def _labelled_next(labels: torch.Tensor) -> torch.Tensor:
+    return functional.pad(_labelled(labels[:, 1:]), (0, 1), value=False)
+
+
 def _token_items(labels: torch.Tensor) -> torch.Tensor:
-    return (labels != IGNORED).sum(1).float()
+    return _labelled(labels).sum(1).float()
+
+
+def _user_items(labels: torch.Tensor) -> torch.Tensor:
+    """Of a user's loss, whose items nobody knows: the labelled tokens where labels are one a token."""
+    tokens = labels.ndim == 2 and not labels.is_floating_point()
+    return _token_items(labels) if tokens else one_item(labels)
 
 
 def _token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -57,10 +78,11 @@ def _token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
 CROSS_ENTROPY = ExampleLoss(_cross_entropy)
 SQUARED_ERROR = ExampleLoss(_squared_error)
 BINARY_CROSS_ENTROPY = ExampleLoss(_binary_cross_entropy)
-TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items)
+TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items, _labelled)
 CAUSAL_CROSS_ENTROPY = ExampleLoss(
     lambda logits, labels: _token_cross_entropy(logits[:, :-1], labels[:, 1:]),
     lambda labels: _token_items(labels[:, 1:]),
+    _labelled_next,
 )
 
 
@@ -107,4 +129,4 @@ def from_user(function: Callable[..., Any]) -> ExampleLoss:
             )
         return values
 
-    return ExampleLoss(losses)
+    return ExampleLoss(losses, _user_items)

@@ -68,7 +68,7 @@ class Objective:
         self.fixed = {name: value.detach() for name, value in own.items() if name not in recorded}
         self.fixed |= {name: value.detach() for name, value in self.model.named_buffers()}
         self._loss: ExampleLoss | None = from_user(loss) if loss is not None else None
-        self._uses_items: bool | None = False if loss is not None else None
+        self._uses_items: bool | None = None
         self._width: int | None = None
 
     def flatten(self) -> torch.Tensor:
@@ -126,13 +126,12 @@ def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in eval mode whose attention has forward-mode and second derivatives (fused kernels have neither)."""
     clone = copy.deepcopy(model).to(dtype).eval()
     for module in clone.modules():
-        # A hook of the training run (the recorder's, for one) has no business in the copy.
+        # Hooks of the training run, and a `forward` that a Trainer patched in, belong to the caller's model.
+        module.__dict__.pop("forward", None)
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
         module._backward_hooks.clear()
         if isinstance(module, PreTrainedModel):
-            if module.supports_gradient_checkpointing:
-                module.gradient_checkpointing_disable()
             module.set_attn_implementation("eager")
             module.config.use_cache = False
     for parameter in clone.parameters():
@@ -143,11 +142,12 @@ def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 @contextmanager
 def plain_masks() -> Iterator[None]:
     """Builds attention masks without looking at their values, which `vmap` cannot do."""
+    before = ALL_MASK_ATTENTION_FUNCTIONS["eager"]
     ALL_MASK_ATTENTION_FUNCTIONS["eager"] = _whole_mask
     try:
         yield
     finally:
-        del ALL_MASK_ATTENTION_FUNCTIONS["eager"]
+        ALL_MASK_ATTENTION_FUNCTIONS["eager"] = before
 
 
 def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from hf_prune.influence.losses import IGNORED
 from hf_prune.influence.objective import Batch, accepted_inputs
 
 LABELS = ("labels", "label", "label_ids")
@@ -18,33 +19,32 @@ LABELS = ("labels", "label", "label_ids")
 
 class Rows:
     """
-    Collates rows of a dataset into a [`Batch`] as the Trainer would.
+    Collates rows of a dataset into a [`Batch`] as the Trainer did.
 
     Args:
-        dataset (`Dataset`): the rows; columns that the model's forward does not take are left out.
-        model (`nn.Module`): decides which columns are inputs, and the padding token.
-        data_collator (`Callable`, *optional*): as given to the Trainer; by default rows are stacked, and token
-            sequences of unequal length padded on the right.
+        dataset (`Dataset`): The rows; columns that the model's forward does not take are left out.
+        model (`nn.Module`): Decides which columns are inputs, and their device and precision.
+        data_collator (`Callable`, *optional*): As given to the Trainer. By default rows are stacked.
+        padding (`dict`, *optional*):
+            `side` and `token` with which the Trainer's tokenizer padded; token sequences of unequal length are padded
+            so, and refused without it.
     """
 
-    def __init__(self, dataset: Dataset, model: nn.Module, data_collator: Callable[..., Any] | None = None):
-        accepted = accepted_inputs(model)
-        columns = [name for name in dataset.column_names if name in accepted or name in LABELS]
-        if not any(name in LABELS for name in columns):
-            raise ValueError(f"The dataset has no label column; it needs one of {', '.join(LABELS)}.")
-        if len(columns) < 2:
-            raise ValueError(
-                f"None of the dataset's columns {dataset.column_names} is an input of {type(model).__name__}, which "
-                f"takes {sorted(accepted)}; apply the same preprocessing as for training."
-            )
-        self.columns = columns
-        self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
-        self.collator = data_collator
-        keep_format = data_collator is not None or dataset.format["type"] is not None
-        selected = dataset if dataset.format["type"] == "custom" else dataset.select_columns(columns)
-        self.dataset = selected if keep_format else selected.with_format("numpy")
-        self.padding = {"input_ids": padding_token(model), "labels": -100}
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: nn.Module,
+        data_collator: Callable[..., Any] | None = None,
+        padding: dict[str, Any] | None = None,
+    ):
+        first = next(model.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.accepted = accepted_inputs(model) | set(LABELS)
+        self.masks = "attention_mask" in self.accepted
+        self.collator, self.padding = data_collator, padding
+        unformatted = data_collator is None and dataset.format["type"] is None
+        self.dataset = dataset.with_format("numpy", columns=self._columns(dataset)) if unformatted else dataset
+        self.name = type(model).__name__
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -57,36 +57,50 @@ class Rows:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The rows at `indices`, in that order, duplicates kept."""
-        return self.collate(self.dataset.__getitems__([int(i) for i in indices]))
-
-    def collate(self, rows: list[dict[str, Any]]) -> Batch:
-        if self.collator is not None:
-            columns = dict(self.collator([{name: row[name] for name in row if name in self.columns} for row in rows]))
-        else:
-            columns = {name: self._stack(name, [row[name] for row in rows]) for name in self.columns}
+        found = self.dataset.__getitems__([int(i) for i in indices])
+        # As the Trainer's removal of unused columns leaves them.
+        rows = [{name: value for name, value in row.items() if name in self.accepted} for row in found]
+        if not rows or not rows[0]:
+            raise ValueError(
+                f"None of the dataset's columns {sorted(found[0]) if found else []} is an input of {self.name}, which "
+                f"takes {sorted(self.accepted)}; apply the same preprocessing as for training."
+            )
+        columns = self._stacked(rows) if self.collator is None else dict(self.collator(rows))
         label = next((columns.pop(name) for name in LABELS if name in columns), None)
         if label is None:
-            raise ValueError("The data collator returned no labels; score with the collator that training used.")
-        return Batch({name: self._place(value) for name, value in columns.items()}, self._place(label))
+            raise ValueError(
+                f"There are no labels in the batch (one of {', '.join(LABELS)}); keep the label column, or pass the "
+                "data_collator that makes them."
+            )
+        inputs = {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
+        return Batch(inputs, self._place(label))
+
+    def _columns(self, dataset: Dataset) -> list[str]:
+        return [name for name in dataset.column_names if name in self.accepted]
 
     def _place(self, value: Any) -> torch.Tensor:
         tensor = torch.as_tensor(value)
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
-    def _stack(self, name: str, values: list[Any]) -> torch.Tensor:
-        arrays = [np.asarray(value) for value in values]
-        if len({array.shape for array in arrays}) == 1:
-            return torch.from_numpy(np.stack(arrays))
-        if any(array.ndim != 1 for array in arrays):
-            raise ValueError(f"Rows of column {name!r} differ in shape; pass the data_collator that training used.")
-        width = max(len(array) for array in arrays)
-        fill = self.padding.get("labels" if name in LABELS else name, 0)
-        padded = [np.pad(array, (0, width - len(array)), constant_values=fill) for array in arrays]
-        return torch.from_numpy(np.stack(padded))
+    def _stacked(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        arrays = {name: [np.asarray(row[name]) for row in rows] for name in rows[0]}
+        ragged = {name for name, values in arrays.items() if len({value.shape for value in values}) > 1}
+        if "input_ids" in ragged and self.masks and "attention_mask" not in arrays:
+            arrays["attention_mask"] = [np.ones_like(value) for value in arrays["input_ids"]]
+            ragged.add("attention_mask")
+        return {
+            name: torch.from_numpy(np.stack(self._padded(name, values) if name in ragged else values))
+            for name, values in arrays.items()
+        }
 
-
-def padding_token(model: nn.Module) -> int:
-    """The padding token of a model's config, 0 where it has none."""
-    config = getattr(model, "config", None)
-    token = getattr(config, "pad_token_id", None)
-    return 0 if token is None else int(token)
+    def _padded(self, name: str, values: list[np.ndarray]) -> list[np.ndarray]:
+        if self.padding is None or any(value.ndim != 1 for value in values):
+            raise ValueError(
+                f"Rows of column {name!r} differ in length, and the run was recorded without a tokenizer that pads "
+                "them; pass the data_collator that training used."
+            )
+        fill = {"input_ids": self.padding["token"] or 0} | dict.fromkeys(LABELS, IGNORED)
+        width = max(len(value) for value in values)
+        left = self.padding["side"] == "left"
+        gaps = [(width - len(value), 0) if left else (0, width - len(value)) for value in values]
+        return [np.pad(v, gap, constant_values=fill.get(name, 0)) for v, gap in zip(values, gaps, strict=True)]

@@ -10,10 +10,13 @@ import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from torch import nn
+from transformers import PretrainedConfig
 
+from hf_prune.errors import UnsupportedError
 from hf_prune.influence.checks import row_positions
 from hf_prune.influence.directions import loss_direction, output_directions, parameter_directions
 from hf_prune.influence.gradients import example_gradients
+from hf_prune.influence.losses import one_item
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Segment, Sweep
@@ -41,14 +44,20 @@ class Scorer:
         self.own_loss = loss is not None
         self.positions = row_positions(dataset, trajectory)
         self.objective = Objective(model, trajectory.manifest.parameters, loss=loss)
-        self.rows = Rows(dataset, model, data_collator)
-        self.held_out = None if eval_dataset is None else Rows(eval_dataset, model, data_collator)
+        clone, padding = self.objective.model, trajectory.manifest.padding
+        self.rows = Rows(dataset, clone, data_collator, padding)
+        self.held_out = None if eval_dataset is None else Rows(eval_dataset, clone, data_collator, padding)
         self.visits: np.ndarray | None = None
         self.segments: list[Segment] = []
 
-    def fixed_digest(self) -> str:
+    def model_digest(self) -> str:
         """Identifies what is taken from the model and not from the trajectory."""
-        return Hasher.hash({name: value.cpu().numpy() for name, value in self.objective.fixed.items()})
+        model = self.objective.model
+        config = getattr(model, "config", None)
+        values = {name: value.cpu().numpy() for name, value in self.objective.fixed.items()}
+        return Hasher.hash(
+            [str(model), config.to_json_string() if isinstance(config, PretrainedConfig) else "", values]
+        )
 
     def prepare(self) -> None:
         """Sweeps, once."""
@@ -58,12 +67,19 @@ class Scorer:
             self.trajectory, self.objective, self.rows, curvature=self.scoring["curvature"],
             positions=self.positions, own_loss=self.own_loss,
         )  # fmt: skip
+        sweep.check()
         questions = self._questions()
         if self.scoring["mode"] == "visits":
             self.visits = sweep.visits(questions)
         else:
             self.segments = sweep.segments(questions)
             self.mean_items = self._mean_items()
+        found = [torch.from_numpy(self.visits)] if self.visits is not None else [s.cotangents for s in self.segments]
+        if not all(bool(part.isfinite().all()) for part in found):
+            raise UnsupportedError(
+                "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
+                "record with a smaller window, or train with a lower learning rate or more warm-up."
+            )
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         self.prepare()
@@ -85,8 +101,14 @@ class Scorer:
         return (shares[:, None] * total).cpu().numpy()
 
     def _mean_items(self) -> float:
-        batch = self.rows.batch(range(min(len(self.rows), 1024)))
-        return float(self.objective.items(batch).mean())
+        """The mean number of items of a row, over all rows."""
+        if self.objective.loss(self.rows.batch([0])).items is one_item:
+            return 1.0
+        total = 0.0
+        for start in range(0, len(self.rows), self.batch_size):
+            batch = self.rows.batch(range(start, min(start + self.batch_size, len(self.rows))))
+            total += float(self.objective.items(batch).sum())
+        return total / len(self.rows)
 
     def _questions(self) -> torch.Tensor:
         """The directions `(k, p)`, and below them the gradient of the held-out loss where there are held-out rows."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets.utils import tqdm
+from transformers.utils import logging
 
 from hf_prune.influence.clipping import Clip
 from hf_prune.influence.curvature import step_work
@@ -18,6 +19,14 @@ from hf_prune.influence.rows import Rows
 from hf_prune.influence.updates import update_for
 from hf_prune.influence.weights import visit_weights
 from hf_prune.record.trajectory import Step, Trajectory
+
+logger = logging.get_logger(__name__)
+
+# A recomputed gradient whose norm is off by more than this share is not that of the run.
+NORM_TOLERANCE = 0.1
+
+# Cotangents that grow so many times tell of a part of the run where a small change has no predictable end.
+GROWTH_LIMIT = 100.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,28 @@ class Sweep:
         self.update = update_for(manifest.optimizer, objective.sizes, groups)
         self.max_norm = float(manifest.max_grad_norm or 0.0)
 
+    def check(self) -> None:
+        """
+        Compares the gradient's norm at the window's first step with the recorded one, and warns where they differ.
+
+        What makes them differ makes the scores differ too: dropout, BatchNorm, random augmentation or masking, a
+        loss that is not the model's own, other frozen parameters than the trained model's.
+        """
+        step = self.trajectory.step(self.trajectory.window[0])
+        trainable = sum(p.numel() for p in self.objective.model.parameters() if p.requires_grad)
+        if step.skipped or trainable != sum(self.objective.sizes):
+            return  # the norm of parameters that were not recorded is unknown
+        batch = self.rows.batch(self.row_of(step.ids).tolist())
+        weights = self._weights(step, batch)
+        norm = float(batch_gradient(self.objective, self._theta(step.index), batch, weights).norm())
+        if abs(norm - step.grad_norm) > NORM_TOLERANCE * step.grad_norm:
+            logger.warning(
+                f"The gradient of step {step.index}, computed again, has norm {norm:.3g} where the run recorded "
+                f"{step.grad_norm:.3g}: dropout, BatchNorm, random augmentation, a loss that is not the model's or "
+                "another model make the scores less faithful; score the model that was trained, with the "
+                "data_collator and loss that training used."
+            )
+
     def visits(self, directions: torch.Tensor) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits: leave-one-out of this very run."""
         total = np.zeros((len(self.rows), len(directions)))
@@ -102,6 +133,7 @@ class Sweep:
         """Sweeps `directions (k, p)` from the end of the run to the start of the window."""
         first, last = self.trajectory.window
         A, M = self.update.start(directions.clone())
+        length, largest = float(A.norm()), 0.0
         for t in tqdm(range(last - 1, first - 1, -1), desc="Sweeping the window", unit="step"):
             step = self.trajectory.step(t)
             if step.skipped:
@@ -110,6 +142,13 @@ class Sweep:
             C = self.update.cotangent(A, M, step.learning_rates, moment, self.trajectory.updates_before(t))
             self.update.pull_back(A, C, step.learning_rates)
             yield self._through_gradient(step, A, C, effects)
+            largest = max(largest, float(A.norm()) / length)
+        if largest > GROWTH_LIMIT:
+            logger.warning(
+                f"The sweep's cotangents grew {largest:.0f}-fold over steps {first} to {last}: this part of the run "
+                "is chaotic, and scores hold more noise than influence; record with a smaller window, such as "
+                f"window={0.5 * (last - first) / self.trajectory.manifest.total_steps:.2f}."
+            )
 
     def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor, effects: bool) -> SweptStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""

@@ -18,7 +18,8 @@ def visit_weights(step: Step, items: torch.Tensor, uses_items: bool, own_loss: b
     Args:
         items (`torch.Tensor`, `(B,)`): items of each visit, in the order of `step.ids`.
         uses_items (`bool`): whether the model's loss divides by `num_items_in_batch`.
-        own_loss (`bool`): whether the user gave `loss=`; a loss that was not the model's is the mean over the step.
+        own_loss (`bool`): whether the user gave `loss=`; a loss that was not the model's is taken as the
+            mean over the step's items.
     """
     weights = torch.empty_like(items)
     start = 0
@@ -31,7 +32,7 @@ def visit_weights(step: Step, items: torch.Tensor, uses_items: bool, own_loss: b
                     "The run was trained on another loss than the one its model returns (label smoothing or "
                     "compute_loss_func); pass loss=, a function (logits, labels) -> losses of shape (batch,)."
                 )
-            weights[part] = 1.0 / len(items)
+            weights[part] = items[part] / items.sum()
         elif uses_items and micro.num_items is not None:
             weights[part] = micro.scale * items[part] / micro.num_items
         else:

@@ -83,7 +83,8 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         self._close()  # of a run that raised
         model, optimizer, dataloader = kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"]
-        self._run = Run(self._settings, args, state, model, optimizer, dataloader, self._unfinished)
+        processing_class = kwargs.get("processing_class")
+        self._run = Run(self._settings, args, state, model, optimizer, dataloader, processing_class, self._unfinished)
         self._unfinished = self._run.manifest.run_id
 
     def on_epoch_begin(

@@ -12,10 +12,12 @@ from transformers import TrainingArguments
 from hf_prune.record.ledger import LedgerRow, row_bytes
 from hf_prune.record.snapshots import DTYPES, planned_steps
 
-# In units of a training step: a step of the projected sweep, and a batch of per-example gradients.
-_SWEEP_STEP = 1.2
-_GRADIENT_BATCH = 0.8
+# In units of a training step, for 64 directions: a step of the sweep, and a batch of per-example gradients.
+_SWEEP_STEP = 15.0
+_GRADIENT_BATCH = 2.0
 _SEGMENTS = 2
+# Vectors of the parameters' length that a sweep holds for each direction: its state, and what curvature takes.
+_VECTORS_PER_DIRECTION = 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Estimate:
         snapshot_bytes (`int`): Disk space of one snapshot.
         disk_bytes (`int`): Disk space of the whole record.
         memory_bytes (`int`): Host memory that the main process needs on top of training, at its peak.
+        scoring_memory_bytes (`int`): Memory that `add_influence` needs, for the directions asked about.
         scoring_steps (`float`): Work of scoring in units of training steps; a guess, right within a factor of about 3.
         scoring_seconds (`float`, *optional*): The same in seconds, if the time of a training step was given.
     """
@@ -42,6 +45,7 @@ class Estimate:
     snapshot_bytes: int
     disk_bytes: int
     memory_bytes: int
+    scoring_memory_bytes: int
     scoring_steps: float
     scoring_seconds: float | None
 
@@ -55,6 +59,7 @@ def estimate(
     snapshots_per_epoch: float = 1,
     parameters: str | None = None,
     snapshot_dtype: str = "float32",
+    directions: int = 64,
     step_seconds: float | None = None,
 ) -> Estimate:
     """
@@ -75,6 +80,8 @@ def estimate(
             Regular expression for the parameters to keep.
         snapshot_dtype (`str`, *optional*, defaults to `"float32"`):
             `"float32"` or `"bfloat16"`.
+        directions (`int`, *optional*, defaults to 64):
+            As in `add_influence`.
         step_seconds (`float`, *optional*):
             Time of one training step, to turn the guess of scoring time into seconds.
 
@@ -101,6 +108,7 @@ def estimate(
         snapshot_bytes=snapshot,
         disk_bytes=ledger + len(planned) * snapshot,
         memory_bytes=2 * snapshot,  # the buffer, and the bytes that are being written
+        scoring_memory_bytes=scoring_bytes(size, directions),
         scoring_steps=scoring,
         scoring_seconds=None if step_seconds is None else scoring * step_seconds,
     )
@@ -109,6 +117,11 @@ def estimate(
 def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
     """Disk space of one snapshot of `size` parameters."""
     return size * DTYPES[dtype].itemsize * (2 if second_moment else 1)
+
+
+def scoring_bytes(size: int, directions: int) -> int:
+    """Memory that a sweep of `directions` over `size` parameters needs, the held-out loss's direction included."""
+    return _VECTORS_PER_DIRECTION * (directions + 1) * size * 4
 
 
 def disk_warning(each: int, count: int, free: int) -> str | None:

@@ -75,6 +75,8 @@ class Manifest:
         seeds (`dict[str, int | None]`): `seed` and `data_seed`.
         per_device_train_batch_size (`int`): Examples of a micro-batch.
         num_train_epochs (`float`): Epochs that were asked for; `total_steps` decides.
+        padding (`dict[str, Any]`, *optional*):
+            `side` and `token` of the tokenizer's padding; `None` if the Trainer was given no tokenizer.
         schedule (`dict[str, Any]`): `name`, peak `learning_rate` and `warmup_steps` of the learning rate's schedule.
         total_steps (`int`): Optimizer steps that were planned.
         steps_per_epoch (`int`): Optimizer steps of an epoch.
@@ -106,6 +108,7 @@ class Manifest:
     seeds: dict[str, int | None]
     per_device_train_batch_size: int
     num_train_epochs: float
+    padding: dict[str, Any] | None
     schedule: dict[str, Any]
     total_steps: int
     steps_per_epoch: int
@@ -145,7 +148,9 @@ class Manifest:
             )
             return cls(**{**values, "parameters": parameters})
         except (KeyError, TypeError) as error:
-            raise TrajectoryError(f"The trajectory's manifest is damaged ({error}): record the run again.") from error
+            raise TrajectoryError(
+                f"The trajectory's manifest is damaged, or of an older version ({error}): record the run again."
+            ) from error
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -52,12 +52,13 @@ class Run:
         model (`nn.Module`): The model inside all wrappers.
         optimizer (`Any`): The optimizer as accelerate prepared it.
         dataloader (`Any`): The training dataloader as accelerate prepared it.
+        processing_class (`Any`): The Trainer's tokenizer or processor, if it has one.
         own_run (`str`, *optional*): A run of this callback that was begun and never ended.
     """
 
     def __init__(
         self, settings: Settings, args: TrainingArguments, state: TrainerState, model: nn.Module, optimizer: Any,
-        dataloader: Any, own_run: str | None,
+        dataloader: Any, processing_class: Any, own_run: str | None,
     ):  # fmt: skip
         support.check_processes(args, optimizer.accelerator_state.distributed_type)
         self._args, self._optimizer = args, optimizer
@@ -78,6 +79,7 @@ class Run:
             n_rows=rows,
             dataset_columns=columns,
             dataset_fingerprint=fingerprint,
+            padding=start.describe_padding(processing_class),
             id_column=self._id_column,
             total_steps=state.max_steps,
             steps_per_epoch=spe,

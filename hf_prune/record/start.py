@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from hf_prune.digest import column_digests
 from hf_prune.errors import RecordingError, TrajectoryError
@@ -33,6 +33,12 @@ class Start:
 
     manifest: Manifest
     part: int
+
+
+# What a resumed run must share with the one that it continues.
+_FIXED = (
+    "dataset_columns", "n_rows", "id_column", "parameters", "world_size", "snapshot_dtype", "max_grad_norm",
+)  # fmt: skip
 
 
 def agree(manifest: Manifest, root: Path, step: int, own_run: str | None, main: bool) -> Start:
@@ -83,7 +89,7 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Start:
             "the interrupted run, or train from the beginning with the callback."
         )
     found = read_manifest(root)
-    for name in ("dataset_columns", "n_rows", "id_column", "parameters", "world_size", "snapshot_dtype"):
+    for name in _FIXED:
         if getattr(found, name) != getattr(manifest, name):
             raise RecordingError(
                 f"{root} holds the record of another run ({name.replace('_', ' ')} differs): resume with the settings "
@@ -136,6 +142,13 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
         if commit is not None:
             described["revision"] = commit
     return described
+
+
+def describe_padding(processing_class: Any) -> dict[str, Any] | None:
+    """How the Trainer's own collator pads, where it was given a tokenizer."""
+    if not isinstance(processing_class, PreTrainedTokenizerBase):
+        return None
+    return {"side": processing_class.padding_side, "token": processing_class.pad_token_id}
 
 
 def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -115,7 +116,7 @@ def select(
     solve = methods.find(options.method)
     problem = read_problem(dataset, options.column, options.balance)
     choice, notes = _choose(problem, options, lambda dropped: solve(problem, dropped, options))
-    scoring = getattr(dataset.info, "hf_prune", None)
+    scoring = _scoring_of(dataset, options.column)
     certificate = certify(
         problem, choice.dropped, method=options.method, seed=options.seed, epsilon=options.epsilon, scoring=scoring,
         notes=choice.notes + notes,
@@ -128,6 +129,12 @@ def select(
         arguments=options.to_dict() | {"resolved": resolved | choice.resolved},
         scoring=scoring,
     )
+
+
+def _scoring_of(dataset: Dataset, column: str) -> dict[str, Any] | None:
+    """How `column` was scored, if the dataset knows; its info tells of the last scoring only."""
+    scoring = getattr(dataset.info, "hf_prune", None)
+    return scoring if scoring and scoring.get("influence", {}).get("column", column) == column else None
 
 
 def _choose(

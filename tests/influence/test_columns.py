@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from datasets import Dataset, DatasetDict, Value
 from torch import nn
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, UnsupportedError, add_influence
+from hf_prune.influence.checks import check_memory
 from hf_prune.influence.directions import output_signs, parameter_directions
 from tests import toys
 
@@ -69,9 +72,13 @@ def test_a_second_call_comes_from_the_cache(run, caplog):
 def test_result_does_not_depend_on_processes_or_batch_size(run):
     rows, held_out, record, model = run
     arguments = {"model": model, "eval_dataset": held_out, "directions": 8}
-    one = np.array(add_influence(rows, record, **arguments)["influence"])
-    small = np.array(add_influence(rows, record, **arguments, batch_size=7)["influence"])
-    two = np.array(add_influence(rows, record, **arguments, num_proc=2, batch_size=16)["influence"])
+    results = []
+    for split in ({}, {"batch_size": 7}, {"batch_size": 16, "num_proc": 2}):
+        shutil.rmtree(record / "scores", ignore_errors=True)  # each is to be computed
+        results.append(np.array(add_influence(rows, record, **arguments, **split)["influence"]))
+        computed = list((record / "scores").iterdir())
+        assert len(computed) == split.get("num_proc", 1)
+    one, small, two = results
     assert np.allclose(one, small, rtol=1e-4, atol=1e-7)
     assert np.allclose(one, two, rtol=1e-4, atol=1e-7)
 
@@ -180,6 +187,7 @@ def test_bad_input_gets_one_sentence(run):
     refused(TypeError, "must be a datasets.Dataset", [1, 2])
     refused(ValueError, "more than the 64 rows", directions=65)
     refused(ValueError, "whole number from 1 on", directions=0)
+    refused(ValueError, "batch_size must be a whole number", batch_size=0)
     refused(ValueError, "space must be one of", space="inputs")
     refused(ValueError, "mode must be one of", mode="all")
     refused(ValueError, "curvature must be one of", curvature="diagonal")
@@ -192,6 +200,24 @@ def test_bad_input_gets_one_sentence(run):
     refused(ValueError, "loss= must return one loss per example", loss=nn.functional.cross_entropy)
     with pytest.raises(TrajectoryError, match="no trajectory"):
         add_influence(rows, record.parent / "elsewhere", model=model, directions=4)
+
+
+def test_a_sweep_that_does_not_fit_into_memory_is_refused_with_what_would_fit(run):
+    trajectory = Trajectory.open(run[2])
+    with pytest.raises(ValueError, match=r"ask for at most directions=\d+, or record fewer parameters"):
+        check_memory(trajectory, 10**9)
+
+
+def test_chaotic_stretches_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    torch.manual_seed(0)
+    model, rows = toys.Mlp(), toys.vectors(64, noise=3.0)
+    recorder = TrajectoryCallback(tmp_path / "t", window=1.0, snapshots_per_epoch=8)
+    settings = {"optim": "sgd", "learning_rate": 8.0, "max_grad_norm": 0.0, "num_train_epochs": 6}
+    toys.train(model, rows, tmp_path / "out", [recorder], **settings)
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level("WARNING"):
+        add_influence(rows, tmp_path / "t", model=model, directions=4)
+    assert "record with a smaller window" in caplog.text
 
 
 def test_a_loss_that_is_no_mean_over_examples_is_refused(tmp_path: Path):

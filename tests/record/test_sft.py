@@ -10,6 +10,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from hf_prune.influence import add_influence
+from hf_prune.influence.directions import parameter_directions
 from hf_prune.record import Trajectory, TrajectoryCallback
 
 trl = pytest.importorskip("trl", reason="trl is an optional integration")
@@ -65,3 +67,17 @@ def test_rows_and_weights_of_a_run_of_sft_trainer(accumulation: int, tmp_path: P
     for name, value in again.named_parameters():
         moved = dict(trained.named_parameters())[name].detach() - before[name]
         assert torch.allclose(moved, -0.1 * value.grad, rtol=1e-4, atol=1e-7), name
+    if accumulation == 1:
+        assert_influence_is_of_this_run(trainer, tmp_path / "t")
+
+
+def assert_influence_is_of_this_run(trainer, record: Path) -> None:
+    """The step's move is minus what the removal of its visits would do, summed, for all that trl patched."""
+    trajectory = Trajectory.open(record)
+    moved = trajectory.parameters_at(1) - trajectory.parameters_at(0)
+    scored = add_influence(
+        trainer.train_dataset, trajectory, model=trainer.model, data_collator=trainer.data_collator, directions=8,
+        space="parameters", mode="visits",
+    )  # fmt: skip
+    asked = parameter_directions(moved, 8, seed=0) @ moved
+    assert torch.allclose(-torch.tensor(scored["influence"]).sum(0), asked, rtol=1e-3, atol=1e-6)
