@@ -19,7 +19,7 @@ from typing import Any
 
 from common import main
 
-PROFILES = {"quick": {"pairs": 1, "scale": 0.2}, "full": {"pairs": 5, "scale": 0.5}}
+PROFILES = {"quick": {"pairs": 1, "scale": 0.2}, "full": {"pairs": 5, "scale": 0.3}}
 MODELS = ("vit", "minilm")
 
 
