@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from hf_prune.errors import RecordingError
+from hf_prune.record.weights import untraced
 
 ID_COLUMN = "hf_prune_id"
 
@@ -112,7 +113,7 @@ class IdColumn:
 
     def attach(self, model: nn.Module) -> RemovableHandle:
         # torch_compile would trace the hook; the column must not become part of the graph.
-        hook = torch.compiler.disable(self._take_out)
+        hook = untraced(self._take_out)
         return model.register_forward_pre_hook(hook, with_kwargs=True)
 
     def pop(self) -> torch.Tensor | None:

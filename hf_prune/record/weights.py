@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ class LossTap:
 
     def attach(self, model: nn.Module) -> RemovableHandle:
         # torch_compile would trace the hook, and a tensor hook inside a graph is lost.
-        return model.register_forward_hook(torch.compiler.disable(self._note), with_kwargs=True)
+        return model.register_forward_hook(untraced(self._note), with_kwargs=True)
 
     def pop(self) -> Forward | None:
         """The forward pass of the micro-batch just worked; `None` if there was not exactly one."""
@@ -63,6 +64,11 @@ class LossTap:
         tokens = _token_log_probs(output)
         if tokens is not None:
             tokens[0].register_hook(_arrival(forward, tokens[1]))
+
+
+def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook, left out of what torch.compile traces. A run that is not compiled is spared dynamo's slow import."""
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
 
 def _arrival(forward: Forward, labelled: torch.Tensor | None = None) -> Callable[[torch.Tensor], None]:

@@ -12,7 +12,7 @@ SATURATED_SHARE = 0.4
 """Share of influential rows below which the model counts as saturated."""
 PLENTY = 0.75
 """Rows kept for each influential row from which on a saturated model is best served by a band."""
-BAND_START, BAND_SLOPE, BAND_END = 0.5, 0.2, 0.95
+BAND_START, BAND_SLOPE, BAND_END = 0.5, 0.2, 0.85
 """The band's quantile: start plus slope times rows kept for each influential row, up to the end."""
 SCARCE_CUT = 0.1
 """Hardest share that is cut first where a saturated model gets fewer rows than that."""
