@@ -65,7 +65,8 @@ def automatic(share: float, rate: float) -> Preference:
     kept for each of them. A saturated model needs its influential rows: while there is room for most of them a
     band around a high quantile of the influence norm keeps the accuracy best, the higher the more room there is; where
     there is not, the few hardest go and the rest is covered evenly. Far from saturation the hardest rows go in any
-    case, in proportion to the removed share. Calibrated on MNIST with a multilayer perceptron, rates .3 to .95.
+    case, in proportion to the removed share. Calibrated on MNIST with a multilayer perceptron,
+    rates .3 to .95, and the band's end on held-out digits with a small ViT.
 
     Args:
         share (`float`): [`influential_share`] of the dataset, in (0, 1].
