@@ -19,11 +19,14 @@ from typing import Any
 
 from common import main
 
-PROFILES = {"quick": {"pairs": 1, "scale": 0.2}, "full": {"pairs": 5, "scale": 0.3}}
+PROFILES = {
+    "quick": {"pairs": 1, "vit": 2, "minilm": 160},  # epochs of the ViT, rows for MiniLM
+    "full": {"pairs": 5, "vit": 20, "minilm": 320},
+}
 MODELS = ("vit", "minilm")
 
 
-def trainer_for(name: str, scale: float, callbacks: list[Any], directory: str) -> Any:
+def trainer_for(name: str, size: int, callbacks: list[Any], directory: str) -> Any:
     """A Trainer on real data: digits through a small ViT, or movie reviews through MiniLM."""
     import numpy as np
     from transformers import Trainer, TrainingArguments, set_seed
@@ -45,25 +48,25 @@ def trainer_for(name: str, scale: float, callbacks: list[Any], directory: str) -
             lambda row: {"pixel_values": np.reshape(row["x"], (1, 8, 8))}, remove_columns=["x", "row"]
         )
         arguments = TrainingArguments(
-            num_train_epochs=max(1, round(10 * scale)), per_device_train_batch_size=32, **shared
+            num_train_epochs=size, per_device_train_batch_size=32, **shared
         )
         return Trainer(ViTForImageClassification(config), arguments, train_dataset=rows, callbacks=callbacks)
     from common import minilm, movie_reviews
 
     model, tokenizer = minilm()
-    rows = movie_reviews(round(800 * scale)).map(lambda row: tokenizer(row["text"], truncation=True, max_length=64))
+    rows = movie_reviews(size).map(lambda row: tokenizer(row["text"], truncation=True, max_length=64))
     arguments = TrainingArguments(num_train_epochs=3, per_device_train_batch_size=16, learning_rate=3e-5, **shared)
     return Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks)
 
 
-def one_run(name: str, recorded: bool, scale: float) -> None:
+def one_run(name: str, recorded: bool, size: int) -> None:
     """The child process: trains once and prints its seconds, peak memory and the record's size."""
     from hf_prune import TrajectoryCallback
 
     with tempfile.TemporaryDirectory() as directory:
         record = Path(directory) / "trajectory"
         callbacks = [TrajectoryCallback(record)] if recorded else []
-        trainer = trainer_for(name, scale, callbacks, directory)
+        trainer = trainer_for(name, size, callbacks, directory)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
@@ -76,8 +79,8 @@ def one_run(name: str, recorded: bool, scale: float) -> None:
     )
 
 
-def child(name: str, recorded: bool, scale: float) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", name, str(int(recorded)), str(scale)]
+def child(name: str, recorded: bool, size: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", name, str(int(recorded)), str(size)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -88,8 +91,8 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     summary: dict[str, Any] = {}
     for name in MODELS:
         ratios, peaks = [], []
-        for pair in range(int(settings["pairs"])):
-            arms = {recorded: child(name, recorded, settings["scale"]) for recorded in (pair % 2 == 0, pair % 2 == 1)}
+        for pair in range(settings["pairs"]):
+            arms = {recorded: child(name, recorded, settings[name]) for recorded in (pair % 2 == 0, pair % 2 == 1)}
             ratios.append(arms[True]["seconds"] / arms[False]["seconds"])
             peaks.append(arms[True]["peak_mb"] - arms[False]["peak_mb"])
             rows.append(
@@ -112,6 +115,6 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        one_run(sys.argv[2], sys.argv[3] == "1", float(sys.argv[4]))
+        one_run(sys.argv[2], sys.argv[3] == "1", int(sys.argv[4]))
     else:
         main("overhead", run)

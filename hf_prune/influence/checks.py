@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import psutil
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_prune.digest import column_digests
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.curvature import KINDS
 from hf_prune.influence.directions import SPACES
-from hf_prune.record.estimate import scoring_bytes
+from hf_prune.influence.engines import ENGINES
 from hf_prune.record.trajectory import Trajectory
 
 MODES = ("expected", "visits")
@@ -56,20 +55,19 @@ def check_arguments(
         raise ValueError("eval_dataset has no rows; pass held-out rows, or None.")
 
 
-def check_memory(trajectory: Trajectory, directions: int) -> None:
+def check_choices(engine: Any, train_dataset: Any, mode: str, max_memory: Any) -> None:
     """
     Raises:
-        `ValueError`: when the sweep would need more memory than there is.
+        `TypeError`, `ValueError`: for an argument that cannot be worked with.
     """
-    needed = scoring_bytes(trajectory.manifest.n_parameters, directions)
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise ValueError(
-            f"Scoring {directions} directions of {trajectory.manifest.n_parameters:,} parameters takes about "
-            f"{needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; ask for at most "
-            f"directions={max(1, directions * free // needed)}, or record fewer parameters with "
-            "TrajectoryCallback(parameters=...)."
-        )
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}.")
+    if train_dataset is not None and not isinstance(train_dataset, Dataset):
+        raise TypeError(f"train_dataset must be a datasets.Dataset, not {type(train_dataset).__name__}.")
+    if train_dataset is not None and mode == "visits":
+        raise ValueError("Rows that were not trained on have no visits; score them with mode='expected'.")
+    if max_memory is not None and (isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1):
+        raise ValueError(f"max_memory must be a number of bytes, or None, not {max_memory!r}.")
 
 
 def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:

@@ -10,6 +10,34 @@ import torch
 EPSILON = 1e-6
 
 
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What a gradient of `norm` is multiplied by; a `max_norm` of 0 is none."""
+    return min(1.0, max_norm / (norm + EPSILON)) if max_norm > 0 else 1.0
+
+
+def leave_one_out(
+    norm: float,
+    max_norm: float,
+    slope: torch.Tensor,
+    dots: torch.Tensor,
+    along: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """
+    The finite effect `(k, B)` of taking each visit out of the clipped gradient: `<c, f' (g - a g_i) - f g>`.
+
+    Args:
+        norm, max_norm (`float`): the norm that the run recorded before clipping, and the Trainer's `max_grad_norm`.
+        slope (`torch.Tensor`, `(k,)`): `<c, g>` for cotangents c of the clipped gradient.
+        dots (`torch.Tensor`, `(k, B)`): `<c, g_i>`.
+        along (`torch.Tensor`, `(2, B)`): `<g, g_i>` and `|g_i|^2`.
+        weights (`torch.Tensor`, `(B,)`): the visits' weights a.
+    """
+    squares = norm**2 - 2 * weights * along[0] + weights**2 * along[1]
+    factors = (max_norm / (squares.clamp(min=0).sqrt() + EPSILON)).clamp(max=1.0)
+    return factors * (slope[:, None] - weights * dots) - clip_factor(norm, max_norm) * slope[:, None]
+
+
 @dataclass(frozen=True)
 class Clip:
     """
@@ -27,7 +55,7 @@ class Clip:
 
     @property
     def factor(self) -> float:
-        return min(1.0, self.max_norm / (self.norm + EPSILON))
+        return clip_factor(self.norm, self.max_norm)
 
     @property
     def _square(self) -> float:
@@ -43,7 +71,7 @@ class Clip:
         self, C: torch.Tensor, dots: torch.Tensor, along: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """
-        The finite effect `(k, B)` of taking each visit out of the clipped gradient: `<c, f' (g - a g_i) - f g>`.
+        The finite effect `(k, B)` of taking each visit out of the clipped gradient (see [`leave_one_out`]).
 
         Args:
             C (`torch.Tensor`, `(k, p)`): cotangents of the clipped gradient.
@@ -53,6 +81,4 @@ class Clip:
         """
         slope = C @ self.gradient
         straight = dots / self.factor + torch.outer(slope, along[0] / self._square)
-        squares = self.norm**2 - 2 * weights * along[0] + weights**2 * along[1]
-        factors = (self.max_norm / (squares.clamp(min=0).sqrt() + EPSILON)).clamp(max=1.0)
-        return factors * (slope[:, None] - weights * straight) - self.factor * slope[:, None]
+        return leave_one_out(self.norm, self.max_norm, slope, straight, along, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from torch import nn
 from transformers.utils import logging
 
 from hf_prune.digest import column_digests, content_digest
-from hf_prune.influence.checks import check_arguments, check_dataset, check_memory
+from hf_prune.influence.checks import check_arguments, check_choices, check_dataset
+from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
+from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.scorer import Scorer
 from hf_prune.record.trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v1"
+VERSION = "influence/v2"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
 
@@ -41,6 +44,9 @@ def add_influence(
     loss: Callable[..., Any] | None = None,
     seed: int = 0,
     column: str = "influence",
+    engine: str = "auto",
+    train_dataset: Dataset | None = None,
+    max_memory: int | None = None,
 ) -> Dataset:
     """
     Adds to every training row how the trained model would change without it.
@@ -74,7 +80,7 @@ def add_influence(
         curvature (`str`, *optional*, defaults to `"auto"`):
             `"exact"`, `"gauss-newton"`, `"fisher"` (cheapest) or `"none"`; auto: Gauss-Newton for Adam, exact for SGD.
         batch_size (`int`, *optional*, defaults to 32):
-            Rows in one forward pass.
+            Rows in one forward pass over rows; steps of the run are worked as they were.
         num_proc (`int`, *optional*):
             Processes for the pass over the rows, as in `Dataset.map`.
         data_collator (`Callable`, *optional*):
@@ -85,6 +91,18 @@ def add_influence(
             Seed of the random directions.
         column (`str`, *optional*, defaults to `"influence"`):
             Name of the columns.
+        engine (`str`, *optional*, defaults to `"auto"`):
+            `"dense"` carries k vectors of the parameters' length through the window: exact, for small models.
+            `"projected"` sketches every visit's gradient once, keeps the sketches beside the trajectory, and sweeps in
+            their dimensions: any k in about the time of one pass over the window. auto: by size.
+        train_dataset (`Dataset`, *optional*):
+            What the Trainer got, where `dataset` holds other rows, such as a pool of candidates. Their columns then
+            tell minus what adding a row would have done. Only in the mode `"expected"`.
+        max_memory (`int`, *optional*):
+            Bytes that a dense sweep may take; with fewer it goes over the window several times. By default what is
+            free.
+
+    Under torchrun or `accelerate launch` call it in every process: they share the work, and each returns all rows.
 
     Returns:
         `Dataset`: the same rows with the columns; a second call with the same arguments comes from the cache.
@@ -95,33 +113,38 @@ def add_influence(
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
     check_arguments(dataset, eval_dataset, directions, space, mode, curvature, batch_size, num_proc)
+    check_choices(engine, train_dataset, mode, max_memory)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
-    check_dataset(dataset, record)
-    if curvature == "auto":
-        curvature = "exact" if record.manifest.optimizer["name"] == "SGD" else "gauss-newton"
+    check_dataset(dataset if train_dataset is None else train_dataset, record)
+    engine, curvature = choose(engine, curvature, record.manifest, directions)
     if eval_dataset is None:
         logger.warning("No eval_dataset: asking outputs on training rows, and predicting no held-out loss.")
     scoring = {
-        "version": VERSION, "mode": mode, "space": space, "curvature": curvature, "directions": directions,
-        "seed": seed, "column": column, "eval_digest": None if eval_dataset is None else content_digest(eval_dataset),
+        "version": VERSION, "engine": engine, "mode": mode, "space": space, "curvature": curvature,
+        "directions": directions, "seed": seed, "column": column,
+        "eval_digest": None if eval_dataset is None else content_digest(eval_dataset),
     }  # fmt: skip
-    scorer = Scorer(dataset, record, model, eval_dataset, scoring, batch_size or BATCH_SIZE, data_collator, loss)
+    scorer = Scorer(
+        dataset, record, model, eval_dataset, scoring, train_dataset=train_dataset,
+        batch_size=batch_size or BATCH_SIZE, data_collator=data_collator, loss=loss, max_memory=max_memory,
+    )  # fmt: skip
     k = List(Value("float32"), length=directions)
     features = Features({**dataset.features, column: k, f"{column}_norm": Value("float32")})
     if eval_dataset is not None:
         features[f"{column}_eval_loss"] = Value("float32")
-    held_out = None if eval_dataset is None else eval_dataset._fingerprint
-    inputs = [dataset._fingerprint, held_out, scoring, record.digest, scorer.model_digest(), loss, data_collator]
-    fingerprint = Hasher.hash(inputs)
+    swept = [VERSION, record.digest, scorer.model_digest(), loss, data_collator]
+    asked = [swept, scoring, None if eval_dataset is None else eval_dataset._fingerprint]
+    fingerprint = Hasher.hash([dataset._fingerprint, asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
-    cache = record.path / "scores"
-    if not any(cache.glob(f"{fingerprint}*")):
-        check_memory(record, directions)
-        scorer.prepare()
-    scored = dataset.map(
-        scorer, batched=True, batch_size=batch_size or BATCH_SIZE, with_indices=True, num_proc=num_proc,
-        features=features, new_fingerprint=fingerprint, cache_file_name=str(cache / f"{fingerprint}.arrow"),
-        desc="Scoring rows",
-    )  # fmt: skip
+    cache, ranks = record.path / "scores", Ranks.here()
+    if not any(cache.glob(f"{fingerprint}.arrow")) and not any(cache.glob(f"{fingerprint}_*.arrow")):
+        scorer.prepare(cache / f"parts-{fingerprint}", cache / f"sketches-{Hasher.hash(swept)}", ranks)
+    with ranks.one_first():
+        scored = dataset.map(
+            scorer, batched=True, batch_size=batch_size or BATCH_SIZE, with_indices=True, num_proc=num_proc,
+            features=features, new_fingerprint=fingerprint, cache_file_name=str(cache / f"{fingerprint}.arrow"),
+            desc="Scoring rows",
+        )  # fmt: skip
+    shutil.rmtree(cache / f"parts-{fingerprint}", ignore_errors=True)
     run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
     return with_scoring(scored, {"trajectory": run, "influence": scoring, "column_digests": column_digests(dataset)})

@@ -85,7 +85,7 @@ class Objective:
         """The logits `(B, ...)` at `theta`."""
         with plain_masks():
             outputs = functional_call(self.model, (self.unflatten(theta), self.fixed), kwargs=inputs)
-        return _logits_of(outputs)
+        return logits_of(outputs)
 
     def losses(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each example `(B,)` at `theta`."""
@@ -100,7 +100,7 @@ class Objective:
         if self._loss is None:
             with torch.no_grad(), plain_masks():
                 outputs = self.model(**batch.inputs, labels=batch.labels)
-            self._loss = infer_loss(_loss_of(outputs), _logits_of(outputs).detach(), batch.labels)
+            self._loss = infer_loss(_loss_of(outputs), logits_of(outputs).detach(), batch.labels)
         return self._loss
 
     def width(self, batch: Batch) -> int:
@@ -171,7 +171,7 @@ def _check_parameters(own: Mapping[str, nn.Parameter], recorded: Sequence[Parame
             )
 
 
-def _logits_of(outputs: Any) -> torch.Tensor:
+def logits_of(outputs: Any) -> torch.Tensor:
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
     if not isinstance(logits, torch.Tensor):
         raise UnsupportedError("The model's logits must be one tensor with the examples first.")

@@ -1,23 +1,29 @@
-"""The scores of rows: swept once, then read off (`visits`) or computed row by row (`expected`)."""
+"""The scores of rows: from the engine's sweep, or read off row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from datasets.utils import tqdm
 from torch import nn
 from transformers import PretrainedConfig
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.checks import row_positions
 from hf_prune.influence.directions import loss_direction, output_directions, parameter_directions
+from hf_prune.influence.engines import directions_at_once, in_parts
 from hf_prune.influence.gradients import example_gradients
 from hf_prune.influence.losses import one_item
 from hf_prune.influence.objective import Objective
+from hf_prune.influence.projected.engine import ProjectedEngine
+from hf_prune.influence.projected.questions import output_questions, parameter_questions
+from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Segment, Sweep
 from hf_prune.record.trajectory import Trajectory
@@ -27,7 +33,15 @@ PROBE_ROWS = 256
 
 
 class Scorer:
-    """What `Dataset.map` calls on each batch of rows. A result that comes from the cache needs no sweep."""
+    """
+    What `Dataset.map` calls on each batch of rows. A result that comes from the cache needs no sweep.
+
+    Args:
+        dataset (`Dataset`): the rows to score.
+        train_dataset (`Dataset`, *optional*): the rows that were trained on, where they are others.
+        scoring (`dict`): mode, space, curvature, engine, directions, seed and column.
+        max_memory (`int`, *optional*): bytes that a dense sweep may take.
+    """
 
     def __init__(
         self,
@@ -36,18 +50,23 @@ class Scorer:
         model: nn.Module,
         eval_dataset: Dataset | None,
         scoring: dict[str, Any],
+        *,
+        train_dataset: Dataset | None,
         batch_size: int,
         data_collator: Callable[..., Any] | None,
         loss: Callable[..., Any] | None,
+        max_memory: int | None = None,
     ):
         self.trajectory, self.scoring, self.batch_size = trajectory, scoring, batch_size
-        self.own_loss = loss is not None
-        self.positions = row_positions(dataset, trajectory)
+        self.own_loss, self.max_memory = loss is not None, max_memory
+        trained = dataset if train_dataset is None else train_dataset
+        self.positions = row_positions(trained, trajectory)
         self.objective = Objective(model, trajectory.manifest.parameters, loss=loss)
         clone, padding = self.objective.model, trajectory.manifest.padding
-        self.rows = Rows(dataset, clone, data_collator, padding)
+        self.rows = Rows(trained, clone, data_collator, padding)
+        self.targets = self.rows if train_dataset is None else Rows(dataset, clone, data_collator, padding)
         self.held_out = None if eval_dataset is None else Rows(eval_dataset, clone, data_collator, padding)
-        self.visits: np.ndarray | None = None
+        self.shifts: np.ndarray | None = None
         self.segments: list[Segment] = []
 
     def model_digest(self) -> str:
@@ -59,22 +78,34 @@ class Scorer:
             [str(model), config.to_json_string() if isinstance(config, PretrainedConfig) else "", values]
         )
 
-    def prepare(self) -> None:
-        """Sweeps, once."""
-        if self.visits is not None or self.segments:
+    def prepare(self, directory: Path, sketches: Path, ranks: Ranks) -> None:
+        """
+        Sweeps, once; what is worth keeping goes to `directory` and `sketches`, where a killed run finds it again.
+
+        With one process, one dense sweep and the mode `"expected"`, rows are left to `Dataset.map`.
+        """
+        if self.shifts is not None or self.segments:
             return
         sweep = Sweep(
-            self.trajectory, self.objective, self.rows, curvature=self.scoring["curvature"],
+            self.trajectory, self.objective, self.rows,
+            curvature="none" if self.scoring["engine"] == "projected" else self.scoring["curvature"],
             positions=self.positions, own_loss=self.own_loss,
         )  # fmt: skip
         sweep.check()
-        questions = self._questions()
-        if self.scoring["mode"] == "visits":
-            self.visits = sweep.visits(questions)
+        expected = self.scoring["mode"] == "expected"
+        self.mean_items = self._mean_items() if expected else 1.0
+        if self.scoring["engine"] == "projected":
+            self.shifts = self._projected(sweep, sketches, ranks)
         else:
-            self.segments = sweep.segments(questions)
-            self.mean_items = self._mean_items()
-        found = [torch.from_numpy(self.visits)] if self.visits is not None else [s.cotangents for s in self.segments]
+            questions = self._questions()
+            at_once = directions_at_once(questions.shape[1], self.scoring["directions"], self.max_memory)
+            if expected and ranks.world == 1 and at_once >= len(questions):
+                self.segments = sweep.segments(questions)
+            else:
+                self.shifts = in_parts(
+                    directory, len(questions), at_once, ranks, lambda part: self._dense(sweep, questions[part])
+                )
+        found = [torch.from_numpy(self.shifts)] if self.shifts is not None else [s.cotangents for s in self.segments]
         if not all(bool(part.isfinite().all()) for part in found):
             raise UnsupportedError(
                 "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
@@ -82,8 +113,7 @@ class Scorer:
             )
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
-        self.prepare()
-        shifts = self._expected(indices) if self.visits is None else self.visits[indices]
+        shifts = self._expected(self.segments, indices) if self.shifts is None else self.shifts[indices]
         name, k = self.scoring["column"], self.scoring["directions"]
         vectors = np.ascontiguousarray(shifts[:, :k], dtype=np.float32)
         result = {name: vectors, f"{name}_norm": np.linalg.norm(vectors, axis=1)}
@@ -91,24 +121,65 @@ class Scorer:
             result[f"{name}_eval_loss"] = shifts[:, k]
         return result
 
-    def _expected(self, indices: list[int]) -> np.ndarray:
+    def _dense(self, sweep: Sweep, questions: torch.Tensor) -> np.ndarray:
+        """The influence of all rows on some of the questions, `(n, k')`."""
+        if self.scoring["mode"] == "visits":
+            return sweep.visits(questions)
+        segments = sweep.segments(questions)
+        parts = [self._expected(segments, numbers) for numbers in self._row_batches(self.targets, "Scoring rows")]
+        return np.concatenate(parts)
+
+    def _projected(self, sweep: Sweep, sketches: Path, ranks: Ranks) -> np.ndarray:
+        """The influence of all rows on all questions, `(n, k + 1)`."""
+        scoring, batch_size = self.scoring, self.batch_size
+        engine = ProjectedEngine(sweep, curvature=scoring["curvature"], directory=sketches)
+        engine.prepare(ranks)
+        last = self.trajectory.window[1]
+        theta, (scales, levels) = sweep.theta(last), engine.work.scales(last)
+        k, seed = scoring["directions"], scoring["seed"]
+        if scoring["space"] == "parameters":
+            questions = parameter_questions(
+                engine.work, theta, scales, self.held_out, k, batch_size=batch_size, seed=seed
+            )
+        else:
+            rows = self.held_out if self.held_out is not None else self._probe()
+            questions = output_questions(engine.work, theta, scales, rows, k, batch_size=batch_size, seed=seed)
+        if scoring["mode"] == "visits":
+            return engine.visits(questions, levels)
+        segments = engine.segments(questions, levels)
+        dots, seen = np.zeros((len(self.targets), len(questions))), np.zeros(len(self.targets), dtype=bool)
+        if self.targets is self.rows:
+            dots, seen = engine.expected(segments)
+        shares = np.empty(len(self.targets))
+        for numbers in self._row_batches(self.targets, "Scoring rows"):
+            batch = self.targets.batch(numbers)
+            shares[numbers] = (self.objective.items(batch) / self.mean_items / len(self.rows)).double().cpu().numpy()
+            if not seen[numbers].all():
+                dots[numbers] = engine.expected_of(segments, batch)
+        return -shares[:, None] * dots
+
+    def _expected(self, segments: list[Segment], indices: list[int]) -> np.ndarray:
         """`-(1/n) sum_j <C_j, grad l_i(theta_j)>`, `(B, k)`, an example's loss weighted by its share of the items."""
-        batch = self.rows.batch(indices)
+        batch = self.targets.batch(indices)
         shares = self.objective.items(batch) / self.mean_items / len(self.rows)
-        total = torch.zeros(len(batch), len(self.segments[0].cotangents), device=self.objective.device)
-        for segment in self.segments:
+        total = torch.zeros(len(batch), len(segments[0].cotangents), device=self.objective.device)
+        for segment in segments:
             total -= example_gradients(self.objective, segment.theta, batch) @ segment.cotangents.T
-        return (shares[:, None] * total).cpu().numpy()
+        return (shares[:, None] * total).double().cpu().numpy()
 
     def _mean_items(self) -> float:
-        """The mean number of items of a row, over all rows."""
+        """The mean number of items of a row, over all rows that were trained on."""
         if self.objective.loss(self.rows.batch([0])).items is one_item:
             return 1.0
         total = 0.0
-        for start in range(0, len(self.rows), self.batch_size):
-            batch = self.rows.batch(range(start, min(start + self.batch_size, len(self.rows))))
-            total += float(self.objective.items(batch).sum())
+        for numbers in self._row_batches(self.rows, "Counting items"):
+            total += float(self.objective.items(self.rows.batch(numbers)).sum())
         return total / len(self.rows)
+
+    def _row_batches(self, rows: Rows, what: str) -> Any:
+        numbers = list(range(len(rows)))
+        starts = range(0, len(rows), self.batch_size)
+        return tqdm([numbers[start : start + self.batch_size] for start in starts], desc=what, unit="batch")
 
     def _questions(self) -> torch.Tensor:
         """The directions `(k, p)`, and below them the gradient of the held-out loss where there are held-out rows."""

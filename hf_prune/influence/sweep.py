@@ -17,6 +17,7 @@ from hf_prune.influence.gradients import batch_gradient
 from hf_prune.influence.objective import Batch, Objective
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.updates import update_for
+from hf_prune.influence.updates.sgd import Sgd
 from hf_prune.influence.weights import visit_weights
 from hf_prune.record.trajectory import Step, Trajectory
 
@@ -101,8 +102,8 @@ class Sweep:
         if step.skipped or trainable != sum(self.objective.sizes):
             return  # the norm of parameters that were not recorded is unknown
         batch = self.rows.batch(self.row_of(step.ids).tolist())
-        weights = self._weights(step, batch)
-        norm = float(batch_gradient(self.objective, self._theta(step.index), batch, weights).norm())
+        weights = self.weights(step, batch)
+        norm = float(batch_gradient(self.objective, self.theta(step.index), batch, weights).norm())
         if abs(norm - step.grad_norm) > NORM_TOLERANCE * step.grad_norm:
             logger.warning(
                 f"The gradient of step {step.index}, computed again, has norm {norm:.3g} where the run recorded "
@@ -127,7 +128,7 @@ class Sweep:
             place = int(np.searchsorted(marks, swept.step.index, side="right")) - 1
             sums[place].add_(swept.cotangents, alpha=float(swept.weights.sum()))
         middles = [(a + b) // 2 for a, b in itertools.pairwise(marks)]
-        return [Segment(self._theta(t), C) for t, C in zip(middles, sums, strict=True)]
+        return [Segment(self.theta(t), C) for t, C in zip(middles, sums, strict=True)]
 
     def steps(self, directions: torch.Tensor, *, effects: bool) -> Iterator[SweptStep]:
         """Sweeps `directions (k, p)` from the end of the run to the start of the window."""
@@ -138,8 +139,8 @@ class Sweep:
             step = self.trajectory.step(t)
             if step.skipped:
                 continue
-            moment = self.trajectory.second_moment_at(t + 1).to(directions) if self.update.second_moment else None
-            C = self.update.cotangent(A, M, step.learning_rates, moment, self.trajectory.updates_before(t))
+            denominator = self._denominator(t, directions)
+            C = self.update.cotangent(A, M, step.learning_rates, denominator, self.trajectory.updates_before(t))
             self.update.pull_back(A, C, step.learning_rates)
             yield self._through_gradient(step, A, C, effects)
             largest = max(largest, float(A.norm()) / length)
@@ -152,9 +153,9 @@ class Sweep:
 
     def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor, effects: bool) -> SweptStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
-        theta = self._theta(step.index)
+        theta = self.theta(step.index)
         batch = self.rows.batch(self.row_of(step.ids).tolist())
-        weights = self._weights(step, batch)
+        weights = self.weights(step, batch)
         clip = None
         pulled = C
         if 0 < self.max_norm < step.grad_norm:
@@ -179,10 +180,16 @@ class Sweep:
             return ids
         return np.array([self.positions[int(i)] for i in ids])
 
-    def _theta(self, t: int) -> torch.Tensor:
+    def _denominator(self, t: int, like: torch.Tensor) -> torch.Tensor | None:
+        if isinstance(self.update, Sgd):
+            return None
+        moment = self.trajectory.second_moment_at(t + 1).to(like)
+        return self.update.denominator(moment, self.trajectory.updates_before(t))
+
+    def theta(self, t: int) -> torch.Tensor:
         return self.trajectory.parameters_at(t).to(self.objective.device, self.objective.dtype)
 
-    def _weights(self, step: Step, batch: Batch) -> torch.Tensor:
+    def weights(self, step: Step, batch: Batch) -> torch.Tensor:
         items = self.objective.items(batch)
         uses = any(micro.num_items is not None for micro in step.micro_batches) and self.objective.uses_items(batch)
         return visit_weights(step, items, uses, self.own_loss)

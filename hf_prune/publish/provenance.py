@@ -28,7 +28,7 @@ _LIBRARIES = (
 )  # fmt: skip
 _ARGUMENTS = ("keep", "epsilon", "method", "difficulty", "balance", "buckets", "column", "seed")
 _RESOLVED = ("kept", "balance", "difficulty", "buckets")
-_INFLUENCE = ("version", "mode", "space", "curvature", "directions", "seed", "column", "eval_digest")
+_INFLUENCE = ("version", "engine", "mode", "space", "curvature", "directions", "seed", "column", "eval_digest")
 _GROUP = (
     "lr", "initial_lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad", "maximize",
     "decoupled_weight_decay", "fused", "foreach", "capturable", "differentiable",

@@ -27,7 +27,7 @@ _NEEDED = {
     "result": ("rows", "content_digest", "columns", "kept_ids_digest"),
     "selection": ("arguments",),
 }
-_SCORING = ("mode", "space", "curvature", "directions", "seed", "column")
+_SCORING = ("engine", "mode", "space", "curvature", "directions", "seed", "column")
 
 
 class ReplayError(ValueError):

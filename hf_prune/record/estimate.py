@@ -121,7 +121,12 @@ def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
 
 def scoring_bytes(size: int, directions: int) -> int:
     """Memory that a sweep of `directions` over `size` parameters needs, the held-out loss's direction included."""
-    return _VECTORS_PER_DIRECTION * (directions + 1) * size * 4
+    return (directions + 1) * direction_bytes(size)
+
+
+def direction_bytes(size: int) -> int:
+    """Memory that a sweep needs for one direction over `size` parameters."""
+    return _VECTORS_PER_DIRECTION * size * 4
 
 
 def disk_warning(each: int, count: int, free: int) -> str | None:

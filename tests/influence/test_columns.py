@@ -13,7 +13,6 @@ from datasets import Dataset, DatasetDict, Value
 from torch import nn
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, UnsupportedError, add_influence
-from hf_prune.influence.checks import check_memory
 from hf_prune.influence.directions import output_signs, parameter_directions
 from tests import toys
 
@@ -198,14 +197,19 @@ def test_bad_input_gets_one_sentence(run):
     refused(TrajectoryError, "another model", model=toys.bert())
     refused(TrajectoryError, "another model.*shape", model=toys.Mlp(hidden=5))
     refused(ValueError, "loss= must return one loss per example", loss=nn.functional.cross_entropy)
+    refused(ValueError, "engine must be one of auto, dense, projected", engine="fast")
+    refused(ValueError, "no exact curvature", engine="projected", curvature="exact")
+    refused(ValueError, "have no visits", train_dataset=rows, mode="visits")
+    refused(TypeError, "train_dataset must be a datasets.Dataset", train_dataset=[1])
+    refused(ValueError, "max_memory must be a number of bytes", max_memory=0.5)
     with pytest.raises(TrajectoryError, match="no trajectory"):
         add_influence(rows, record.parent / "elsewhere", model=model, directions=4)
 
 
-def test_a_sweep_that_does_not_fit_into_memory_is_refused_with_what_would_fit(run):
-    trajectory = Trajectory.open(run[2])
-    with pytest.raises(ValueError, match=r"ask for at most directions=\d+, or record fewer parameters"):
-        check_memory(trajectory, 10**9)
+def test_a_dense_sweep_that_does_not_fit_into_memory_is_refused_with_what_would_do(run):
+    rows, held_out, record, model = run
+    with pytest.raises(ValueError, match="use engine='projected', or fewer directions"):
+        add_influence(rows, record, model=model, eval_dataset=held_out, directions=5, max_memory=1000)
 
 
 def test_chaotic_stretches_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -33,8 +33,6 @@ class Adam:
     decoupled: bool
     layout: GroupLayout
 
-    second_moment = True
-
     @classmethod
     def from_groups(cls, groups: list[dict[str, Any]], layout: GroupLayout, decoupled: bool) -> Adam:
         beta1 = layout.spread([group["betas"][0] for group in groups])
@@ -48,24 +46,29 @@ class Adam:
         """The cotangents of parameters and first moment at the end of the run, each `(k, p)`."""
         return directions, torch.zeros_like(directions)
 
+    def denominator(self, second_moment: torch.Tensor, updates: int) -> torch.Tensor:
+        """`sqrt(v / (1 - b2^n)) + eps` of the step after `updates` updates, `(p,)`."""
+        beta2, eps = self.beta2.to(second_moment), self.eps.to(second_moment)
+        return (second_moment / (1 - beta2 ** (updates + 1))).sqrt_().add_(eps)
+
     def cotangent(
         self,
         A: torch.Tensor,
         M: torch.Tensor,
         learning_rates: tuple[float, ...],
-        second_moment: torch.Tensor | None,
+        denominator: torch.Tensor | None,
         updates: int,
     ) -> torch.Tensor:
-        """The cotangent `(k, p)` of the step's gradient; leaves in `M` the moment's cotangent of the step before."""
-        if second_moment is None:
-            raise ValueError("Adam's adjoint needs the recorded second moment.")
-        n = updates + 1
-        rate = self.layout.spread(list(learning_rates)).to(second_moment)
-        beta1, beta2, eps = (x.to(second_moment) for x in (self.beta1, self.beta2, self.eps))
-        denominator = (second_moment / (1 - beta2**n)).sqrt_().add_(eps).mul_(1 - beta1**n)
-        M.addcmul_(A, (rate / denominator).to(A), value=-1.0)
-        C = M * (1 - beta1).to(A)
-        M.mul_(beta1.to(A))
+        """
+        The cotangent `(k, p)` of the step's gradient; leaves in `M` the moment's cotangent of the step before.
+
+        Without `denominator`, `A` and `M` are those of parameters and gradients already scaled by its square root.
+        """
+        beta1 = self.beta1.to(A)
+        rate = self.layout.spread(list(learning_rates)).to(A) / (1 - beta1 ** (updates + 1))
+        M.addcmul_(A, (rate if denominator is None else rate / denominator).to(A), value=-1.0)
+        C = M * (1 - beta1)
+        M.mul_(beta1)
         return C
 
     def pull_back(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:

@@ -29,8 +29,6 @@ class Sgd:
     weight_decay: torch.Tensor
     layout: GroupLayout
 
-    second_moment = False
-
     @classmethod
     def from_groups(cls, groups: list[dict[str, Any]], layout: GroupLayout) -> Sgd:
         def spread(key: str) -> torch.Tensor:
@@ -47,7 +45,7 @@ class Sgd:
         A: torch.Tensor,
         M: torch.Tensor,
         learning_rates: tuple[float, ...],
-        second_moment: torch.Tensor | None,
+        denominator: torch.Tensor | None,
         updates: int,
     ) -> torch.Tensor:
         """The cotangent `(k, p)` of the step's gradient; leaves in `M` the momentum's cotangent of the step before."""

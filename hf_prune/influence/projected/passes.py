@@ -1,0 +1,110 @@
+"""The one pass over the window that needs the model: every visit's gradient and curvature factors, sketched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from datasets.utils import tqdm
+
+from hf_prune.influence.objective import Batch
+from hf_prune.influence.projected.factors import Round, loss_rounds
+from hf_prune.influence.projected.projection import Projection
+from hf_prune.influence.projected.pulls import Pulls
+from hf_prune.influence.projected.store import StepSketch, Store
+from hf_prune.influence.sweep import Sweep
+from hf_prune.influence.updates.sgd import Sgd
+
+# Steps that share one scale of the gradients, and one file.
+STRETCH = 8
+# The plain sketches that are kept are narrower by this factor, if they are wide.
+NARROWER = 4
+WIDE = 1 << 14
+# Entries of a parameter that its mean scale is taken over.
+SAMPLED = 4096
+
+
+class WindowPass:
+    """
+    Sketches the steps of a window.
+
+    Args:
+        sweep (`Sweep`): knows the trajectory, the objective, the rows, and their weights.
+        projection (`Projection`): of the recorded parameters.
+    """
+
+    def __init__(self, sweep: Sweep, projection: Projection):
+        self.sweep, self.projection = sweep, projection
+        self.objective, self.trajectory = sweep.objective, sweep.trajectory
+        self.pulls = Pulls(sweep.objective, projection)
+        self._reference: list[torch.Tensor] | None = None
+
+    def run(self, store: Store, rank: int, world: int) -> None:
+        """Works this process's share of the stretches that are missing."""
+        own = [stretch for stretch in store.stretches[rank::world] if stretch in store.missing()]
+        with tqdm(total=sum(map(len, own)), desc="Sketching the window", unit="step") as bar:
+            for stretch in own:
+                scales, levels = self.scales((stretch.start + stretch.stop) // 2)
+                steps = {}
+                for t in stretch:
+                    if not self.trajectory.step(t).skipped:
+                        steps[t] = self._step(t, scales, levels)
+                    bar.update()
+                store.write(stretch, steps)
+
+    def _step(self, t: int, scales: Sequence[torch.Tensor | None], levels: torch.Tensor) -> StepSketch:
+        step = self.trajectory.step(t)
+        ids = self.sweep.row_of(step.ids)
+        batch = self.sweep.rows.batch(ids.tolist())
+        weights = self.sweep.weights(step, batch)
+        rounds, rows, plain = self.batch(self.sweep.theta(t), batch, scales, seed=t)
+        B = len(batch)
+        return StepSketch(
+            ids=torch.from_numpy(ids), weights=weights, rows=rows, plain=narrow(plain), gram=plain @ plain.T,
+            examples=torch.arange(B).repeat(len(rounds)),
+            slopes=torch.cat([r.slopes for r in rounds]), factors=torch.cat([r.factors for r in rounds]),
+            levels=levels.clone(),
+        )  # fmt: skip
+
+    def batch(
+        self, theta: torch.Tensor, batch: Batch, scales: Sequence[torch.Tensor | None], *, seed: int
+    ) -> tuple[list[Round], torch.Tensor, torch.Tensor]:
+        """The rounds of a batch and their sketches, scaled and plain, each `(rounds x B, d)`."""
+        generator = torch.Generator().manual_seed(seed)
+        with self.pulls.forward(theta, batch.inputs) as forward:
+            rounds = loss_rounds(self.objective.loss(batch), forward.logits, batch.labels, generator)
+            pulled = [forward.pull(r.cotangents, scales, plain=True) for r in rounds]
+        plain = [p for _, p in pulled if p is not None]
+        return rounds, torch.cat([scaled for scaled, _ in pulled]), torch.cat(plain)
+
+    def scales(self, t: int) -> tuple[list[torch.Tensor | None], torch.Tensor]:
+        """
+        What the gradients of steps around `t` are multiplied by, and its mean logarithm in each parameter.
+
+        It is the optimizer's denominator to the power -1/2: between two gradients so scaled lies the update's own
+        metric. The mean is weighted by the second moment at the end of the window, where gradients are large.
+        """
+        update, last = self.sweep.update, self.trajectory.window[1]
+        sizes = self.objective.sizes
+        if isinstance(update, Sgd):
+            return [None] * len(sizes), torch.zeros(len(sizes))
+        device, t = self.objective.device, min(t, last - 1)
+        moment = self.trajectory.second_moment_at(t + 1).to(device)
+        scale = update.denominator(moment, self.trajectory.updates_before(t)).rsqrt_()
+        if self._reference is None:
+            self._reference = self._sampled(self.trajectory.second_moment_at(last).to(device) + 1e-30)
+        parts = zip(self._sampled(scale), self._reference, strict=True)
+        levels = torch.stack([(part.log() * v).sum() / v.sum() for part, v in parts])
+        return list(scale.split(sizes)), levels.cpu()
+
+    def _sampled(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Some thousand entries of each parameter, evenly spread."""
+        return [part[:: max(1, len(part) // SAMPLED)] for part in vector.split(self.objective.sizes)]
+
+
+def narrow(sketches: torch.Tensor) -> torch.Tensor:
+    """Sketches `(R, d)` to narrower ones: buckets are summed again, since their signs are random already."""
+    if sketches.shape[1] < WIDE:
+        return sketches
+    gap = -sketches.shape[1] % NARROWER
+    return torch.nn.functional.pad(sketches, (0, gap)).view(len(sketches), NARROWER, -1).sum(1)

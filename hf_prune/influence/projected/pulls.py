@@ -1,0 +1,212 @@
+"""Sketches of per-example gradients, by hooks on the unmodified layers or, where those cannot, by `vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call, vjp, vmap
+from transformers.utils import logging
+
+from hf_prune.influence.objective import Objective, logits_of, plain_masks
+from hf_prune.influence.projected.layers import Sink, rule_for
+from hf_prune.influence.projected.projection import Projection
+
+logger = logging.get_logger(__name__)
+
+# Largest relative difference between the hooks' sum over examples and autograd's own gradient.
+TOLERANCE = 1e-3
+Inputs = dict[str, torch.Tensor]
+Sketches = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class Pulls:
+    """
+    Pulls cotangents of a batch's logits back to the recorded parameters, example by example, into a [`Projection`].
+
+    Linear, convolution, normalisation and embedding layers give their per-example gradients from their input and
+    their output's gradient: a plain forward and backward pass, whatever the attention. A parameter that no such layer
+    owns (a class token, an RMSNorm's weight) gets one copy an example. On the first batch the sum over examples is
+    compared with autograd's gradient; where it differs, `vmap` computes all of them, more slowly.
+    """
+
+    def __init__(self, objective: Objective, projection: Projection):
+        self.objective, self.projection = objective, projection
+        self.hooked: bool | None = None
+        places = {name: place for place, name in enumerate(objective.names)}
+        by_id = {id(p): places[n] for n, p in objective.model.named_parameters() if n in places}
+        self._layers: dict[nn.Module, dict[str, int]] = {}
+        self._owners: dict[int, nn.Module] = {}
+        for module in objective.model.modules():
+            own = {n: by_id[id(p)] for n, p in module.named_parameters(recurse=False) if id(p) in by_id}
+            if own and rule_for(module) is not None:
+                self._layers[module] = own
+            else:
+                self._owners |= dict.fromkeys(own.values(), module)
+        self._batch = 0
+        self._sink: Sink | None = None
+        self._ranks: dict[nn.Module, int] = {}
+
+    @contextmanager
+    def forward(self, theta: torch.Tensor, inputs: Inputs) -> Iterator[_Forward]:
+        """One forward pass at `theta`, whose logits can be pulled back several times."""
+        if self.hooked is None:
+            self.hooked = self._agrees(theta, inputs)
+            if not self.hooked:
+                logger.warning(
+                    f"{type(self.objective.model).__name__} has layers whose per-example gradients no hook gives; "
+                    "they are computed by vmap, which takes several times as long."
+                )
+        if not self.hooked:
+            yield _Forward(self, theta, inputs, None, {})
+            return
+        with self._hooks():
+            yield self._run(theta, inputs)
+
+    def _run(self, theta: torch.Tensor, inputs: Inputs) -> _Forward:
+        self._batch = len(next(iter(inputs.values())))
+        parameters = self.objective.unflatten(theta.detach())
+        copies = {place: self._copies(parameters[self.objective.names[place]], place) for place in self._owners}
+        values = parameters | {self.objective.names[place]: copy for place, copy in copies.items()}
+        with torch.enable_grad(), plain_masks():
+            outputs = functional_call(self.objective.model, (values, self.objective.fixed), kwargs=inputs)
+        return _Forward(self, theta, inputs, logits_of(outputs), copies)
+
+    def _copies(self, value: torch.Tensor, place: int) -> torch.Tensor:
+        """One copy of a parameter an example: in its first dimension if that is 1, else in a new one."""
+        if value.ndim > 1 and value.shape[0] == 1:
+            return value.expand(self._batch, *value.shape[1:]).requires_grad_()
+        between = self._ranks.get(self._owners[place], value.ndim + 1) - 1 - value.ndim
+        return (
+            value.view(1, *[1] * between, *value.shape)
+            .expand(self._batch, *[1] * between, *value.shape)
+            .requires_grad_()
+        )
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        handles = [module.register_forward_hook(self._listen) for module in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note_ranks(self, theta: torch.Tensor, inputs: Inputs) -> None:
+        """Of what the owners of loose parameters take, so that a copy an example has room for what lies between."""
+
+        def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
+            self._ranks |= {module: tensors[0].ndim} if tensors else {}
+
+        handles = [owner.register_forward_pre_hook(note) for owner in set(self._owners.values())]
+        try:
+            with torch.no_grad():
+                self.objective.logits(theta, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _listen(self, module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        x = arguments[0].detach()
+        if output.shape[0] == 1 < self._batch:
+            output = output.expand(self._batch, *output.shape[1:])
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        output.register_hook(lambda d: self._take(module, x, d))
+        return output
+
+    def _take(self, module: nn.Module, x: torch.Tensor, d: torch.Tensor) -> None:
+        assert self._sink is not None
+        B = self._batch
+        if len(d) != B:  # examples cut into windows, or tokens laid end to end: both example by example
+            d, x = d.reshape(B, -1, d.shape[-1]), x.reshape(B, -1, x.shape[-1])
+        rule = rule_for(module)
+        assert rule is not None
+        rule(module, x.expand(B, *x.shape[1:]), d, self._layers[module], self._sink)
+
+    def _agrees(self, theta: torch.Tensor, inputs: Inputs) -> bool:
+        """Whether the hooks' gradients, summed over examples, are autograd's."""
+        if any(value.ndim != 1 and value.shape[0] != 1 for value in self._loose(theta)):
+            return False
+        inputs = {name: value[:4] for name, value in inputs.items()}
+        logits, pull = vjp(lambda theta: self.objective.logits(theta, inputs), theta)[:2]
+        generator = torch.Generator(logits.device).manual_seed(0)
+        cotangents = torch.randn(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+        none: list[torch.Tensor | None] = [None] * len(self.projection.sizes)
+        whole = self.projection.sketch(pull(cotangents)[0][None], none)[0]
+        self._note_ranks(theta, inputs)
+        try:
+            with self._hooks():
+                found = self._run(theta, inputs).pull(cotangents, none)[0].sum(0)
+        except (RuntimeError, NotImplementedError, ValueError, IndexError):
+            return False
+        return bool((found - whole).norm() <= TOLERANCE * whole.norm())
+
+    def _loose(self, theta: torch.Tensor) -> list[torch.Tensor]:
+        parameters = self.objective.unflatten(theta)
+        return [parameters[self.objective.names[place]] for place in self._owners]
+
+
+class _Forward:
+    """The logits `(B, ...)` of one forward pass, and their pulls."""
+
+    def __init__(
+        self,
+        pulls: Pulls,
+        theta: torch.Tensor,
+        inputs: Inputs,
+        logits: torch.Tensor | None,
+        copies: dict[int, torch.Tensor],
+    ):
+        self._pulls, self._theta, self._inputs, self._graph, self._copies = pulls, theta, inputs, logits, copies
+        with torch.no_grad():
+            self.logits = pulls.objective.logits(theta, inputs) if logits is None else logits.detach()
+
+    def pull(
+        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], *, plain: bool = False
+    ) -> Sketches:
+        """
+        Sketches of the gradients of each example's `<cotangents_i, logits_i>`.
+
+        Args:
+            cotangents (`torch.Tensor`, shape of the logits): what is pulled back.
+            scales (`Sequence`): factors of the entries of each parameter's gradient (flat), or `None`.
+            plain (`bool`): whether sketches of the gradients without the factors are wanted too.
+
+        Returns:
+            `(torch.Tensor, torch.Tensor or None)`: each `(B, d)`.
+        """
+        if self._graph is None:
+            return self._by_vmap(cotangents, scales, plain)
+        pulls, projection = self._pulls, self._pulls.projection
+        zeros = cotangents.new_zeros(len(cotangents), projection.width, dtype=torch.float32)
+        sink = Sink(projection, list(scales), zeros, torch.zeros_like(zeros) if plain else None)
+        pulls._sink = sink
+        try:
+            self._graph.backward(cotangents, retain_graph=True)
+        finally:
+            pulls._sink = None
+        for place, copy in self._copies.items():
+            out, inner = projection.signs[place]
+            gradient = torch.zeros_like(copy) if copy.grad is None else copy.grad
+            entries = gradient.reshape(len(copy), *projection.shapes[place]) * out[:, None] * inner
+            sink.add(place, slice(None), entries.flatten(1))
+            copy.grad = None
+        return sink.scaled, sink.plain
+
+    def _by_vmap(self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], plain: bool) -> Sketches:
+        objective, projection = self._pulls.objective, self._pulls.projection
+
+        def one(inputs: Inputs, cotangent: torch.Tensor) -> torch.Tensor:
+            def single(theta: torch.Tensor) -> torch.Tensor:
+                return objective.logits(theta, {name: value.unsqueeze(0) for name, value in inputs.items()})[0]
+
+            return vjp(single, self._theta)[1](cotangent)[0]
+
+        gradients = vmap(one)(self._inputs, cotangents)
+        none: list[torch.Tensor | None] = [None] * len(projection.sizes)
+        return projection.sketch(gradients, scales), projection.sketch(gradients, none) if plain else None

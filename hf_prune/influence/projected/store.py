@@ -1,0 +1,98 @@
+"""Sketches on disk: one safetensors file for a stretch of steps, so that a killed pass goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@dataclass(frozen=True)
+class StepSketch:
+    """
+    What one optimizer step leaves for the sweep: R pulled rows of its B visits.
+
+    Attributes:
+        ids (`torch.Tensor`, `(B,)`): rows of the dataset that were visited.
+        weights (`torch.Tensor`, `(B,)`): weight of each visit's loss in the step's objective.
+        rows (`torch.Tensor`, `(R, d)`): sketches of the pulls, scaled by the optimizer's denominator to the power
+            -1/2.
+        plain (`torch.Tensor`, `(R, e)`): narrower sketches of the pulls as they are.
+        gram (`torch.Tensor`, `(R, R)`): inner products of the pulls as they are.
+        examples (`torch.Tensor`, `(R,)`): which visit a row belongs to.
+        slopes, factors (`torch.Tensor`, `(R,)`): see [`Round`].
+        levels (`torch.Tensor`, `(parameters,)`): mean logarithm of each parameter's scale at this step.
+    """
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    rows: torch.Tensor
+    plain: torch.Tensor
+    gram: torch.Tensor
+    examples: torch.Tensor
+    slopes: torch.Tensor
+    factors: torch.Tensor
+    levels: torch.Tensor
+
+    def loss_map(self) -> torch.Tensor:
+        """`(R, B)`: combines rows to the gradients of the visits' losses."""
+        combined = torch.zeros(len(self.examples), len(self.weights), device=self.rows.device)
+        combined[torch.arange(len(self.examples)), self.examples] = self.slopes
+        return combined
+
+
+_NAMES = [field.name for field in fields(StepSketch)]
+_HALVED = ("rows", "plain")
+
+
+class Store:
+    """A directory of sketches of one trajectory's window, cut into stretches of steps."""
+
+    def __init__(self, path: Path, first: int, last: int, stretch: int):
+        self.path = path
+        self.stretches = [range(start, min(start + stretch, last)) for start in range(first, last, stretch)]
+
+    def file(self, stretch: range) -> Path:
+        return self.path / f"steps-{stretch.start:08d}-{stretch.stop:08d}.safetensors"
+
+    def missing(self) -> list[range]:
+        """The stretches that have still to be worked."""
+        return [stretch for stretch in self.stretches if not self.file(stretch).exists()]
+
+    def write(self, stretch: range, steps: dict[int, StepSketch]) -> None:
+        """Writes a stretch; there is no half of it, whenever the process is killed."""
+        tensors = {}
+        for t, sketch in steps.items():
+            for name in _NAMES:
+                value = getattr(sketch, name).cpu().contiguous()
+                if name in _HALVED:
+                    length = value.norm(dim=1).clamp(min=1e-30)
+                    tensors[f"{t}.{name}.length"] = length
+                    value = (value * (value.shape[1] ** 0.5 / length)[:, None]).half()
+                tensors[f"{t}.{name}"] = value
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / f".{stretch.start}.{os.getpid()}.part"
+        try:
+            save_file(tensors, part)
+            os.replace(part, self.file(stretch))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def backwards(self, device: torch.device) -> Iterator[tuple[int, StepSketch]]:
+        """Every step's sketch with its number, from the last to the first."""
+        for stretch in reversed(self.stretches):
+            tensors = load_file(self.file(stretch))
+            for t in reversed(stretch):
+                if f"{t}.ids" in tensors:  # a skipped step has left nothing
+                    yield t, StepSketch(**{name: _read(tensors, t, name).to(device) for name in _NAMES})
+
+
+def _read(tensors: dict[str, torch.Tensor], t: int, name: str) -> torch.Tensor:
+    value = tensors[f"{t}.{name}"]
+    if name not in _HALVED:
+        return value
+    return value.float() * (tensors[f"{t}.{name}.length"] / value.shape[1] ** 0.5)[:, None]

@@ -1,0 +1,44 @@
+"""The processes that score together, started by torchrun or `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from accelerate import PartialState
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """
+    Attributes:
+        rank (`int`): this process.
+        world (`int`): how many there are.
+    """
+
+    rank: int
+    world: int
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """This process among those of its launch; alone where there was none."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not PartialState._shared_state:
+            return cls(0, 1)
+        state = PartialState()
+        return cls(state.process_index, state.num_processes)
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            PartialState().wait_for_everyone()
+
+    @contextmanager
+    def one_first(self) -> Iterator[None]:
+        """Runs the block in the first process, then in the others, which find what it wrote."""
+        if self.world == 1:
+            yield
+            return
+        with PartialState().main_process_first():
+            yield

@@ -1,0 +1,37 @@
+"""Run under torchrun: processes that score one run together. Usage: score_together.py DIRECTORY"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from hf_prune import add_influence
+from tests import toys
+
+SCORINGS = {
+    "dense": {"engine": "dense", "mode": "expected"},
+    "dense visits": {"engine": "dense", "mode": "visits"},
+    "projected": {"engine": "projected", "mode": "expected"},
+}
+
+
+def score(directory: Path, model: torch.nn.Module, name: str) -> np.ndarray:
+    """The influence columns of the run in `directory`."""
+    scored = add_influence(
+        toys.vectors(40), directory / "t", model=model, eval_dataset=toys.vectors(10, seed=9), directions=6,
+        curvature="gauss-newton", **SCORINGS[name],
+    )  # fmt: skip
+    return np.column_stack([np.array(scored["influence"]), scored["influence_eval_loss"]])
+
+
+if __name__ == "__main__":
+    PartialState(cpu=True)
+    here = Path(sys.argv[1])
+    trained = toys.Mlp()
+    trained.load_state_dict(torch.load(here / "model.pt", weights_only=True))
+    for scoring in SCORINGS:
+        np.save(here / f"{scoring}-{os.environ['RANK']}.npy", score(here, trained, scoring))
+    torch.distributed.destroy_process_group()
