@@ -47,9 +47,7 @@ def trainer_for(name: str, size: int, callbacks: list[Any], directory: str) -> A
         rows = digits()[0].map(
             lambda row: {"pixel_values": np.reshape(row["x"], (1, 8, 8))}, remove_columns=["x", "row"]
         )
-        arguments = TrainingArguments(
-            num_train_epochs=size, per_device_train_batch_size=32, **shared
-        )
+        arguments = TrainingArguments(num_train_epochs=size, per_device_train_batch_size=32, **shared)
         return Trainer(ViTForImageClassification(config), arguments, train_dataset=rows, callbacks=callbacks)
     from common import minilm, movie_reviews
 

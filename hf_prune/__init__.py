@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Its room has the function's name: imported later, the module would take the function's place.
+# Their rooms have the functions' names: imported later, the modules would take the functions' places.
+from hf_prune.diagnose import diagnose
 from hf_prune.verify import verify
 
 __version__ = "0.1.0"
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from hf_prune.influence import add_influence
     from hf_prune.publish import replay
     from hf_prune.record import Trajectory, TrajectoryCallback, estimate, with_example_ids
-    from hf_prune.selection import PrunedDataset, Selection, prune, select
+    from hf_prune.scores import add_scores
+    from hf_prune.selection import PrunedDataset, Selection, prune, prune_path, select
 
 # Names are imported on first use: `hf-prune --help` must not wait for torch.
 _HOMES = {
@@ -27,16 +29,19 @@ _HOMES = {
     "estimate": "record",
     "with_example_ids": "record",
     "add_influence": "influence",
+    "add_scores": "scores",
     "prune": "selection",
+    "prune_path": "selection",
     "select": "selection",
     "Selection": "selection",
     "PrunedDataset": "selection",
-    "replay": "publish",
+    "replay": "publish.replay",
 }
 
 __all__ = [
     "PrunedDataset", "RecordingError", "Selection", "Trajectory", "TrajectoryCallback", "TrajectoryError",
-    "UnsupportedError", "add_influence", "estimate", "prune", "replay", "select", "verify", "with_example_ids",
+    "UnsupportedError", "add_influence", "add_scores", "diagnose", "estimate", "prune", "prune_path", "replay",
+    "select", "verify", "with_example_ids",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from hf_prune.publish.replay import Record
 from hf_prune.selection import prune
 from tests.toys import arguments, images, train, vit
 
-COMMANDS = ("demo", "estimate", "inspect", "score", "prune", "verify", "report", "push", "replay")
+COMMANDS = ("demo", "diagnose", "estimate", "inspect", "score", "prune", "verify", "report", "push", "replay")
 
 
 def run(*words: object, code: int = 0):

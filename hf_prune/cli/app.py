@@ -59,6 +59,7 @@ app.command()(data.report)
 app.command()(hub.push)
 app.command()(hub.replay)
 app.command()(runs.inspect)
+app.command()(runs.diagnose)
 
 
 def main() -> None:

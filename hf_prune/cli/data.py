@@ -64,10 +64,24 @@ def prune(
     out: Annotated[Path, typer.Argument(help="Directory for the pruned dataset; must be new.")],
     keep: Annotated[str | None, typer.Option(help="Share of rows to keep, such as 0.5, or a number of rows.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Keep as few rows as leave this predicted shift.")] = None,
-    method: Annotated[str, typer.Option(help="influence, or a baseline: random, stratified, norm.")] = "influence",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="influence, or a baseline: random, stratified, norm, el2n, grand, forgetting, aum, loss, tdds, ccs, "
+            "moderate, herding or kcenter."
+        ),
+    ] = "influence",
     difficulty: Annotated[str, typer.Option(help="auto, none, or a quantile in [0, 1].")] = "auto",
+    cost: Annotated[
+        str | None, typer.Option(help="Column in the place of difficulty: rows of large values are kept.")
+    ] = None,
+    harmful: Annotated[str, typer.Option(help="keep, or drop: rows that look harmful go first.")] = "keep",
     balance: Annotated[
         str | None, typer.Option(help="Column whose class shares are kept; none for none. [default: label]")
+    ] = None,
+    centred: Annotated[bool, typer.Option(help="Centre and re-weight influence, or take plain sums.")] = True,
+    features: Annotated[
+        str | None, typer.Option(help="Column of vectors for moderate, herding and kcenter. [default: influence]")
     ] = None,
     buckets: Annotated[str, typer.Option(help="auto, or a number of parts.")] = "auto",
     column: Annotated[str, typer.Option(help="The influence column.")] = "influence",
@@ -84,8 +98,9 @@ def prune(
         from hf_prune.selection import prune as prune_rows
 
         pruned = prune_rows(
-            load_rows(dataset), share, epsilon=epsilon, method=method, difficulty=quantile,
-            balance=False if balance == "none" else balance, buckets=parts, column=column, seed=seed,
+            load_rows(dataset), share, epsilon=epsilon, method=method, difficulty=quantile, cost=cost,
+            harmful=harmful, balance=False if balance == "none" else balance, centred=centred, features=features,
+            buckets=parts, column=column, seed=seed,
         )  # fmt: skip
         pruned.save_to_disk(str(out))
     certificate = pruned.selection.certificate

@@ -1,4 +1,4 @@
-"""Commands on training runs: `demo`, `estimate`, `inspect` and `verify`."""
+"""Commands on training runs: `demo`, `diagnose`, `estimate`, `inspect` and `verify`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,44 @@ def inspect(
         _print_table(f"Trajectory {summary['run_id']}", summary)
 
 
+def diagnose(
+    dataset: Annotated[Path, typer.Argument(help="Training rows, scored or not (save_to_disk).")],
+    trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
+    model: Annotated[str, typer.Option(help="The trained model (save_pretrained), or its id on the Hub.")],
+    eval_dataset: Annotated[Path, typer.Option(help="Held-out rows (save_to_disk).")],
+    group: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of a random group; may be repeated. [default: .05 .05 .2 .2]"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Re-run at most so many steps. [default: the window]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Held-out rows in one forward pass.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the groups.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Tell how far to trust the scores of a run, by re-running part of it without some rows.
+
+    For models of transformers and rows that need no collator of their own; for others call diagnose in Python.
+    """
+    with clean_stdout():
+        from hf_prune.cli.data import _trained_model
+        from hf_prune.diagnose import diagnose as diagnose_run
+        from hf_prune.record import Trajectory
+
+        record = Trajectory.open(trajectory)
+        shares: dict[str, Any] = {"groups": tuple(group)} if group else {}
+        found = diagnose_run(
+            load_rows(dataset), record, model=_trained_model(model, record.manifest.model),
+            eval_dataset=load_rows(eval_dataset), steps=steps, batch_size=batch_size, seed=seed, **shares,
+        )  # fmt: skip
+    if out is not None:
+        _write_json(out, found.to_dict())
+    if json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found.explain())
+
+
 def estimate(
     model: Annotated[str, typer.Option(help="Directory or Hub id of a model; only its config is read.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows of the training set.")],
@@ -94,6 +132,9 @@ def verify(
     pruned: Annotated[Path, typer.Argument(help="The pruned rows (save_to_disk).")],
     factory: Annotated[str, typer.Option(help="module:function that makes a Trainer of (train_dataset, seed).")],
     eval_dataset: Annotated[Path, typer.Option(help="Rows to measure on (save_to_disk).")],
+    metric: Annotated[
+        str, typer.Option(help="accuracy, loss, a metric of compute_metrics, or the path of an evaluate module.")
+    ] = "accuracy",
     seeds: Annotated[int, typer.Option(min=1, help="Retrainings of each arm.")] = 3,
     budget: Annotated[str, typer.Option(help="What all arms have the same number of: epochs or steps.")] = "epochs",
     random: Annotated[bool, typer.Option(help="Also train on as many random rows.")] = True,
@@ -111,14 +152,11 @@ def verify(
         scores = influence_columns(subset.selection.arguments["column"])
         plain = rows.remove_columns([name for name in scores if name in rows.column_names and name not in LABELS])
         result = verify_rows(
-            _function(factory), plain, subset, eval_dataset=load_rows(eval_dataset), seeds=seeds, budget=budget,
-            random=random,
+            _function(factory), plain, subset, eval_dataset=load_rows(eval_dataset), seeds=seeds, metric=metric,
+            budget=budget, random=random,
         )  # fmt: skip
     if out is not None:
-        import json as json_module
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json_module.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        _write_json(out, result.to_dict())
     if json:
         print_json(result.to_dict())
     else:
@@ -136,6 +174,13 @@ def _function(name: str) -> Any:
     if not callable(found):
         raise ValueError(f"The module {module} has no function {attribute}: check --factory.")
     return found
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    import json
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _empty_model(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.scorer import Scorer
+from hf_prune.record.tracking import log_scoring
 from hf_prune.record.trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
@@ -136,6 +138,7 @@ def add_influence(
     asked = [swept, scoring, None if eval_dataset is None else eval_dataset._fingerprint]
     fingerprint = Hasher.hash([dataset._fingerprint, asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
+    start = time.perf_counter()
     cache, ranks = record.path / "scores", Ranks.here()
     if not any(cache.glob(f"{fingerprint}.arrow")) and not any(cache.glob(f"{fingerprint}_*.arrow")):
         scorer.prepare(cache / f"parts-{fingerprint}", cache / f"sketches-{Hasher.hash(swept)}", ranks)
@@ -145,6 +148,8 @@ def add_influence(
             features=features, new_fingerprint=fingerprint, cache_file_name=str(cache / f"{fingerprint}.arrow"),
             desc="Scoring rows",
         )  # fmt: skip
+    first, last = record.window
+    log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     shutil.rmtree(cache / f"parts-{fingerprint}", ignore_errors=True)
     run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
     return with_scoring(scored, {"trajectory": run, "influence": scoring, "column_digests": column_digests(dataset)})

@@ -22,7 +22,8 @@ _UNKNOWN_TRAINING: dict[str, Any] = {
 }  # fmt: skip
 _INFLUENCE_DEFAULTS = {"space": "outputs", "mode": "expected", "directions": 64, "seed": 0, "column": "influence"}
 _PRUNE_DEFAULTS = {
-    "method": "influence", "difficulty": "auto", "balance": None, "buckets": "auto", "column": "influence", "seed": 0,
+    "method": "influence", "difficulty": "auto", "cost": None, "harmful": "keep", "centred": True, "features": None,
+    "balance": None, "buckets": "auto", "column": "influence", "seed": 0,
 }  # fmt: skip
 
 

@@ -26,7 +26,10 @@ SCHEMA_VERSION = 1
 _LIBRARIES = (
     "accelerate", "datasets", "huggingface_hub", "numpy", "peft", "pyarrow", "scipy", "torch", "transformers", "trl",
 )  # fmt: skip
-_ARGUMENTS = ("keep", "epsilon", "method", "difficulty", "balance", "buckets", "column", "seed")
+_ARGUMENTS = (
+    "keep", "epsilon", "method", "difficulty", "cost", "harmful", "centred", "features", "balance", "buckets",
+    "column", "seed",
+)  # fmt: skip
 _RESOLVED = ("kept", "balance", "difficulty", "buckets")
 _INFLUENCE = ("version", "engine", "mode", "space", "curvature", "directions", "seed", "column", "eval_digest")
 _GROUP = (

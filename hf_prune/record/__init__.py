@@ -6,6 +6,7 @@ from hf_prune.record.ids import with_example_ids
 from hf_prune.record.manifest import Manifest, Parameter
 from hf_prune.record.summary import summarize
 from hf_prune.record.trajectory import MicroBatch, Step, Trajectory
+from hf_prune.record.visits import Visits, read_visits
 
 __all__ = [
     "Estimate",
@@ -15,7 +16,9 @@ __all__ = [
     "Step",
     "Trajectory",
     "TrajectoryCallback",
+    "Visits",
     "estimate",
+    "read_visits",
     "summarize",
     "with_example_ids",
 ]

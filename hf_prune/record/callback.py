@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_prune.errors import RecordingError
+from hf_prune.record import tracking
 from hf_prune.record.run import Run, Settings
 from hf_prune.record.snapshots import DTYPES
 
@@ -43,6 +45,9 @@ class TrajectoryCallback(TrainerCallback):
         on_error (`str`, *optional*, defaults to `"raise"`):
             What to do when the record cannot be written any more (the disk is full, say): `"raise"` ends training with
             a [`RecordingError`], `"stop-recording"` keeps what there is, marks the record as stopped, and trains on.
+        row_statistics (`bool`, *optional*, defaults to `False`):
+            Whether to keep of every visit of a row its loss, and its label's probability and margin: what
+            [`add_scores`] makes `el2n`, `forgetting`, `aum` and the like of, 27 bytes a visit.
 
     Example:
 
@@ -62,6 +67,7 @@ class TrajectoryCallback(TrainerCallback):
         snapshot_dtype: str = "float32",
         *,
         on_error: str = "raise",
+        row_statistics: bool = False,
     ):
         if not 0.0 < window <= 1.0:
             raise ValueError(f"window must lie in (0, 1], got {window}.")
@@ -73,15 +79,19 @@ class TrajectoryCallback(TrainerCallback):
             raise ValueError(f"on_error must be 'raise' or 'stop-recording', got {on_error!r}.")
         if parameters is not None:
             _check_pattern(parameters)
-        self._settings = Settings(Path(output_dir), window, snapshots_per_epoch, parameters, id_column, snapshot_dtype)
+        self._settings = Settings(
+            Path(output_dir), window, snapshots_per_epoch, parameters, id_column, snapshot_dtype, row_statistics
+        )
         self._on_error = on_error
         self._run: Run | None = None
         self._unfinished: str | None = None
+        self._seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._close()  # of a run that raised
+        self._seconds = 0.0
         model, optimizer, dataloader = kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"]
         processing_class = kwargs.get("processing_class")
         self._run = Run(self._settings, args, state, model, optimizer, dataloader, processing_class, self._unfinished)
@@ -131,6 +141,13 @@ class TrajectoryCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._do(lambda run: run.flush())
 
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # The Trainer's last log: the trackers are closed before this callback hears of on_train_end.
+        if self._run is not None and state.is_world_process_zero and "train_runtime" in (kwargs.get("logs") or {}):
+            self._do(lambda run: run.flush())
+            figures = tracking.recording_figures(self._settings.output_dir, state.global_step, self._seconds)
+            tracking.log_recording(figures, args, state.global_step)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -152,8 +169,10 @@ class TrajectoryCallback(TrainerCallback):
         """Runs an event of the run that is recorded, if there is one, and sees to it when that fails."""
         if self._run is None:
             return
+        start = time.perf_counter()
         try:
             event(self._run)
+            self._seconds += time.perf_counter() - start
         except (OSError, RecordingError) as error:
             message = str(error)
             if isinstance(error, OSError):

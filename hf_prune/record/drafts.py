@@ -10,6 +10,7 @@ import torch
 
 from hf_prune.errors import RecordingError
 from hf_prune.record.ledger import LedgerRow
+from hf_prune.record.visits import StatisticsRow
 from hf_prune.record.weights import Forward
 
 
@@ -37,9 +38,12 @@ class HostCopy:
         return self._event is not None and not self._event.query()
 
     def numbers(self) -> list[float]:
+        return self.tensor().reshape(-1).tolist()
+
+    def tensor(self) -> torch.Tensor:
         if self._event is not None:
             self._event.synchronize()
-        return self._host.reshape(-1).tolist()
+        return self._host
 
 
 @dataclass
@@ -52,22 +56,27 @@ class MicroDraft:
         column (`HostCopy`, *optional*): The id column of the batch.
         num_items (`HostCopy` or `float`, *optional*): `num_items_in_batch`.
         gradient (`HostCopy`, *optional*): What arrived at the model's loss; `None` if the Trainer did not use it.
+        statistics (`HostCopy`, *optional*): Statistics of the rows, `(5, B)`, where they are recorded.
     """
 
     positions: list[int] | None
     column: HostCopy | None
     num_items: HostCopy | float | None
     gradient: HostCopy | None
+    statistics: HostCopy | None = None
 
     @classmethod
     def of(cls, positions: list[int] | None, column: torch.Tensor | None, forward: Forward | None) -> MicroDraft:
         num_items = forward.num_items if forward is not None else None
+        if forward is not None and forward.refusal is not None:
+            raise forward.refusal
         once = forward is not None and forward.backwards == 1
         return cls(
             positions=positions,
             column=None if column is None else HostCopy(column),
             num_items=HostCopy(num_items) if isinstance(num_items, torch.Tensor) else num_items,
             gradient=HostCopy(forward.gradient) if once and forward and forward.gradient is not None else None,
+            statistics=HostCopy(forward.statistics) if forward and forward.statistics is not None else None,
         )
 
 
@@ -116,6 +125,23 @@ class StepDraft:
             # A fused optimizer skips inside its kernel, and accelerate then says that nothing was skipped.
             skipped=self.skipped or (self.scaled and not math.isfinite(norm)),
         )
+
+    def statistics(self, row: LedgerRow) -> StatisticsRow:
+        """
+        The statistics of the rows that the ledger's row names.
+
+        Raises:
+            [`RecordingError`]: if they are not those rows'.
+        """
+        batches = [batch.statistics.tensor().numpy() for batch in self.micro_batches if batch.statistics is not None]
+        seen, named = [batch.shape[1] for batch in batches], [len(ids) for ids in row.ids]
+        if seen != named:
+            raise RecordingError(
+                f"The model worked batches of {seen} rows in a step whose batches hold {named}, so its statistics are "
+                "not those of the rows: use a collator and a Trainer that give each batch to the model once and "
+                "whole, or record without row_statistics."
+            )
+        return StatisticsRow.of(self.step, batches)
 
 
 def _number(value: HostCopy | float | None) -> float | None:

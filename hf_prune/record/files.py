@@ -9,6 +9,7 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 LEDGER = "ledger"
+STATISTICS_DIRECTORY = "statistics"
 SNAPSHOTS = "snapshots"
 
 _PART = re.compile(r"rank-(\d{5})-part-(\d{3,})\.jsonl")
@@ -16,18 +17,18 @@ _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 _TEMPORARY = ".tmp"
 
 
-def part_path(root: Path, rank: int, part: int) -> Path:
-    return root / LEDGER / f"rank-{rank:05d}-part-{part:03d}.jsonl"
+def part_path(root: Path, rank: int, part: int, directory: str = LEDGER) -> Path:
+    return root / directory / f"rank-{rank:05d}-part-{part:03d}.jsonl"
 
 
 def snapshot_path(root: Path, step: int) -> Path:
     return root / SNAPSHOTS / f"step-{step:08d}.safetensors"
 
 
-def part_paths(root: Path) -> dict[tuple[int, int], Path]:
-    """Ledger files by (rank, part)."""
+def part_paths(root: Path, directory: str = LEDGER) -> dict[tuple[int, int], Path]:
+    """Files of the ledger, or of the statistics beside it, by (rank, part)."""
     found = {}
-    for path in sorted((root / LEDGER).glob("*.jsonl")):
+    for path in sorted((root / directory).glob("*.jsonl")):
         if match := _PART.fullmatch(path.name):
             found[int(match[1]), int(match[2])] = path
     return found
@@ -81,6 +82,7 @@ def remove_temporaries(root: Path) -> None:
 
 def remove_record(root: Path) -> None:
     """Removes a record, and nothing else that lies in its directory."""
-    for path in [*part_paths(root).values(), *snapshot_paths(root).values(), root / MANIFEST]:
+    parts = [*part_paths(root).values(), *part_paths(root, STATISTICS_DIRECTORY).values()]
+    for path in [*parts, *snapshot_paths(root).values(), root / MANIFEST]:
         path.unlink(missing_ok=True)
     remove_temporaries(root)

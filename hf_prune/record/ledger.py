@@ -6,10 +6,13 @@ import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_prune.errors import TrajectoryError
 from hf_prune.record.files import part_paths
+
+if TYPE_CHECKING:
+    from hf_prune.record.visits import StatisticsRow
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class LedgerWriter:
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - open as long as the run
         self._append(_line(header))
 
-    def write(self, row: LedgerRow) -> None:
+    def write(self, row: LedgerRow | StatisticsRow) -> None:
         self._append(_line(vars(row)))
 
     def sync(self) -> None:
@@ -126,7 +129,11 @@ def _common_steps(by_rank: list[dict[int, tuple[int, LedgerRow]]]) -> list[list[
 
 
 def _read_part(path: Path, run_id: str) -> list[LedgerRow]:
-    """The whole rows of one part; a tail that was cut off by a kill is left out."""
+    return [_row(path, values) for values in read_lines(path, run_id)]
+
+
+def read_lines(path: Path, run_id: str) -> list[dict[str, Any]]:
+    """The whole lines of one part below its header; a tail that was cut off by a kill is left out."""
     lines = path.read_bytes().split(b"\n")[:-1]
     if not lines:
         return []  # killed before the header was whole
@@ -136,7 +143,7 @@ def _read_part(path: Path, run_id: str) -> list[LedgerRow]:
             f"{path.name} belongs to run {found}, the manifest to run {run_id}: files of two runs were mixed; "
             "take the ledger and snapshots from the place where the manifest was written."
         )
-    return [_row(path, _object(path, line)) for line in lines[1:]]
+    return [_object(path, line) for line in lines[1:]]
 
 
 def _object(path: Path, line: bytes) -> dict[str, Any]:

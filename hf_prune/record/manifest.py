@@ -89,6 +89,7 @@ class Manifest:
         complete (`bool`): Whether training ended as it should, with everything recorded.
         last_step (`int`, *optional*): Number of optimizer steps made, once the run is complete.
         stopped (`str`, *optional*): Why recording stopped while training went on.
+        row_statistics (`bool`): Whether statistics of every visit were recorded.
         schema_version (`int`): Version of this format.
     """
 
@@ -119,6 +120,7 @@ class Manifest:
     complete: bool = False
     last_step: int | None = None
     stopped: str | None = None
+    row_statistics: bool = False
     schema_version: int = SCHEMA_VERSION
 
     @property

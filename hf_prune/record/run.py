@@ -20,9 +20,10 @@ from hf_prune.record import start, support
 from hf_prune.record.batches import ID_COLUMN, IdColumn, SamplerQueue, column_values
 from hf_prune.record.drafts import HostCopy, MicroDraft, StepDraft
 from hf_prune.record.estimate import disk_warning, snapshot_bytes
-from hf_prune.record.files import part_path, snapshot_paths
+from hf_prune.record.files import STATISTICS_DIRECTORY, part_path, snapshot_paths
 from hf_prune.record.ledger import LedgerWriter
 from hf_prune.record.manifest import write_manifest
+from hf_prune.record.row_statistics import RowStatistics
 from hf_prune.record.snapshots import PARAMETERS, SECOND_MOMENT, SnapshotWriter, planned_steps
 from hf_prune.record.weights import GradNormTap, LossTap
 
@@ -39,6 +40,7 @@ class Settings:
     parameters: str | None
     id_column: str | None
     snapshot_dtype: str
+    row_statistics: bool = False
 
 
 class Run:
@@ -85,6 +87,7 @@ class Run:
             steps_per_epoch=spe,
             window_start=planned[0],
             snapshot_dtype=settings.snapshot_dtype,
+            row_statistics=settings.row_statistics,
             updates_before_start=self._updates() or 0,
         )
         begun = start.agree(manifest, settings.output_dir, state.global_step, own_run, self._main)
@@ -145,6 +148,8 @@ class Run:
         """Everything that has happened so far is on disk when this returns."""
         while self._drafts:
             self._write_row(self._drafts.popleft())
+        if self._statistics is not None:
+            self._statistics.sync()
         self._ledger.sync()
         if self._snapshots is not None:
             self._snapshots.wait()
@@ -195,7 +200,11 @@ class Run:
         metadata = {"run_id": self.manifest.run_id, "rank": str(rank), "part": str(part)}
         self._ledger = LedgerWriter(part_path(self._root, rank, part), metadata)
         self._snapshots: SnapshotWriter | None = None
+        self._statistics: LedgerWriter | None = None
         self._undo: list[Callable[[], Any]] = [self._ledger.close]
+        if self.manifest.row_statistics:
+            self._statistics = LedgerWriter(part_path(self._root, rank, part, STATISTICS_DIRECTORY), metadata)
+            self._undo.append(self._statistics.close)
         self._last_snapshot = -1
         if self._main:
             size, dtype = self.manifest.n_parameters, self.manifest.snapshot_dtype
@@ -212,7 +221,8 @@ class Run:
             logger.warning(warning)
 
     def _attach(self, model: nn.Module, dataloader: Any) -> None:
-        self._loss, self._norm = LossTap(), GradNormTap(self._trainable)
+        statistics = RowStatistics() if self.manifest.row_statistics else None
+        self._loss, self._norm = LossTap(statistics), GradNormTap(self._trainable)
         self._undo.append(self._loss.attach(model).remove)
         self._undo.append(self._column.attach(model).remove)
         self._norm.attach()
@@ -244,6 +254,9 @@ class Run:
 
     def _write_row(self, draft: StepDraft) -> None:
         row = draft.row(self.manifest.world_size, self._row_ids)
+        if self._statistics is not None:
+            # First, so that every step in the ledger has its statistics.
+            self._statistics.write(draft.statistics(row))
         self._ledger.write(row)
         loss = "custom" if self.manifest.loss == "custom" or None in row.scales else "model"
         if loss != self.manifest.loss:

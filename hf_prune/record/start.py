@@ -38,6 +38,7 @@ class Start:
 # What a resumed run must share with the one that it continues.
 _FIXED = (
     "dataset_columns", "n_rows", "id_column", "parameters", "world_size", "snapshot_dtype", "max_grad_norm",
+    "row_statistics",
 )  # fmt: skip
 
 
@@ -65,7 +66,8 @@ def agree(manifest: Manifest, root: Path, step: int, own_run: str | None, main: 
 
 
 def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> Start:
-    for directory in (root, root / files.LEDGER, root / files.SNAPSHOTS):
+    inner = [files.LEDGER, files.SNAPSHOTS] + [files.STATISTICS_DIRECTORY] * manifest.row_statistics
+    for directory in (root, *(root / name for name in inner)):
         directory.mkdir(parents=True, exist_ok=True)
     files.remove_temporaries(root)
     if step > 0:

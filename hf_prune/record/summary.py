@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_prune.record.files import MANIFEST, part_paths, snapshot_paths
+from hf_prune.record.files import MANIFEST, STATISTICS_DIRECTORY, part_paths, snapshot_paths
 from hf_prune.record.trajectory import Trajectory
 
 
@@ -89,5 +89,6 @@ def _bytes(root: Path) -> dict[str, int]:
     return {
         "manifest": (root / MANIFEST).stat().st_size,
         "ledger": sum(path.stat().st_size for path in part_paths(root).values()),
+        "statistics": sum(path.stat().st_size for path in part_paths(root, STATISTICS_DIRECTORY).values()),
         "snapshots": sum(path.stat().st_size for path in snapshot_paths(root).values()),
     }

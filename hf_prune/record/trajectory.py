@@ -125,6 +125,11 @@ class Trajectory:
         """Number of optimizer steps recorded."""
         return len(self._rows)
 
+    def _repr_html_(self) -> str:
+        from hf_prune.report.rich import trajectory_html
+
+        return trajectory_html(self)
+
     @property
     def path(self) -> Path:
         """The directory of the record."""
@@ -162,6 +167,11 @@ class Trajectory:
                 "needs two: the run ended before its window began; let it finish, or record with a larger window."
             )
         return steps[0], steps[-1]
+
+    def until(self, step: int) -> Trajectory:
+        """The record of the same run, ended after `step` optimizer steps."""
+        snapshots = {at: path for at, path in self._snapshots.items() if at <= step}
+        return Trajectory(self._path, self.manifest, self._rows[:step], snapshots)
 
     def step(self, t: int) -> Step:
         """The optimizer step `t`, counted from 0."""

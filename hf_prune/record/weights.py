@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from hf_prune.errors import RecordingError
+from hf_prune.record.row_statistics import RowStatistics
+
 
 @dataclass
 class Forward:
@@ -23,11 +26,15 @@ class Forward:
         num_items (`torch.Tensor` or `float`, *optional*): `num_items_in_batch` if it was passed.
         gradient (`torch.Tensor`, *optional*): What arrived at the loss in the backward pass.
         backwards (`int`): How often a gradient arrived.
+        statistics (`torch.Tensor`, *optional*): Statistics of the batch's rows, `(5, B)`, if they were asked for.
+        refusal (`RecordingError`, *optional*): Why there are none; it is raised once the pass is over.
     """
 
     num_items: torch.Tensor | float | None
     gradient: torch.Tensor | None = None
     backwards: int = 0
+    statistics: torch.Tensor | None = None
+    refusal: RecordingError | None = None
 
 
 class LossTap:
@@ -38,9 +45,13 @@ class LossTap:
     fp16 scale) depends on the model's signature and on its arguments; the gradient that arrives at the loss is the
     product of all of it. trl's SFTTrainer makes its loss of the tokens' log-probabilities instead, and there the
     gradient is measured too. Nothing arrives if the Trainer trained on another loss.
+
+    Args:
+        statistics (`RowStatistics`, *optional*): What to keep of each row besides.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, statistics: RowStatistics | None = None) -> None:
+        self._statistics = statistics
         self._forwards: deque[Forward] = deque(maxlen=2)  # two are enough to see that there was more than one
 
     def attach(self, model: nn.Module) -> RemovableHandle:
@@ -58,6 +69,11 @@ class LossTap:
             return
         forward = Forward(kwargs.get("num_items_in_batch"))
         self._forwards.append(forward)
+        if self._statistics is not None:
+            try:
+                forward.statistics = self._statistics(output, kwargs)
+            except RecordingError as refusal:
+                forward.refusal = refusal
         loss = _loss(output)
         if loss is not None:
             loss.register_hook(_arrival(forward))

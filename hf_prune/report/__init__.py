@@ -3,9 +3,9 @@
 from hf_prune.report.build import gaps, how_it_was_made, selection_parts
 from hf_prune.report.data import Curve, Example, Gap, ReportData
 from hf_prune.report.page import render_report, write_report
-from hf_prune.report.plots import plot_accuracy, plot_classes, plot_gap, plot_norms
+from hf_prune.report.plots import plot_classes, plot_curve, plot_gap, plot_influence
 
 __all__ = [
-    "Curve", "Example", "Gap", "ReportData", "gaps", "how_it_was_made", "plot_accuracy", "plot_classes", "plot_gap",
-    "plot_norms", "render_report", "selection_parts", "write_report",
+    "Curve", "Example", "Gap", "ReportData", "gaps", "how_it_was_made", "plot_classes", "plot_curve", "plot_gap",
+    "plot_influence", "render_report", "selection_parts", "write_report",
 ]  # fmt: skip

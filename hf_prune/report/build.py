@@ -10,6 +10,8 @@ from datasets import Dataset
 
 from hf_prune.report.data import Gap
 from hf_prune.report.examples import ScoredRows, interesting_rows
+from hf_prune.report.plots import class_counts
+from hf_prune.report.words import plain_words
 from hf_prune.selection import Selection
 from hf_prune.verify import Verification
 
@@ -35,13 +37,13 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
         kept[selection.drop_indices] = False
     scored = ScoredRows(rows, ids, kept, selection.arguments["column"])
     norm = scored.numbers("norm")
-    before, after = certificate.classes_before, certificate.classes_after
     return {
         "rate": round(1 - certificate.kept / certificate.n, 4),
         "kept_norms": None if norm is None else norm[kept],
         "dropped_norms": norm[~kept] if norm is not None and whole else None,
         "class_column": certificate.class_column,
-        "classes": {} if before is None or after is None else {name: (before[name], after[name]) for name in before},
+        "classes": class_counts(certificate),
+        "words": plain_words(certificate),
         "certificate": certificate.explain(),
         "examples": interesting_rows(scored),
     }

@@ -70,6 +70,8 @@ class Example:
         kept (`bool`): Whether it was kept.
         text (`str`, *optional*): The row's text.
         image (`bytes`, *optional*): The row's image, as PNG.
+        audio (`bytes`, *optional*): The row's sound, as WAV, FLAC, Ogg or MP3.
+        remark (`str`, *optional*): Why something of the row is not shown.
     """
 
     row: int
@@ -79,6 +81,8 @@ class Example:
     kept: bool
     text: str | None = None
     image: bytes | None = None
+    audio: bytes | None = None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class ReportData:
         dropped_norms (`np.ndarray`, *optional*): Influence norms of the dropped rows.
         class_column (`str`, *optional*): Column of the classes.
         classes (`dict[str, tuple[int, int]]`): Rows before and after, by class.
-        certificate (`str`, *optional*): The certificate in plain words; lines that begin with "- " are notes.
+        words (`Sequence[str]`): What the certificate means, in plain words.
+        certificate (`str`, *optional*): The certificate's figures; lines that begin with "- " are notes.
         examples (`Sequence[tuple[str, str, Sequence[Example]]]`): Title, explanation and rows.
         made (`Sequence[tuple[str, str]]`): How it was made: what, and its value.
         notes (`Sequence[str]`): What to know before trusting the page.
@@ -113,6 +118,7 @@ class ReportData:
     dropped_norms: np.ndarray | None = None
     class_column: str | None = None
     classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    words: Sequence[str] = ()
     certificate: str | None = None
     examples: Sequence[tuple[str, str, Sequence[Example]]] = ()
     made: Sequence[tuple[str, str]] = ()

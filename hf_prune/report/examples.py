@@ -1,21 +1,20 @@
-"""Rows to look at, shown as what they are: images as images, text as text."""
+"""Rows to look at, shown as what they are: images as images, sounds as sounds, text as text."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import Audio, ClassLabel, Dataset, Image, List, Value
 
+from hf_prune.report import media
 from hf_prune.report.data import Example
 
-MOST = 12
+MOST = 16
 """Rows of each kind to show."""
-LONGEST = 600
-"""Characters of a text to show."""
+_KINDS = ("image", "audio", "label")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def interesting_rows(scored: ScoredRows, *, most: int = MOST) -> list[tuple[str,
 
     Args:
         scored (`ScoredRows`): The rows.
-        most (`int`, *optional*, defaults to 12): Rows of each kind.
+        most (`int`, *optional*, defaults to 16): Rows of each kind.
 
     Returns:
         `list`: Title, explanation and rows of each kind: the hardest kept, the most redundant, and, if a held-out loss
@@ -58,12 +57,7 @@ def interesting_rows(scored: ScoredRows, *, most: int = MOST) -> list[tuple[str,
     norm, loss = scored.numbers("norm"), scored.numbers("eval_loss")
     if norm is None:
         return []
-    order = np.argsort(norm, kind="stable")
-    hardest = [int(i) for i in order[::-1] if scored.kept[i]][:most]
-    text = "The model leans on these most: rare cases, border cases, or wrong labels."
-    groups = [("Hardest rows that were kept", text, hardest)]
-    redundant = [int(i) for i in order[:most]]
-    groups.append(("Most redundant rows", "Without one of these hardly anything changes.", redundant))
+    groups = []
     if loss is not None:
         harmful = [int(i) for i in np.argsort(loss, kind="stable")[:most] if loss[i] < 0]
         text = (
@@ -71,54 +65,87 @@ def interesting_rows(scored: ScoredRows, *, most: int = MOST) -> list[tuple[str,
             "is uncertain."
         )
         groups.append(("Most harmful rows", text, harmful))
+    order = np.argsort(norm, kind="stable")
+    hardest = [int(i) for i in order[::-1] if scored.kept[i]][:most]
+    text = "The model leans on these most: rare cases, border cases, or wrong labels."
+    groups.append(("Hardest rows that were kept", text, hardest))
+    redundant = [int(i) for i in order[:most]]
+    groups.append(("Most redundant rows", "Without one of these hardly anything changes.", redundant))
     return [(title, text, _examples(scored, places, norm, loss)) for title, text, places in groups if places]
 
 
 def _examples(scored: ScoredRows, places: list[int], norm: np.ndarray, loss: np.ndarray | None) -> list[Example]:
-    columns = {kind: _find(scored.rows, kind) for kind in ("label", "text", "image")}
-    rows = scored.rows.with_format(None).select_columns([name for name in columns.values() if name])
+    columns = {kind: _find(scored.rows, kind) for kind in _KINDS}
+    texts = [name for name in _texts(scored.rows) if name != columns["label"]]
+    rows = _undecoded(scored.rows.with_format(None).select_columns([*texts, *filter(None, columns.values())]))
     shown = rows.select(places)
     examples = []
     for place, row in zip(places, shown if shown.column_names else [{}] * len(places), strict=True):
         value = {kind: row[name] if name else None for kind, name in columns.items()}
+        image, no_image = _tried(media.picture, value["image"])
+        audio, no_audio = _tried(media.sound, value["audio"])
         example = Example(
             row=int(scored.ids[place]), label=_label(scored.rows, columns["label"], value["label"]),
             norm=float(norm[place]), eval_loss=None if loss is None else float(loss[place]),
-            kept=bool(scored.kept[place]), text=_shorten(value["text"]), image=_png(value["image"]),
+            kept=bool(scored.kept[place]), text=_text(row, texts), image=image, audio=audio,
+            remark=no_image or no_audio,
         )  # fmt: skip
         examples.append(example)
     return examples
 
 
 def _find(dataset: Dataset, kind: str) -> str | None:
-    """The first column that holds images, texts or labels."""
+    """The first column that holds images, sounds or labels; pixels that a model takes only where nothing else is."""
     for name, feature in dataset.features.items():
         if kind == "image" and isinstance(feature, Image):
             return name
-        if kind == "text" and isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+        if kind == "audio" and isinstance(feature, Audio):
             return name
         if kind == "label" and (isinstance(feature, ClassLabel) or name in ("label", "labels")):
             return name
-    return None
+    return "pixel_values" if kind == "image" and "pixel_values" in dataset.column_names else None
+
+
+def _texts(dataset: Dataset) -> list[str]:
+    """The columns of text: strings, and conversations."""
+    strings = [
+        name
+        for name, feature in dataset.features.items()
+        if isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+    ]
+    messages = dataset.features.get("messages")
+    return [*strings, "messages"] if isinstance(messages, list | List) else strings
+
+
+def _undecoded(rows: Dataset) -> Dataset:
+    """The rows with images and sounds as files: decoding may need what is not installed, and fails on damaged ones."""
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image | Audio):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return rows
+
+
+def _text(row: dict[str, Any], names: list[str]) -> str | None:
+    parts = {name: media.conversation(row[name]) if name == "messages" else row[name] for name in names}
+    known = {name: text for name, text in parts.items() if text}
+    if not known:
+        return None
+    lines = known.values() if len(names) == 1 else (f"{name}: {text}" for name, text in known.items())
+    return media.shorten("\n".join(lines))
+
+
+def _tried(show: Callable[[Any], bytes], value: Any) -> tuple[bytes | None, str | None]:
+    """What is shown of a value, or why nothing is."""
+    if value is None:
+        return None, None
+    try:
+        return show(value), None
+    except ValueError as error:
+        return None, str(error)
 
 
 def _label(dataset: Dataset, column: str | None, value: Any) -> str | None:
     if column is None or value is None:
         return None
     feature = dataset.features[column]
-    return feature.int2str(value) if isinstance(feature, ClassLabel) else str(value)
-
-
-def _shorten(text: str | None) -> str | None:
-    return text if text is None or len(text) <= LONGEST else text[:LONGEST] + " …"
-
-
-def _png(image: Any) -> bytes | None:
-    if image is None:
-        return None
-    small = image.copy()
-    small.thumbnail((256, 256))
-    buffer = io.BytesIO()
-    # modes such as CMYK and F have no PNG
-    small.convert(small.mode if small.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+    return feature.int2str(value) if isinstance(feature, ClassLabel) and value >= 0 else str(value)

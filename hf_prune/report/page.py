@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 import hf_prune
-from hf_prune.report import plots
-from hf_prune.report.data import Example, ReportData
+from hf_prune.report import draw, media, plots, theme
+from hf_prune.report.data import ReportData
 from hf_prune.report.svg import inline_svg
+
+SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+TINY = 64
+"""Pixels of a side up to which an image is enlarged without smoothing."""
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
@@ -51,11 +59,12 @@ def render_report(data: ReportData) -> str:
         loader=PackageLoader("hf_prune.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["picture"] = _data_url
+    environment.filters |= {"data_url": _data_url, "tiny": _is_tiny}
     template = environment.get_template("template.html.j2")
     certificate, notes = _split(data.certificate)
     return template.render(
-        data=data, figures=_figures(data), certificate=certificate, certificate_notes=notes,
+        data=data, figures=_figures(data), certificate=certificate, certificate_notes=notes, labels=_labels(data),
+        light=theme.LIGHT, dark=theme.DARK, script=Markup(SCRIPT), script_digest=_digest(SCRIPT),
         version=hf_prune.__version__,
     )  # fmt: skip
 
@@ -64,36 +73,57 @@ def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
     """Title, picture and caption of each picture that there are data for."""
     rate = "" if data.rate is None else f" at rate {data.rate:g}"
     figures = []
-    if data.curve is not None:
-        metric = data.curve.metric.capitalize()
+
+    def add(title: str, name: str, description: str, caption: str, paint: Callable[[Axes], None]) -> None:
+        # made here, with its texts escaped by matplotlib
+        picture = Markup(inline_svg(plots.picture(paint), name, description))
+        figures.append((title, picture, caption))
+
+    curve, kept = data.curve, data.kept_norms
+    if curve is not None:
+        metric = curve.metric.capitalize()
         text = "Trained again on what is left. Bars and band: 95 % intervals over seeds."
-        ax = plots.plot_accuracy(data.curve)
-        figures.append((f"{metric} against rate", _svg(ax, "accuracy", f"{metric} against pruned share"), text))
+        about = f"{metric} against pruned share"
+        add(f"{metric} against rate", "accuracy", about, text, lambda ax: draw.draw_curve(ax, curve))
     if data.gaps:
         text = "Change of the held-out loss against the model of all rows. On the dotted line the prediction holds."
-        ax = plots.plot_gap(data.gaps)
-        figures.append(("Predicted and observed", _svg(ax, "gap", "Observed against predicted change of loss"), text))
-    if data.kept_norms is not None and len(data.kept_norms):
+        about = "Observed against predicted change of loss"
+        add("Predicted and observed", "gap", about, text, lambda ax: draw.draw_gap(ax, data.gaps))
+    if kept is not None and len(kept):
         text = "How far the model's outputs move without a row: rows at the left are redundant, at the right hard."
-        ax = plots.plot_norms(data.kept_norms, data.dropped_norms)
-        figures.append((f"Influence of rows{rate}", _svg(ax, "norms", "Histogram of the influence norm"), text))
+        about = "Histogram of the influence norm"
+        title = f"Influence of rows{rate}"
+        add(title, "norms", about, text, lambda ax: draw.draw_influence(ax, kept, data.dropped_norms))
     if data.classes:
         column = f" ({data.class_column})" if data.class_column else ""
         text = f"Share of each class{column} among all rows and among the kept ones."
-        ax = plots.plot_classes(data.classes)
-        figures.append((f"Classes{rate}", _svg(ax, "classes", "Share of each class before and after"), text))
+        about = "Share of each class before and after"
+        add(f"Classes{rate}", "classes", about, text, lambda ax: draw.draw_classes(ax, data.classes))
     return figures
 
 
-def _svg(ax: plots.Axes, name: str, description: str) -> Markup:
-    return Markup(inline_svg(ax, name, description))  # made here, with its texts escaped by matplotlib
+def _labels(data: ReportData) -> list[str]:
+    """The classes of the shown rows, in order."""
+    return sorted({row.label for _, _, rows in data.examples for row in rows if row.label is not None})
 
 
-def _data_url(example: Example) -> str:
-    return "data:image/png;base64," + base64.b64encode(example.image or b"").decode()
+def _digest(script: str) -> str:
+    """The one script that the page's policy lets run: nothing that comes from data can match it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _data_url(content: bytes) -> Markup:
+    # base64 holds nothing that needs escaping, and megabytes of it are slow to look through
+    mime = media.sound_type(content) or "image/png"
+    return Markup(f"data:{mime};base64,{base64.b64encode(content).decode()}")
+
+
+def _is_tiny(png: bytes) -> bool:
+    width, height = struct.unpack(">II", png[16:24])  # of the IHDR chunk, which comes first
+    return bool(max(width, height) <= TINY)
 
 
 def _split(certificate: str | None) -> tuple[list[str], list[str]]:
     """The certificate's sentences, and its notes."""
-    lines = (certificate or "").splitlines()
+    lines = (certificate or "").replace("`", "").splitlines()  # names stand between backticks, for the terminal
     return [line for line in lines if not line.startswith("- ")], [line[2:] for line in lines if line.startswith("- ")]

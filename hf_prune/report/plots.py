@@ -1,188 +1,138 @@
-"""The report's pictures as matplotlib axes, for notebooks too. Each function draws on `ax`, or on a new figure."""
+"""The report's pictures as matplotlib figures, for notebooks, which show one that is a cell's last value."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+import io
+from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
+from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from hf_prune.report import draw
 from hf_prune.report.data import Curve, Gap
-from hf_prune.verify import Estimate
+from hf_prune.selection import Certificate, Selection
+from hf_prune.verify import Verification
 
-INK, PRUNED, RANDOM, FULL, GRID = "#1f2430", "#2f6fde", "#b8741a", "#5b6472", "#d5d9e0"
-"""Colours on a white ground; the page maps them to those of its theme."""
 SIZE = (4.0, 2.8)
 """Inches; small, so that the words can be read where a phone shows it at its full width."""
-_STYLE: dict[Any, Any] = {
-    "font.size": 10, "font.family": "sans-serif", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FULL,
-    "xtick.color": FULL, "ytick.color": FULL, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True,
-    "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9.5, "axes.facecolor": "none",
-    "figure.facecolor": "none", "lines.linewidth": 2.0, "svg.fonttype": "none",
-    "text.parse_math": False,  # names of classes come from data, and may hold "$"
-}  # fmt: skip
 
 
-def style() -> AbstractContextManager[None]:
-    """The context in which figures of this module are made and saved."""
-    return mpl.rc_context(_STYLE)
+class Picture(Figure):
+    """A figure that notebooks show whether or not pyplot was imported, with its words readable on a dark page."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with draw.style():
+            self.savefig(buffer, format="png", dpi=130, facecolor="white", transparent=False)
+        return buffer.getvalue()
 
 
-def plot_accuracy(curve: Curve, ax: Axes | None = None) -> Axes:
+def plot_curve(curve: Curve | Mapping[float, Verification]) -> Figure:
     """
     Plots a metric against the share of pruned rows, with 95 % intervals and random's band.
 
     Args:
-        curve (`Curve`): What was measured.
-        ax (`Axes`, *optional*): Where to draw; a new figure by default.
+        curve (`Curve` or `Mapping[float, Verification]`):
+            What was measured; or what [`verify`] returned for each share of pruned rows.
+
+    Returns:
+        `matplotlib.figure.Figure`
     """
-    with style():
-        ax = _axes(ax)
-        if curve.random:
-            rates, mean, low, high = _lines(curve.full, curve.random)
-            ax.fill_between(rates, low, high, color=RANDOM, alpha=0.18, linewidth=0)
-            ax.plot(rates, mean, color=RANDOM, linestyle="--", marker="s", markersize=4.5, label="random rows")
-        rates, mean, low, high = _lines(curve.full, curve.pruned)
-        ax.errorbar(
-            rates, mean, yerr=[np.subtract(mean, low), np.subtract(high, mean)], color=PRUNED, marker="o",
-            markersize=5.5, capsize=3.5, elinewidth=1.4, label="pruned",
-        )  # fmt: skip
-        ax.axhline(curve.full.mean, color=FULL, linewidth=1.2, linestyle=":", label="all rows")
-        ax.set_xlabel("share of rows pruned")
-        ax.set_ylabel(curve.metric)
-        ax.set_xticks(rates)
-        ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.legend(loc="lower left")
-        if curve.metric == "accuracy":
-            low_end, high_end = ax.get_ylim()
-            ax.set_ylim(max(low_end, 0.0), min(high_end, 1.005))
-    return ax
+    found = curve if isinstance(curve, Curve) else Curve.of(curve)
+    return picture(lambda ax: draw.draw_curve(ax, found))
 
 
-def plot_gap(gaps: Sequence[Gap], ax: Axes | None = None) -> Axes:
+def plot_gap(gaps: Sequence[Gap] | Mapping[float, Verification]) -> Figure:
     """
     Plots the observed change of the held-out loss against the predicted one, with the line of equality.
 
     Args:
-        gaps (`Sequence[Gap]`): One for each subset.
-        ax (`Axes`, *optional*): Where to draw; a new figure by default.
+        gaps (`Sequence[Gap]` or `Mapping[float, Verification]`):
+            One for each subset; or what [`verify`] returned for each share of pruned rows.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        `ValueError`: If nothing was predicted.
     """
-    with style():
-        ax = _axes(ax)
-        for arm, colour, marker in (("pruned", PRUNED, "o"), ("random", RANDOM, "s")):
-            chosen = [gap for gap in gaps if gap.arm == arm]
-            if not chosen:
-                continue
-            x, y = [gap.predicted for gap in chosen], [gap.observed.mean for gap in chosen]
-            ax.errorbar(
-                x, y, yerr=_errors([gap.observed for gap in chosen]), color=colour, marker=marker, markersize=5.5,
-                linestyle="none", capsize=3.5, elinewidth=1.4, label=arm,
-            )  # fmt: skip
-            for gap, px, py in zip(chosen, x, y, strict=True):
-                ax.annotate(f"{gap.rate:.0%}", (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
-        ends = np.array([ax.get_xlim(), ax.get_ylim()])
-        line = [float(ends[:, 0].min()), float(ends[:, 1].max())]
-        limits = ax.get_xlim(), ax.get_ylim()
-        ax.plot(line, line, color=FULL, linewidth=1.2, linestyle=":", label="equal", zorder=1)
-        ax.set_xlim(limits[0])
-        ax.set_ylim(limits[1])
-        ax.set_xlabel("predicted change of held-out loss")
-        ax.set_ylabel("observed change")
-        ax.legend(loc="best")
-    return ax
+    found = [gap for rate, result in gaps.items() for gap in _gap(rate, result)] if isinstance(gaps, Mapping) else gaps
+    if not found:
+        raise ValueError(
+            "No change of the held-out loss was predicted: pass eval_dataset to add_influence, and verify what prune "
+            "returned."
+        )
+    return picture(lambda ax: draw.draw_gap(ax, found))
 
 
-def plot_norms(kept: np.ndarray, dropped: np.ndarray | None = None, ax: Axes | None = None) -> Axes:
+def plot_influence(rows: Dataset, selection: Selection | None = None, *, column: str = "influence") -> Figure:
     """
-    Plots the distribution of the influence norm of kept and of dropped rows.
+    Plots the distribution of the influence norm: of all rows, or of the kept and of the dropped ones.
 
     Args:
-        kept (`np.ndarray`): Norms of the kept rows, shape `(kept,)`.
-        dropped (`np.ndarray`, *optional*): Norms of the dropped rows, shape `(dropped,)`.
-        ax (`Axes`, *optional*): Where to draw; a new figure by default.
+        rows (`Dataset`): What [`add_influence`] returned.
+        selection (`Selection`, *optional*): The selection that was made from these rows.
+        column (`str`, *optional*, defaults to `"influence"`): The influence column.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        `ValueError`: If the rows have no such column, or the selection is of other rows.
     """
-    with style():
-        ax = _axes(ax)
-        both = kept if dropped is None else np.concatenate([kept, dropped])
-        positive = both[both > 0]
-        logarithmic = len(positive) > 0 and positive.max() > 30 * positive.min()
-        if logarithmic:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(numticks=6))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            # a few rows without influence must not stretch the axis over many empty decades
-            bins = np.geomspace(max(positive.min(), positive.max() * 1e-6), positive.max() * 1.001, 33)
-            clipped = [np.maximum(part, bins[0]) for part in (kept, dropped) if part is not None]
-        else:
-            bins = np.linspace(0.0, max(float(both.max(initial=0.0)) * 1.001, 1e-12), 33)
-            clipped = [part for part in (kept, dropped) if part is not None]
-        edges = [float(edge) for edge in bins]
-        ax.hist(clipped[0], edges, color=PRUNED, alpha=0.55, label="kept")
-        if len(clipped) > 1:
-            ax.hist(clipped[1], edges, color=RANDOM, histtype="step", linewidth=1.8, label="dropped")
-        ax.set_xlabel("influence norm")
-        ax.set_ylabel("rows")
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(loc="best")
-    return ax
+    name = f"{column}_norm"
+    if name not in rows.column_names:
+        raise ValueError(f"The dataset has no column {name!r}: score it with add_influence, or pass `column=`.")
+    norms = np.asarray(rows.with_format("numpy", columns=[name])[:][name], dtype=np.float32)
+    if selection is None:
+        return picture(lambda ax: draw.draw_influence(ax, norms, label="all rows"))
+    if len(norms) != selection.certificate.n:
+        raise ValueError(
+            f"The dataset has {len(norms)} rows, the selection is of {selection.certificate.n}: pass the rows that it "
+            "was made from."
+        )
+    return picture(lambda ax: draw.draw_influence(ax, norms[selection.keep_indices], norms[selection.drop_indices]))
 
 
-def plot_classes(classes: Mapping[str, tuple[int, int]], ax: Axes | None = None, most: int = 20) -> Axes:
+def plot_classes(of: Selection | Certificate | Mapping[str, tuple[int, int]], *, most: int = 20) -> Figure:
     """
     Plots the share of each class before and after.
 
     Args:
-        classes (`dict[str, tuple[int, int]]`): Rows before and after, by class.
-        ax (`Axes`, *optional*): Where to draw; a new figure by default.
-        most (`int`, *optional*, defaults to 20): Classes to show; those that change most come first if there are more.
+        of (`Selection`, `Certificate` or `Mapping[str, tuple[int, int]]`):
+            Where the rows before and after are, by class.
+        most (`int`, *optional*, defaults to 20):
+            Classes to show; those that change most come first if there are more.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        `ValueError`: If the selection knows of no classes.
     """
-    with style():
-        ax = _axes(ax)
-        before, after = (max(1, sum(counts[i] for counts in classes.values())) for i in (0, 1))
-        shares = {name: (b / before, a / after) for name, (b, a) in classes.items()}
-        names = list(shares)
-        if len(names) > most:
-            names = sorted(names, key=lambda name: -abs(shares[name][1] - shares[name][0]))[:most]
-        place = np.arange(len(names))
-        ax.bar(place - 0.2, [shares[name][0] for name in names], 0.38, color=FULL, alpha=0.55, label="before")
-        ax.bar(place + 0.2, [shares[name][1] for name in names], 0.38, color=PRUNED, label="after")
-        shown = [name if len(name) <= 12 else name[:11] + "…" for name in names]
-        crowded = sum(map(len, shown)) > 40
-        ax.set_xticks(place, shown, rotation=45 if crowded else 0, ha="right" if crowded else "center")
-        ax.grid(False, axis="x")
-        ax.set_ylim(0, 1.22 * max(max(pair) for pair in shares.values()))
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.set_ylabel("share of rows")
-        ax.legend(loc="upper left", ncols=2)
-    return ax
+    classes = of if isinstance(of, Mapping) else class_counts(of.certificate if isinstance(of, Selection) else of)
+    if not classes:
+        raise ValueError("The selection knows of no classes: name their column with prune(..., balance=...).")
+    return picture(lambda ax: draw.draw_classes(ax, classes, most))
 
 
-def _axes(ax: Axes | None) -> Axes:
-    return Figure(figsize=SIZE, layout="constrained").add_subplot() if ax is None else ax
+def picture(paint: Callable[[Axes], None]) -> Picture:
+    """A figure with one axes that `paint` draws on."""
+    with draw.style():
+        figure = Picture(figsize=SIZE, layout="constrained")
+        paint(figure.add_subplot())
+    return figure
 
 
-def _lines(full: Estimate, by_rate: Mapping[float, Estimate]) -> tuple[list[float], ...]:
-    """Rates from 0 (all rows) up, means, and the ends of the intervals (the mean itself where there is none)."""
-    points = [(0.0, full), *sorted(by_rate.items())]
-    intervals = [point.interval or (point.mean, point.mean) for _, point in points]
-    return (
-        [rate for rate, _ in points],
-        [point.mean for _, point in points],
-        [low for low, _ in intervals],
-        [high for _, high in intervals],
-    )
+def class_counts(certificate: Certificate) -> dict[str, tuple[int, int]]:
+    """Rows before and after, by class; empty if the certificate knows of no classes."""
+    before, after = certificate.classes_before, certificate.classes_after
+    return {} if before is None or after is None else {name: (before[name], after[name]) for name in before}
 
 
-def _errors(estimates: Sequence[Estimate]) -> list[list[float]]:
-    pairs = [estimate.interval or (estimate.mean, estimate.mean) for estimate in estimates]
-    return [
-        [estimate.mean - low for estimate, (low, _) in zip(estimates, pairs, strict=True)],
-        [high - estimate.mean for estimate, (_, high) in zip(estimates, pairs, strict=True)],
-    ]
+def _gap(rate: float, result: Verification) -> list[Gap]:
+    # random subsets have no point: the retrained ones are others than those of the certificate
+    predicted, observed = result.predicted_loss_change, result.loss_change
+    return [] if predicted is None or observed is None else [Gap(rate, "pruned", predicted, observed)]

@@ -6,23 +6,22 @@ import io
 import re
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_prune.report import plots
+from hf_prune.report import draw
 
 _VARIABLES = {
-    plots.INK: "var(--ink)", plots.PRUNED: "var(--pruned)", plots.RANDOM: "var(--random)",
-    plots.FULL: "var(--muted)", plots.GRID: "var(--line)",
+    draw.INK: "var(--ink)", draw.PRUNED: "var(--pruned)", draw.RANDOM: "var(--random)", draw.FULL: "var(--muted)",
+    draw.GRID: "var(--line)",
 }  # fmt: skip
 
 
-def inline_svg(ax: Axes, name: str, description: str) -> str:
+def inline_svg(figure: Figure, name: str, description: str) -> str:
     """
-    Turns an axes' figure into SVG to be put into an HTML page.
+    Turns a figure into SVG to be put into an HTML page.
 
     Args:
-        ax (`Axes`): An axes of a figure that holds nothing else.
+        figure (`Figure`): The figure.
         name (`str`): Prefix of the ids, which have to be unique in the page.
         description (`str`): What the picture shows, for those who do not see it.
 
@@ -30,9 +29,7 @@ def inline_svg(ax: Axes, name: str, description: str) -> str:
         `str`: One `<svg>` element.
     """
     buffer = io.StringIO()
-    figure = ax.figure
-    assert isinstance(figure, Figure)
-    with plots.style(), mpl.rc_context({"svg.hashsalt": name}):
+    with draw.style(), mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

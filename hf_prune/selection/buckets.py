@@ -92,7 +92,10 @@ def drop_rows(
 
     def tasks() -> Iterator[object]:  # one bucket's vectors at a time, made when a worker asks for them
         for ids, share in zip(rows, shares, strict=True):
-            yield delayed(_first_pass)(ids, problem.solver_vectors(ids), cost[ids], codes[ids], share, rate)
+            vectors = problem.solver_vectors(ids)
+            # the centred sums of all buckets add up to zero; of plain sums each has to be zero by itself
+            target = rate * vectors.sum(axis=0) if problem.centred else np.zeros(problem.solver)
+            yield delayed(_first_pass)(ids, vectors, cost[ids], codes[ids], share, rate, target)
 
     bar = tqdm(tasks(), total=buckets, desc="Selecting", unit="bucket", disable=problem.n < SLOW or None)
     # no backend and no n_jobs: the user's `joblib.parallel_config` decides where the buckets run; and no generator of
@@ -115,12 +118,13 @@ def _bucket_counts(sizes: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
 
 
 def _first_pass(
-    ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: np.ndarray, counts: np.ndarray, rate: float
-) -> Part:
+    ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: np.ndarray, counts: np.ndarray, rate: float,
+    target: np.ndarray,
+) -> Part:  # fmt: skip
     """One bucket's linear program and its rounding. `rate` is the removed share of the whole dataset."""
-    # the same weight for every row meets these totals and this target, so the program always has a solution
+    # the same weight for every row meets these totals and a centred target, so that program always has a solution
     totals = rate * np.bincount(codes, minlength=len(counts))
-    solution = solve(vectors, cost, codes, totals, rate * vectors.sum(axis=0))
+    solution = solve(vectors, cost, codes, totals, target)
     dropped = round_to_counts(solution.weights, solution.reduced_cost, codes, counts)
     return Part(ids[dropped], ids[swap_pool(solution.reduced_cost, dropped, codes)], solution.exact)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .problem import Problem, reweight
+from .harm import Harm
+from .problem import Problem
 
 DRAWS = 32
 """Random subsets that a selection is compared with."""
@@ -65,6 +66,7 @@ class Certificate:
         classes_before (`dict[str, int]`, *optional*): Rows of each class before.
         classes_after (`dict[str, int]`, *optional*): Rows of each class after.
         notes (`tuple[str, ...]`): What to know before trusting the figures.
+        harm (`Harm`, *optional*): Which rows were dropped first as harmful; None if `harmful="keep"`.
     """
 
     method: str
@@ -87,10 +89,13 @@ class Certificate:
     classes_before: dict[str, int] | None
     classes_after: dict[str, int] | None
     notes: tuple[str, ...]
+    harm: Harm | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The certificate as JSON-able values."""
-        return asdict(self) | {"notes": list(self.notes)}
+        """The certificate as JSON-able values; `harm` is left out where harmful rows were kept."""
+        values = asdict(self) | {"notes": list(self.notes)}
+        harm = values.pop("harm")
+        return values if harm is None else values | {"harm": harm | {"dropped": list(harm["dropped"])}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Certificate:
@@ -100,17 +105,25 @@ class Certificate:
         Raises:
             `ValueError`: If a field is missing or unknown.
         """
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
+        names = {field.name for field in fields(cls)} - {"harm"}
+        differing = (set(values) - {"harm"}) ^ names
+        if differing:
             raise ValueError(
-                f"The certificate's fields differ from this version's ({sorted(set(values) ^ names)}): write it again "
+                f"The certificate's fields differ from this version's ({sorted(differing)}): write it again "
                 "with this version."
             )
         read = dict(values) | {"notes": tuple(values["notes"])}
+        if read.get("harm") is not None:
+            read["harm"] = Harm(**(dict(read["harm"]) | {"dropped": tuple(read["harm"]["dropped"])}))
         for name in names:
             if name.startswith("random_") and read[name] is not None:
                 read[name] = Spread(float(read[name]["mean"]), float(read[name]["sd"]))
         return cls(**read)
+
+    def _repr_html_(self) -> str:
+        from ..report.rich import certificate_html
+
+        return certificate_html(self)
 
     def explain(self) -> str:
         """The certificate in a few plain lines."""
@@ -134,6 +147,8 @@ class Certificate:
         lines.append(f"Noise floor (what another seed alone changes): {floor}.")
         if self.classes_before is not None and self.classes_after is not None:
             lines.append(_class_line(self.class_column or "", self.classes_before, self.classes_after))
+        if self.harm is not None:
+            lines.append(self.harm.explain())
         return "\n".join(lines + [f"- {note}" for note in self.notes])
 
 
@@ -152,6 +167,7 @@ def certify(
     epsilon: float | None = None,
     scoring: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
+    harm: Harm | None = None,
 ) -> Certificate:
     """
     Certifies a selection.
@@ -164,10 +180,11 @@ def certify(
         epsilon (`float`, *optional*): The bound that was asked for, if one was.
         scoring (`dict`, *optional*): What is known of the influence columns, `dataset.info.hf_prune`.
         notes (`tuple[str, ...]`): Notes of the method.
+        harm (`Harm`, *optional*): The rows among the dropped ones that went first as harmful.
     """
     m = int(dropped.sum())
     masks = np.concatenate([dropped[None], _random_masks(problem.n, m, seed)])
-    factor = reweight(problem.n, m)
+    factor = problem.reweight(m)
     shifts = factor * problem.centred_sums(masks)
     totals = np.linalg.norm(shifts, axis=1)
     solver = _estimates(shifts[:, : problem.solver], problem.k)
@@ -175,9 +192,9 @@ def certify(
     random_audit = None if audit is None else Spread.of(audit[1:])
     losses = None
     if problem.eval_loss is not None:
-        centred = problem.eval_loss - problem.eval_loss.mean(dtype=np.float64)
-        # the mean's own term vanishes: what the dropped rows lose in weight, the kept ones gain
-        losses = factor * np.array([centred[mask].sum() for mask in masks])
+        # re-weighted, the mean's own term vanishes: what the dropped rows lose in weight, the kept ones gain
+        mean = problem.eval_loss.mean(dtype=np.float64) if problem.centred else 0.0
+        losses = factor * np.array([(problem.eval_loss[mask] - mean).sum() for mask in masks])
     before, after = _class_counts(problem, ~dropped)
     return Certificate(
         method=method, n=problem.n, kept=problem.n - m, k=problem.k, audit=problem.audit, units=_units(scoring),
@@ -196,6 +213,7 @@ def certify(
         classes_before=before,
         classes_after=after,
         notes=notes + _honest_notes(problem, m, solver[0], None if audit is None else audit[0], epsilon, scoring),
+        harm=harm,
     )  # fmt: skip
 
 
@@ -239,6 +257,11 @@ def _honest_notes(
         )
         notes.append(
             "Another batch order alone moved the parameters of small runs about as much as removing 5-10% of the rows."
+        )
+    if not problem.centred:
+        notes.append(
+            "Shifts are plain sums over the dropped rows (centred=False): what retraining does to the weight of the "
+            "others is left out."
         )
     if audit is None:
         notes.append("Fewer than 4 directions: none is left for an audit, so the predicted shift is biased to 0.")

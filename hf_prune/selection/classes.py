@@ -37,6 +37,11 @@ class Classes:
         """Rows of each class, `(classes,)`, among `rows` (indices or mask; all by default)."""
         return np.bincount(self.codes if rows is None else self.codes[rows], minlength=len(self.names))
 
+    def take(self, rows: np.ndarray) -> Classes:
+        """The classes of some rows; names of classes without any are left out."""
+        found, codes = np.unique(self.codes[rows], return_inverse=True)
+        return Classes(self.column, tuple(self.names[i] for i in found), codes.astype(np.int64))
+
     def kept_counts(self, kept: int) -> np.ndarray:
         """
         Rows of each class that stay when `kept` of all rows stay, by largest remainder: within one row of the share.

@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-CHUNK = 16_384
-"""Rows that are worked on at a time, so that no second copy of the influence matrix is ever held."""
 
 
 def check_dataset(dataset: Any) -> None:
     """Raises unless `dataset` is a `Dataset` with rows."""
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         splits = ", ".join(repr(str(name)) for name in dataset)
-        raise TypeError(f"Got a {type(dataset).__name__}: pass one of its splits ({splits}), as in dataset['train'].")
+        raise TypeError(
+            f"Got a {type(dataset).__name__}: name one of its splits ({splits}) with split=, or pass one, as in "
+            "dataset['train']."
+        )
     if isinstance(dataset, IterableDataset):
         raise TypeError(
             "Got an IterableDataset, whose rows have no ids: make a Dataset with `Dataset.from_generator`."
@@ -38,63 +37,41 @@ def read_column(dataset: Dataset, column: str) -> pa.Array:
     return values.take(dataset._indices.column(0).combine_chunks())
 
 
-def _scored(dataset: Dataset, column: str) -> pa.Array:
+def find_column(dataset: Dataset, column: str, fix: str | None = None) -> None:
+    """Raises unless the dataset has the column; `fix` says how to get it."""
     if column not in dataset.column_names:
-        raise ValueError(
-            f"The dataset has no column {column!r}: score it first with `add_influence`, or name the column with "
-            "`column=`."
-        )
-    return read_column(dataset, column)
+        fix = fix or "score it first with `add_influence`, or name the column with `column=`"
+        raise ValueError(f"The dataset has no column {column!r}: {fix}.")
 
 
-def read_matrix(dataset: Dataset, column: str) -> np.ndarray:
+def read_scalars(dataset: Dataset, column: str, fix: str | None = None) -> np.ndarray:
     """
-    The influence column as float32 of shape `(n, k)`, without a copy where Arrow holds it so.
+    A column of one number a row, float32 of shape `(n,)`.
+
+    Args:
+        dataset (`Dataset`): The dataset.
+        column (`str`): The column.
+        fix (`str`, *optional*): How to get the column where it is missing; by default `add_influence`.
 
     Raises:
-        `TypeError`: If it does not hold lists of floats.
-        `ValueError`: If it is not there, or its lists are missing, empty, unequal, or hold NaN or infinite values.
+        `TypeError`: If it does not hold numbers.
+        `ValueError`: If it is not there, or holds NaN or infinite values.
     """
-    values = _scored(dataset, column)
-    kind = values.type
-    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        raise TypeError(f"Column {column!r} is of type {kind}, not a list of floats: name an influence column.")
-    if not pa.types.is_floating(kind.value_type):
-        raise TypeError(f"Column {column!r} holds {kind.value_type}, not floats: name an influence column.")
-    if values.null_count:
-        raise ValueError(
-            f"Column {column!r} has no value in {values.null_count} rows: score the dataset again with "
-            "`add_influence`."
-        )
-    lengths = pc.unique(pc.list_value_length(values)).to_pylist()
-    if len(lengths) > 1 or lengths[0] == 0:
-        raise ValueError(
-            f"Column {column!r} holds empty lists or lists of unequal length: score the dataset with `add_influence`."
-        )
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    matrix = flat.astype(np.float32, copy=False).reshape(len(values), -1)
-    finite = np.ones(len(matrix), dtype=bool)
-    for start in range(0, len(matrix), CHUNK):
-        finite[start : start + CHUNK] = np.isfinite(matrix[start : start + CHUNK]).all(axis=1)
-    _check_finite(finite, column)
-    return matrix
-
-
-def read_scalars(dataset: Dataset, column: str) -> np.ndarray:
-    """A column of one float a row, float32 of shape `(n,)`; raises as `read_matrix` does."""
-    values = _scored(dataset, column)
-    if not pa.types.is_floating(values.type):
-        raise TypeError(f"Column {column!r} holds {values.type}, not floats: score the dataset with `add_influence`.")
+    find_column(dataset, column, fix)
+    values = read_column(dataset, column)
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        raise TypeError(f"Column {column!r} holds {values.type}, not numbers: name a column of one number a row.")
     # missing values become NaN, and are named as such
     result = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    _check_finite(np.isfinite(result), column)
+    check_finite(np.isfinite(result), column)
     return result
 
 
-def _check_finite(finite: np.ndarray, column: str) -> None:
+def check_finite(finite: np.ndarray, column: str) -> None:
+    """Raises unless all of `finite`, bool of shape `(n,)`, hold; names the first row that does not."""
     bad = np.flatnonzero(~finite)
     if len(bad):
         raise ValueError(
             f"Column {column!r} has NaN or infinite values in {len(bad)} of {len(finite)} rows, the first is row "
-            f"{bad[0]}: score the dataset again with `add_influence`, or remove these rows with `filter`."
+            f"{bad[0]}: score the dataset again, or remove these rows with `filter`."
         )

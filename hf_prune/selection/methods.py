@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from . import buckets, difficulty
+from . import baselines, buckets, difficulty, geometry
+from .choice import Choice, drop_counts
 from .options import Options
 from .problem import Problem
-from .rounding import round_to_counts
-
-
-@dataclass(frozen=True)
-class Choice:
-    """
-    What a method chose.
-
-    Args:
-        dropped (`np.ndarray`): Mask of the rows that go, bool of shape `(n,)`.
-        notes (`tuple[str, ...]`): What the user should know about how it was chosen, one sentence each.
-        resolved (`dict`): Values of the arguments that were left to the method, such as the number of buckets.
-    """
-
-    dropped: np.ndarray
-    notes: tuple[str, ...] = ()
-    resolved: dict[str, Any] = field(default_factory=dict)
-
-
-def drop_counts(problem: Problem, dropped: int) -> np.ndarray:
-    """Rows to drop of each class, `(classes,)`, or `(1,)` where nothing is balanced."""
-    if problem.classes is None:
-        return np.array([dropped])
-    return problem.classes.counts() - problem.classes.kept_counts(problem.n - dropped)
 
 
 def influence(problem: Problem, dropped: int, options: Options) -> Choice:
     """The linear program: the subset whose predicted shift is least, among them the one that `difficulty` prefers."""
     rng = np.random.default_rng(options.seed)
-    preference = difficulty.choose(options.difficulty, problem.norm, dropped / problem.n)
-    cost = difficulty.cost(preference, problem.norm, rng)
+    if options.cost is None:
+        rate = dropped / problem.n
+        preference = difficulty.choose(options.difficulty, problem.norm, rate, problem.has_all("aum"))
+        hardness = -problem.column("aum") if preference.by == "aum" else problem.norm
+        cost = difficulty.cost(preference, hardness, rng)
+    else:
+        preference = difficulty.Preference("column", None, None, f"rows of large {options.cost!r} were asked for")
+        values = problem.column(options.cost, "name another column with `cost=`, or leave cost out")
+        cost = difficulty.cost_of(values, rng)
     number = buckets.count(options.buckets, problem)
     mask, inexact = buckets.drop_rows(problem, cost, drop_counts(problem, dropped), number, rng)
-    notes = [f"Difficulty {options.difficulty}: {preference.reason}."]
+    notes = [f"{'Cost' if options.cost else f'Difficulty {options.difficulty}'}: {preference.reason}."]
     if inexact:
         notes.append(
             f"The balance could not be met exactly in {inexact} of {number} buckets; the nearest point was taken."
@@ -52,43 +35,17 @@ def influence(problem: Problem, dropped: int, options: Options) -> Choice:
     return Choice(mask, tuple(notes), {"difficulty": preference.to_dict(), "buckets": number})
 
 
-def random(problem: Problem, dropped: int, options: Options) -> Choice:
-    """A random subset; classes are left to chance."""
-    mask = np.zeros(problem.n, dtype=bool)
-    mask[np.random.default_rng(options.seed).permutation(problem.n)[:dropped]] = True
-    return Choice(mask, resolved={"balance": False})
-
-
-def stratified(problem: Problem, dropped: int, options: Options) -> Choice:
-    """A random subset that keeps the class shares."""
-    if problem.classes is None:
-        raise ValueError(
-            "method='stratified' needs classes, and no label column was found: name one with balance='column', or "
-            "pass method='random'."
-        )
-    return _largest(problem, dropped, np.random.default_rng(options.seed).random(problem.n))
-
-
-def norm(problem: Problem, dropped: int, options: Options) -> Choice:
-    """Keeps the rows of the largest influence norm (within each class, where classes are balanced)."""
-    ties = np.random.default_rng(options.seed).permutation(problem.n)
-    order = np.lexsort((ties, problem.norm))
-    rank = np.empty(problem.n)
-    rank[order] = np.arange(problem.n)
-    return _largest(problem, dropped, -rank)
-
-
-def _largest(problem: Problem, dropped: int, score: np.ndarray) -> Choice:
-    """Drops the rows of the largest score, `(n,)`, class by class."""
-    codes = problem.classes.codes if problem.classes else np.zeros(problem.n, dtype=np.int64)
-    return Choice(round_to_counts(np.zeros(problem.n), -score, codes, drop_counts(problem, dropped)))
-
-
 METHODS: dict[str, Callable[[Problem, int, Options], Choice]] = {
     "influence": influence,
-    "random": random,
-    "stratified": stratified,
-    "norm": norm,
+    "random": baselines.random,
+    "stratified": baselines.stratified,
+    "norm": baselines.norm,
+    **{name: partial(baselines.hardest, column=name) for name in ("el2n", "grand", "forgetting", "aum", "loss")},
+    "tdds": baselines.tdds,
+    "ccs": baselines.ccs,
+    "moderate": geometry.moderate,
+    "herding": geometry.herding,
+    "kcenter": geometry.kcenter,
 }
 
 

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
+FEATURE_METHODS = ("herding", "kcenter", "moderate")
+"""Methods that measure distances between rows."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -20,12 +23,17 @@ class Options:
     buckets: int | str = "auto"
     column: str = "influence"
     seed: int = 0
+    cost: str | None = None
+    harmful: str = "keep"
+    features: str | None = None
+    centred: bool = True
 
     def __post_init__(self) -> None:
         # numpy scalars become plain numbers here, so that the arguments can be written as JSON
         for name, check in (
             ("keep", _keep), ("epsilon", _epsilon), ("difficulty", _difficulty), ("balance", _balance),
-            ("buckets", _buckets), ("seed", _seed), ("method", _text), ("column", _text),
+            ("buckets", _buckets), ("seed", _seed), ("method", _text), ("column", _text), ("cost", _name),
+            ("harmful", _harmful), ("features", _name), ("centred", _flag),
         ):  # fmt: skip
             object.__setattr__(self, name, check(name, getattr(self, name)))
         if (self.keep is None) == (self.epsilon is None):
@@ -33,6 +41,17 @@ class Options:
             raise ValueError(
                 f"Got {how} of keep and epsilon: pass one of them, keep=0.5 for half of the rows or epsilon=0.1 for "
                 "the smallest subset whose predicted shift stays within 0.1."
+            )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.cost is not None and self.method != "influence":
+            raise ValueError(f"method={self.method!r} has no use for cost: leave it out, or pass method='influence'.")
+        if self.cost is not None and self.difficulty != "auto":
+            raise ValueError("Got both difficulty and cost: pass one of them, for cost takes the place of difficulty.")
+        if self.features is not None and self.method not in FEATURE_METHODS:
+            raise ValueError(
+                f"method={self.method!r} has no use for features: leave it out, or pass one of {FEATURE_METHODS}."
             )
 
     def kept_rows(self, n: int) -> int:
@@ -133,4 +152,20 @@ def _seed(name: str, value: Any) -> int:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, got {type(value).__name__} {value!r}.")
+    return value
+
+
+def _name(name: str, value: Any) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _harmful(name: str, value: Any) -> str:
+    if value not in ("keep", "drop"):
+        raise ValueError(f"harmful={value!r} is not known: pass 'keep', or 'drop' to drop harmful rows first.")
+    return str(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False, got {type(value).__name__} {value!r}.")
     return value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from datasets import Dataset
 
 from .classes import Classes, read_classes
-from .columns import CHUNK, check_dataset, read_matrix, read_scalars
+from .columns import check_dataset, read_column, read_scalars
+from .vectors import Vectors, mean_of, read_vectors
 
 
 @dataclass(frozen=True)
@@ -17,26 +18,32 @@ class Problem:
     What there is to choose from: `n` rows, each with its influence on `k` directions.
 
     Args:
-        influence (`np.ndarray`): Shift of the result if a row is removed, float32 of shape `(n, k)`.
+        dataset (`Dataset`): Where further columns are read from.
+        vectors (`Vectors`): Shift of the result if a row is removed, `n` times `(k,)`, read when it is needed.
         norm (`np.ndarray`): Its length, float32 of shape `(n,)`.
         eval_loss (`np.ndarray`, *optional*): Predicted change of the held-out loss, float32 of shape `(n,)`.
         classes (`Classes`, *optional*): Classes to balance.
-        mean (`np.ndarray`): Mean influence, float64 of shape `(k,)`; `influence - mean` are the centred vectors.
+        mean (`np.ndarray`): What is taken off each vector, float64 of shape `(k,)`: their mean, or 0.
+        centred (`bool`): Whether vectors are centred, and shifts re-weighted; else both are the plain sums.
+        rows (`np.ndarray`, *optional*): Which rows of the dataset these are, int64 of shape `(n,)`; all by default.
     """
 
-    influence: np.ndarray
+    dataset: Dataset
+    vectors: Vectors
     norm: np.ndarray
     eval_loss: np.ndarray | None
     classes: Classes | None
     mean: np.ndarray
+    centred: bool = True
+    rows: np.ndarray | None = None
 
     @property
     def n(self) -> int:
-        return self.influence.shape[0]
+        return len(self.vectors)
 
     @property
     def k(self) -> int:
-        return self.influence.shape[1]
+        return self.vectors.k
 
     @property
     def audit(self) -> int:
@@ -48,9 +55,9 @@ class Problem:
         """Number of solver directions: the first `k - k // 4`."""
         return self.k - self.audit
 
-    def solver_vectors(self, rows: np.ndarray | slice) -> np.ndarray:
+    def solver_vectors(self, rows: np.ndarray) -> np.ndarray:
         """Centred influence on the solver directions, float64 of shape `(rows, solver)`."""
-        return self.influence[rows, : self.solver] - self.mean[: self.solver]
+        return self.vectors.take(rows)[:, : self.solver] - self.mean[: self.solver]
 
     def centred_sums(self, dropped: np.ndarray) -> np.ndarray:
         """
@@ -63,22 +70,61 @@ class Problem:
             `np.ndarray`: float64 of shape `(sets, k)`.
         """
         totals = np.zeros((len(dropped), self.k))
-        for start in range(0, self.n, CHUNK):
-            block = self.influence[start : start + CHUNK] - self.mean
-            totals += dropped[:, start : start + CHUNK].astype(np.float64) @ block
+        for rows, block in self.vectors.blocks():
+            totals += dropped[:, rows].astype(np.float64) @ (block - self.mean)
         return totals
+
+    def reweight(self, dropped: int) -> float:
+        """The factor n/(n-m): retraining on n-m rows gives each of them n/(n-m) times its old weight."""
+        return self.n / (self.n - dropped) if self.centred else 1.0
 
     def shift(self, dropped: np.ndarray) -> float:
         """Predicted shift of the result without the rows of the mask `dropped`, of shape `(n,)`, over all k."""
-        return float(np.linalg.norm(reweight(self.n, int(dropped.sum())) * self.centred_sums(dropped[None])[0]))
+        return float(np.linalg.norm(self.reweight(int(dropped.sum())) * self.centred_sums(dropped[None])[0]))
+
+    def column(self, name: str, fix: str | None = None) -> np.ndarray:
+        """
+        Another column of one number a row, float32 of shape `(n,)`.
+
+        Args:
+            name (`str`): The column.
+            fix (`str`, *optional*): How to get it where it is missing; by default `add_scores`.
+        """
+        values = read_scalars(self.dataset, name, fix or "make it with `add_scores(dataset, trajectory)`")
+        return values if self.rows is None else values[self.rows]
+
+    def has_all(self, name: str) -> bool:
+        """Whether there is such a column and it has a finite number in every row."""
+        if name not in self.dataset.column_names:
+            return False
+        values = read_column(self.dataset, name).to_numpy(zero_copy_only=False)
+        return values.dtype.kind in "fiu" and bool(np.isfinite(values).all())
+
+    def table(self, name: str) -> Vectors:
+        """Another column of vectors."""
+        vectors = read_vectors(self.dataset, name)
+        mean_of(vectors, name)  # checks the values
+        return vectors if self.rows is None else vectors.select(self.rows)
+
+    def take(self, rows: np.ndarray) -> Problem:
+        """
+        The problem that is left when these rows, sorted indices, are all there is.
+
+        The rows are centred anew, for they are what a training on them would see.
+        """
+        vectors = self.vectors.select(rows)
+        return replace(
+            self,
+            vectors=vectors,
+            norm=self.norm[rows],
+            eval_loss=None if self.eval_loss is None else self.eval_loss[rows],
+            classes=None if self.classes is None else self.classes.take(rows),
+            mean=mean_of(vectors, "influence") if self.centred else self.mean,
+            rows=rows if self.rows is None else self.rows[rows],
+        )
 
 
-def reweight(n: int, dropped: int) -> float:
-    """The factor n/(n-m): retraining on n-m rows gives each of them n/(n-m) times its old weight."""
-    return n / (n - dropped)
-
-
-def read_problem(dataset: Dataset, column: str, balance: str | bool | None) -> Problem:
+def read_problem(dataset: Dataset, column: str, balance: str | bool | None, centred: bool = True) -> Problem:
     """
     Reads and checks the influence columns of a dataset.
 
@@ -86,22 +132,22 @@ def read_problem(dataset: Dataset, column: str, balance: str | bool | None) -> P
         dataset (`Dataset`): Dataset with the columns that `add_influence` writes.
         column (`str`): Name of the influence column; the others are `{column}_norm` and `{column}_eval_loss`.
         balance (`str`, `False` or `None`): See [`prune`].
+        centred (`bool`, *optional*, defaults to `True`): See [`prune`].
 
     Raises:
         `TypeError`: If `dataset` is no `Dataset`, or a column holds something else than numbers.
         `ValueError`: If there are no rows, a column is missing, or it holds NaN or infinite values.
     """
     check_dataset(dataset)
-    influence = read_matrix(dataset, column)
-    n, k = influence.shape
+    vectors = read_vectors(dataset, column)
+    n, k = len(vectors), vectors.k
     if k > n:
         raise ValueError(
             f"Column {column!r} has {k} directions but the dataset only {n} rows: score it again with "
             f"`add_influence(..., directions={n})` or fewer, or add rows."
         )
+    mean = mean_of(vectors, column)
     norm = read_scalars(dataset, f"{column}_norm")
     eval_loss = read_scalars(dataset, f"{column}_eval_loss") if f"{column}_eval_loss" in dataset.column_names else None
-    mean = np.zeros(k)
-    for start in range(0, n, CHUNK):
-        mean += influence[start : start + CHUNK].sum(axis=0, dtype=np.float64)
-    return Problem(influence, norm, eval_loss, read_classes(dataset, balance), mean / n)
+    classes = read_classes(dataset, balance)
+    return Problem(dataset, vectors, norm, eval_loss, classes, mean if centred else np.zeros(k), centred)

@@ -66,6 +66,11 @@ class Selection:
     def __repr__(self) -> str:
         return f"Selection(kept {self.certificate.kept:,} of {self.certificate.n:,} rows, {self.certificate.method})"
 
+    def _repr_html_(self) -> str:
+        from ..report.rich import selection_html
+
+        return selection_html(self)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """
         Writes `selection.json`, `kept_ids.parquet` and `dropped_ids.parquet` into a directory.

@@ -8,7 +8,7 @@ import numpy as np
 from datasets.utils import tqdm
 
 from .buckets import SLOW
-from .methods import Choice
+from .choice import Choice
 from .problem import Problem
 
 STEPS = 1024

@@ -10,7 +10,8 @@ from hf_prune.verify.result import Arm, Run, Verification
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_prune.verify.runs import Factory, Metric, Protocol
+    from hf_prune.verify.metrics import Metric
+    from hf_prune.verify.runs import Factory, Protocol
 
 # A stream of its own for each seed: random subsets must not repeat those that `select(method="random")` draws.
 _STREAM = 7919
@@ -45,13 +46,15 @@ def verify(
             Rows to measure on, which were used for no choice.
         seeds (`int` or `Sequence[int]`, *optional*, defaults to 3):
             How many seeds (0, 1, ...), or which.
-        metric (`str` or `Callable`, *optional*, defaults to `"accuracy"`):
-            `"accuracy"`, or a function of predictions and labels as `Trainer.predict` gives them that returns a float.
+        metric (`str`, `Callable` or `evaluate.EvaluationModule`, *optional*, defaults to `"accuracy"`):
+            `"accuracy"`; what `evaluate.load` returned, or the path of such a module; the name of one of the Trainer's
+            own metrics (`"loss"`, or what `compute_metrics` returns); or a function of predictions and labels as
+            `Trainer.predict` gives them that returns a float.
         greater_is_better (`bool`, *optional*, defaults to `True`):
             Whether more of the metric is better.
         budget (`str`, *optional*, defaults to `"epochs"`):
             `"epochs"`: every arm makes the factory's epochs, and less rows take less steps; `"steps"`: every arm makes
-            as many optimizer steps as the full one.
+            as many optimizer steps as the full one, which is what the certificate's prediction is about.
         random (`bool`, *optional*, defaults to `True`):
             Whether to train the random arm.
 
@@ -84,7 +87,7 @@ def verify(
         pruned_arm = run("pruned", lambda seed: less, full_arm)
         random_arm = run("random", lambda seed: random_rows(full, len(less), seed), full_arm) if random else None
     return Verification(
-        metric=protocol.metric_name, greater_is_better=greater_is_better, budget=budget, full=full_arm,
+        metric=protocol.measure.name, greater_is_better=greater_is_better, budget=budget, full=full_arm,
         pruned=pruned_arm, random=random_arm, predicted_loss_change=predicted_loss_change(pruned),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float], *, level: float = LEVEL) -> Estimate:
         """Estimates the mean of independent values, one for each seed."""
         n = len(values)
         mean = math.fsum(values) / n
@@ -36,8 +36,17 @@ class Estimate:
         from scipy.stats import t
 
         sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+        half = float(t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
         return cls(mean, sd, (mean - half, mean + half))
+
+    @classmethod
+    def of_gap(cls, full: Sequence[float], less: Sequence[float], *, level: float = LEVEL) -> Estimate:
+        """
+        The generalization gap: the metric on all rows minus that on less of them, paired by seed.
+
+        The module `generalization_gap` of `evaluate` computes the same.
+        """
+        return cls.of([before - after for before, after in zip(full, less, strict=True)], level=level)
 
     def __str__(self) -> str:
         if self.interval is None:
@@ -147,7 +156,7 @@ class Verification:
         return None if self.random is None else _loss_change(self.full, self.random)
 
     def _metric_gap(self, arm: Arm) -> Estimate:
-        return Estimate.of([all_.metric - less.metric for all_, less in zip(self.full.runs, arm.runs, strict=True)])
+        return Estimate.of_gap([run.metric for run in self.full.runs], [run.metric for run in arm.runs])
 
     def explain(self) -> str:
         """The result in a few plain lines."""
@@ -162,6 +171,8 @@ class Verification:
             known = self.predicted_loss_change is not None
             predicted = f"{self.predicted_loss_change:+.4g}" if known else "not known"
             lines.append(f"Change of the held-out loss: predicted {predicted}, observed {self.loss_change}.")
+            if known and self.budget == "epochs":
+                lines.append("The prediction is for equal steps; less steps change the loss too (budget='steps').")
         return "\n".join(lines)
 
     def observed(self) -> dict[str, Any]:

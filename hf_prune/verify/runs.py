@@ -6,21 +6,15 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
-import numpy as np
 from datasets import Dataset
 from transformers import Trainer, set_seed
 
+from hf_prune.verify.metrics import PREFIX, Measure, Metric, measure_of
 from hf_prune.verify.result import Run
 
 Factory = Callable[[Dataset, int], Trainer]
-Metric = str | Callable[[Any, Any], float]
-
-METRICS: dict[str, Callable[[Any, Any], float]] = {
-    "accuracy": lambda predictions, labels: float((np.asarray(predictions).argmax(-1) == labels).mean()),
-}
-"""Metrics that go by name."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Protocol:
     Args:
         factory (`Callable`): `(train_dataset, seed) -> Trainer`, with a fresh model.
         eval_datasets (`Mapping[str, Dataset]`): Held-out rows by name.
-        metric (`str` or `Callable`): See [`verify`].
+        metric (`Metric`): See [`verify`].
         budget (`str`): `"epochs"` or `"steps"`.
         full_rows (`int`): Rows of the whole training set.
     """
@@ -45,15 +39,12 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.budget not in ("epochs", "steps"):
             raise ValueError(f"budget={self.budget!r} is not known: pass 'epochs' or 'steps'.")
-        if isinstance(self.metric, str) and self.metric not in METRICS:
-            raise ValueError(
-                f"metric={self.metric!r} is not known: pass one of {sorted(METRICS)} or a function (predictions, "
-                "labels) -> float."
-            )
+        assert self.measure  # a wrong metric is named before any training
 
-    @property
-    def metric_name(self) -> str:
-        return self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "metric")
+    @cached_property
+    def measure(self) -> Measure:
+        """What a model is measured by."""
+        return measure_of(self.metric)
 
     def retrain(self, dataset: Dataset, seed: int, *, steps: int | None = None) -> dict[str, Run]:
         """
@@ -89,6 +80,11 @@ class Protocol:
                 f"The factory sets max_steps={trainer.args.max_steps}, which gives smaller sets more epochs: set "
                 "num_train_epochs instead, or pass budget='steps'."
             )
+        if self.measure.function is None and self.measure.name != "loss" and trainer.compute_metrics is None:
+            raise ValueError(
+                f"metric={self.measure.name!r} is not known, and the factory's Trainer has no compute_metrics: pass "
+                "'accuracy', what evaluate.load returned, or a function (predictions, labels) -> float."
+            )
         used = trainer.train_dataset
         if len(dataset) < self.full_rows and isinstance(used, Dataset) and len(used) == self.full_rows:
             raise ValueError(
@@ -97,13 +93,9 @@ class Protocol:
             )
 
     def _measure(self, trainer: Trainer, rows: Dataset, seed: int, steps: int, seconds: float) -> Run:
-        output = trainer.predict(rows, metric_key_prefix="verify")
-        if output.label_ids is None:
-            raise ValueError("The eval dataset has no labels: pass held-out rows with the column that training used.")
-        predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        function = METRICS[self.metric] if isinstance(self.metric, str) else self.metric
-        value = float(function(predictions, output.label_ids))
+        output = trainer.predict(rows, metric_key_prefix=PREFIX)
+        value = self.measure.of(output)
         if not math.isfinite(value):
             raise ValueError(f"The metric of seed {seed} is {value}: check that training converges, or the metric.")
-        loss = (output.metrics or {}).get("verify_loss")
+        loss = (output.metrics or {}).get(f"{PREFIX}_loss")
         return Run(seed=seed, metric=value, loss=None if loss is None else float(loss), steps=steps, seconds=seconds)

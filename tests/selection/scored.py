@@ -47,6 +47,20 @@ def scored(
     return Dataset(table.cast(features.arrow_schema))
 
 
+def with_scores(dataset: Dataset, seed: int = 0, **columns: Any) -> Dataset:
+    """The dataset with the columns of `add_scores`, drawn at random; `columns` replace drawn ones."""
+    rng = np.random.default_rng(seed)
+    n = len(dataset)
+    drawn = {
+        "el2n": rng.random(n), "grand": rng.lognormal(size=n), "forgetting": rng.integers(0, 4, n),
+        "aum": rng.normal(1.0, 1.0, n), "loss": rng.exponential(size=n), "confidence": rng.random(n),
+        "variability": 0.5 * rng.random(n),
+    } | columns  # fmt: skip
+    for name, values in drawn.items():
+        dataset = dataset.add_column(name, np.asarray(values, dtype="float32"))
+    return dataset
+
+
 def problem(balance: str | bool | None = None, **kwargs: Any) -> Problem:
     """The arrays of a scored dataset."""
     return read_problem(scored(**kwargs), "influence", balance)

@@ -60,7 +60,7 @@ def test_epsilon_of_another_type_is_refused(epsilon):
 
 
 def test_an_unknown_method_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"method='best' is not known: .*'influence', 'norm', 'random', 'stratified'"):
+    with pytest.raises(ValueError, match=r"method='best' is not known: .*'influence', .*'random', 'stratified'"):
         select(scored(), 0.5, method="best")
 
 
@@ -138,7 +138,7 @@ def test_a_missing_column_names_add_influence(column):
 def test_values_that_are_not_finite_are_counted_and_the_first_row_is_named(column, value):
     bad = [value] * 16 if column == "influence" else value
     dataset = _with(column, 30, bad, _with(column, 17, bad))
-    message = rf"'{column}' has NaN or infinite values in 2 of 400 rows, the first is row 17: .*`add_influence`"
+    message = rf"'{column}' has NaN or infinite values in 2 of 400 rows, the first is row 17: score the dataset again"
     with pytest.raises(ValueError, match=message):
         select(dataset, 0.5)
 
@@ -167,7 +167,7 @@ def test_an_influence_column_of_another_type_is_refused(values, kind):
 
 def test_a_norm_of_another_type_is_refused():
     dataset = scored().remove_columns("influence_norm").add_column("influence_norm", ["a"] * 400)
-    with pytest.raises(TypeError, match="'influence_norm' holds string, not floats"):
+    with pytest.raises(TypeError, match="'influence_norm' holds string, not numbers"):
         select(dataset, 0.5)
 
 
@@ -183,8 +183,34 @@ def test_an_empty_dataset_is_refused():
 
 def test_a_dataset_dict_names_its_splits():
     splits = DatasetDict(train=scored(), test=scored())
-    with pytest.raises(TypeError, match=r"Got a DatasetDict: pass one of its splits \('train', 'test'\)"):
+    with pytest.raises(TypeError, match=r"Got a DatasetDict: name one of its splits \('train', 'test'\) with split="):
         prune(splits, 0.5)
+    with pytest.raises(ValueError, match=r"no split 'dev': pass one of \['train', 'test'\]"):
+        prune(splits, 0.5, split="dev")
+
+
+def test_a_split_of_a_plain_dataset_is_refused():
+    with pytest.raises(ValueError, match="split='train' names a part of a DatasetDict, and this is a Dataset"):
+        prune(scored(), 0.5, split="train")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"cost": 3}, TypeError, "cost is a string"),
+        ({"cost": "influence_norm", "difficulty": 0.5}, ValueError, "both difficulty and cost: pass one"),
+        ({"cost": "influence_norm", "method": "norm"}, ValueError, "no use for cost: leave it out"),
+        ({"cost": "text"}, TypeError, "'text' holds string, not numbers"),
+        ({"cost": "size"}, ValueError, "no column 'size': name another column with `cost=`"),
+        ({"features": "influence"}, ValueError, "no use for features: leave it out, or pass one of"),
+        ({"features": "text", "method": "herding"}, TypeError, "'text' is of type string, not a list of floats"),
+        ({"harmful": "ignore"}, ValueError, "pass 'keep', or 'drop'"),
+        ({"centred": 1}, TypeError, "centred is True or False, got int 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        select(scored(), 0.5, **options)
 
 
 def test_a_stream_is_refused():

@@ -10,8 +10,8 @@ import pytest
 from datasets import DatasetInfo
 
 from hf_prune.selection import Certificate, select
+from hf_prune.selection.baselines import random
 from hf_prune.selection.certificate import _random_masks, certify
-from hf_prune.selection.methods import random
 from hf_prune.selection.options import Options
 from tests.selection.scored import problem, scored
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_prune.selection import difficulty, select
-from tests.selection.scored import scored
+from tests.selection.scored import scored, with_scores
 
 
 def _ranks(dataset, **kwargs) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_auto_cuts_the_hardest_rows_where_all_rows_matter():
 
 
 def test_the_band_falls_and_the_cut_grows_with_the_rate():
-    bands = [difficulty.automatic(0.2, rate).quantile for rate in (0.1, 0.5, 0.8)]
+    bands = [difficulty.automatic(0.2, rate).quantile for rate in (0.1, 0.5, 0.7)]
     cuts = [difficulty.automatic(0.9, rate).cut for rate in (0.1, 0.5, 0.9)]
     assert bands == sorted(bands, reverse=True)
     assert cuts == sorted(cuts)
@@ -79,3 +79,23 @@ def test_ties_are_broken_by_the_seed_but_no_order_is_turned():
     norm = np.random.default_rng(2).permutation(500).astype("float32")
     cost = difficulty.cost(difficulty.choose(1.0, norm, 0.5), norm, np.random.default_rng(0))
     np.testing.assert_array_equal(np.argsort(cost), np.argsort(norm))
+
+
+def test_far_from_saturation_margins_decide_what_is_cut_where_there_are_any():
+    aum = np.random.default_rng(0).normal(size=1200)
+    dataset = with_scores(scored(1200, k=8, tail=0.1), aum=aum)
+    selection = select(dataset, 0.3)
+    assert selection.arguments["resolved"]["difficulty"]["by"] == "aum"
+    hardest = np.argsort(aum)[: int(0.35 * 1200)]
+    assert np.isin(hardest, selection.drop_indices).mean() > 0.98
+    saturated = with_scores(scored(1200, k=8, tail=1.5), aum=aum)
+    assert select(saturated, 0.3).arguments["resolved"]["difficulty"]["by"] == "influence_norm"
+
+
+def test_margins_that_some_rows_lack_are_left_aside():
+    aum = np.zeros(400)
+    aum[7] = np.nan
+    dataset = scored(tail=0.1)
+    np.testing.assert_array_equal(
+        select(with_scores(dataset, aum=aum), 0.5).keep_indices, select(dataset, 0.5).keep_indices
+    )

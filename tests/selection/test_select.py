@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_prune.selection import select
-from hf_prune.selection.columns import read_matrix
+from hf_prune.selection.vectors import read_vectors
 from tests.selection.scored import scored
 
 
@@ -146,7 +146,7 @@ def test_same_rows_however_arrow_holds_them():
 def test_the_influence_column_is_read_without_a_copy():
     dataset = scored()
     buffer = dataset.data.column("influence").chunk(0).flatten().buffers()[1]
-    assert read_matrix(dataset, "influence").ctypes.data == buffer.address
+    assert read_vectors(dataset, "influence").chunks[0].ctypes.data == buffer.address
 
 
 def test_a_slice_is_read_at_its_place():

@@ -117,12 +117,12 @@ def test_factory_that_trains_on_all_rows_is_refused(full, held_out, tmp_path):
         ({"seeds": 0}, "at least one seed"),
         ({"seeds": [1, 1]}, "each once"),
         ({"budget": "hours"}, "'epochs' or 'steps'"),
-        ({"metric": "f1"}, "accuracy"),
+        ({"metric": 3}, "metric is a int: pass a name"),
     ],
 )
 def test_wrong_arguments_are_named_before_any_training(full, held_out, tmp_path, arguments_, message):
     factory = Factory(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         verify(factory, full, full, eval_dataset=held_out, **arguments_)
     assert not factory.calls
 

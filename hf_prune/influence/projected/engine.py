@@ -17,8 +17,10 @@ from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.sweep import Sweep
 from hf_prune.influence.updates import update_for
 
-# Dimensions of a sketch: inner products of gradients have a standard error of about one part in 180.
-WIDTH = 1 << 15
+# Dimensions of a sketch: inner products of gradients have a standard error of about one part in 250.
+WIDTH = 1 << 16
+# Those of the sketch that tells where the gradients' squared norms are.
+COARSE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ class ProjectedEngine:
         sweep (`Sweep`): knows the trajectory, the objective, the rows, and their weights.
         curvature (`str`): `"none"`, `"fisher"` or `"gauss-newton"`.
         directory (`Path`): where the window's sketches are kept.
-        width (`int`, *optional*, defaults to 32,768): about how many dimensions a sketch has.
+        width (`int`, *optional*, defaults to 65,536): about how many dimensions a sketch has.
     """
 
     def __init__(self, sweep: Sweep, *, curvature: str, directory: Path, width: int = WIDTH):
         objective, trajectory = sweep.objective, sweep.trajectory
         self.objective, self.trajectory, self.rows = objective, trajectory, sweep.rows
-        self.projection = Projection(objective.shapes, width, seed=0, device=objective.device)
+        coarse = Projection(objective.shapes, COARSE, seed=0, device=objective.device)
+        shares = WindowPass(sweep, coarse).shares()
+        self.projection = Projection(objective.shapes, width, seed=1, device=objective.device, shares=shares)
         self.work = WindowPass(sweep, self.projection)
         self.store = Store(directory, *trajectory.window, STRETCH)
         manifest = trajectory.manifest

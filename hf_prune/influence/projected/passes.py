@@ -37,7 +37,8 @@ class WindowPass:
         self.sweep, self.projection = sweep, projection
         self.objective, self.trajectory = sweep.objective, sweep.trajectory
         self.pulls = Pulls(sweep.objective, projection)
-        self._reference: list[torch.Tensor] | None = None
+        self._reference: list[torch.Tensor] = []
+        self._dead: torch.Tensor | None = None
 
     def run(self, store: Store, rank: int, world: int) -> None:
         """Works this process's share of the stretches that are missing."""
@@ -77,6 +78,19 @@ class WindowPass:
         plain = [p for _, p in pulled if p is not None]
         return rounds, torch.cat([scaled for scaled, _ in pulled]), torch.cat(plain)
 
+    def shares(self) -> list[float]:
+        """Each parameter's share of the squared norms of scaled gradients, at the window's first and last step."""
+        first, last = self.trajectory.window
+        steps = [t for t in range(first, last) if not self.trajectory.step(t).skipped]
+        total = torch.zeros(len(self.projection.sizes))
+        for t in (steps[0], steps[-1]):
+            step, scales = self.trajectory.step(t), self.scales(t)[0]
+            batch = self.sweep.rows.batch(self.sweep.row_of(step.ids).tolist())
+            rows = self.batch(self.sweep.theta(t), batch, scales, seed=t)[1]
+            found = torch.stack([rows[:, part].square().sum() for part in self.projection.parts])
+            total += (found / found.sum()).cpu()
+        return total.tolist()
+
     def scales(self, t: int) -> tuple[list[torch.Tensor | None], torch.Tensor]:
         """
         What the gradients of steps around `t` are multiplied by, and its mean logarithm in each parameter.
@@ -91,10 +105,14 @@ class WindowPass:
         device, t = self.objective.device, min(t, last - 1)
         moment = self.trajectory.second_moment_at(t + 1).to(device)
         scale = update.denominator(moment, self.trajectory.updates_before(t)).rsqrt_()
-        if self._reference is None:
-            self._reference = self._sampled(self.trajectory.second_moment_at(last).to(device) + 1e-30)
+        if self._dead is None:
+            final = self.trajectory.second_moment_at(last).to(device)
+            self._dead, self._reference = final == 0, self._sampled(final + 1e-30)
+        # What never had a gradient never moves, and with a scale so large it would drown all else: the words, say,
+        # that only held-out rows have.
+        scale.masked_fill_(self._dead, 0)
         parts = zip(self._sampled(scale), self._reference, strict=True)
-        levels = torch.stack([(part.log() * v).sum() / v.sum() for part, v in parts])
+        levels = torch.stack([(part.clamp(min=1e-30).log() * v).sum() / v.sum() for part, v in parts])
         return list(scale.split(sizes)), levels.cpu()
 
     def _sampled(self, vector: torch.Tensor) -> list[torch.Tensor]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-# A parameter up to this size is kept as it is.
-SMALL = 512
+# The fewest buckets that a parameter gets.
+FEWEST = 63
 # Elements of one chunk of per-example gradients: on a CPU small enough to stay in its cache.
 CHUNK, CHUNK_OF_ACCELERATOR = 1 << 18, 1 << 26
 
@@ -19,24 +19,34 @@ class Projection:
     A random linear map of gradients, `p -> d`, that keeps inner products in the mean.
 
     Entry a of a parameter goes with a random sign into bucket `a mod m` of that parameter's m buckets (Charikar, Chen,
-    Farach-Colton 2002); its inner products have a standard error of about `|x| |y| / sqrt(m)`. m grows with the
-    parameter's size and has no common divisor with the length of its rows, so that entries of one column spread.
-    Signs are products of a row's sign and a column's, so that they can be put on activations and output gradients.
+    Farach-Colton 2002); its inner products have a standard error of about `|x| |y| / sqrt(m)`. That of the whole is
+    least, `|x| |y| / sqrt(d)`, where m is in proportion to the parameter's share of the squared norms. m has no common
+    divisor with the length of the parameter's rows, so that entries of one column spread. Signs are products of a
+    row's sign and a column's, so that they can be put on activations and output gradients.
 
     Args:
         shapes (`Sequence[tuple[int, ...]]`): shapes of the recorded parameters.
         width (`int`): about how many dimensions d to give out.
+        shares (`Sequence[float]`, *optional*): each parameter's share of them; by default that of its size.
         seed (`int`): seed of the signs.
         device (`torch.device`): where gradients are.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], width: int, *, seed: int, device: torch.device):
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        width: int,
+        *,
+        seed: int,
+        device: torch.device,
+        shares: Sequence[float] | None = None,
+    ):
         self.shapes = [matrix_shape(shape) for shape in shapes]
         sizes = [rows * columns for rows, columns in self.shapes]
-        large = sum(size for size in sizes if size > SMALL) or 1
+        given = sizes if shares is None else shares
         self.sizes = [
-            size if size <= SMALL else _buckets(size, columns, round(width * size / large))
-            for size, (_, columns) in zip(sizes, self.shapes, strict=True)
+            _buckets(size, columns, math.ceil(width * share / sum(given)))
+            for size, (_, columns), share in zip(sizes, self.shapes, given, strict=True)
         ]
         self.parts = _slices(self.sizes)
         self.width = sum(self.sizes)
@@ -81,7 +91,7 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _buckets(size: int, columns: int, wanted: int) -> int:
-    buckets = max(SMALL - 1, wanted) | 1
+    buckets = max(FEWEST, wanted) | 1
     while buckets < size and math.gcd(buckets, columns) > 1:
         buckets += 2
     return min(buckets, size)

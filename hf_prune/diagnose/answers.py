@@ -1,0 +1,71 @@
+"""What was asked of the trained model when the rows were scored, asked of a re-run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_prune.influence.directions import output_signs, parameter_directions
+from hf_prune.influence.objective import Objective
+from hf_prune.influence.rows import Rows
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The k questions' answers `(k,)`, float64, and the mean loss on the held-out rows."""
+
+    questions: np.ndarray
+    loss: float
+
+    def __sub__(self, other: Answers) -> Answers:
+        return Answers(self.questions - other.questions, self.loss - other.loss)
+
+    @property
+    def length(self) -> float:
+        return float(np.linalg.norm(self.questions))
+
+    def error(self, predicted: Answers) -> float:
+        """Length of what a prediction is off by, over that of the truth."""
+        return float(np.linalg.norm(predicted.questions - self.questions) / max(self.length, 1e-30))
+
+    def correlation(self, predicted: Answers) -> float:
+        """Pearson's, over the questions; 0 where one of the two is constant."""
+        centred = [values - values.mean() for values in (self.questions, predicted.questions)]
+        lengths = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
+        return float(centred[0] @ centred[1]) / lengths if lengths > 0 else 0.0
+
+
+@torch.no_grad()
+def answers(
+    objective: Objective, theta: torch.Tensor, held_out: Rows, scoring: Mapping[str, Any], batch_size: int
+) -> Answers:
+    """
+    Asks the model at `theta (p,)` what `add_influence` asked: `q_j = sum_e <s_je, z_e> / sqrt(k m)` with random signs
+    s, over the logits z of m held-out rows, or projections of the parameters.
+
+    Args:
+        scoring (`Mapping`): How the rows were scored: `directions`, `seed` and `space`.
+    """
+    k, seed = scoring["directions"], scoring["seed"]
+    total = torch.zeros(k, dtype=torch.float64)
+    losses = items = 0.0
+    for start in range(0, len(held_out), batch_size):
+        numbers = range(start, min(start + batch_size, len(held_out)))
+        batch = held_out.batch(numbers)
+        logits, counts, loss = objective.logits(theta, batch.inputs), objective.items(batch), objective.loss(batch)
+        losses += float(loss.losses(logits, batch.labels) @ counts)
+        items += float(counts.sum())
+        if scoring["space"] == "outputs":
+            signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
+            counted = loss.counted(batch.labels)
+            if counted is not None:
+                signs *= counted[..., None]
+            total += (signs.flatten(1) @ logits.flatten()).double().cpu()
+    questions = total / (k * len(held_out)) ** 0.5
+    if scoring["space"] == "parameters":
+        questions = (parameter_directions(theta, k, seed=seed) @ theta).double().cpu()
+    return Answers(questions.numpy(), losses / items)

@@ -1,0 +1,141 @@
+"""The re-runs of a diagnosis, and what is compared with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from datasets.utils import tqdm
+from torch import nn
+
+from hf_prune.diagnose.answers import Answers, answers
+from hf_prune.diagnose.conditions import halved, reordered
+from hf_prune.diagnose.diagnosis import ORDER, Condition, Diagnosis, Group
+from hf_prune.diagnose.rerun import Rerun, Update, has_dropout
+from hf_prune.influence.checks import row_positions
+from hf_prune.influence.objective import Objective
+from hf_prune.influence.rows import Rows
+from hf_prune.record.trajectory import Trajectory
+
+BATCH_SIZE = 32
+
+
+class Experiment:
+    """
+    Re-runs of one stretch of a recorded run.
+
+    Args:
+        scored (`Dataset`): The training rows with influence columns over the stretch.
+        stretch (`Trajectory`): The record, up to the stretch's end.
+        eval_dataset (`Dataset`): The held-out rows.
+        model (`nn.Module`): The trained model.
+        batch_size, data_collator, loss: As in `diagnose`.
+        seed (`int`): Draws groups and order.
+    """
+
+    def __init__(
+        self,
+        scored: Dataset,
+        stretch: Trajectory,
+        eval_dataset: Dataset,
+        *,
+        model: nn.Module,
+        batch_size: int | None,
+        data_collator: Callable[..., Any] | None,
+        loss: Callable[..., Any] | None,
+        seed: int,
+    ):
+        self.stretch, self.seed = stretch, seed
+        self.scoring = scored.info.hf_prune["influence"]
+        column = self.scoring["column"]
+        values = scored.select_columns([column, f"{column}_eval_loss"]).with_format("numpy")
+        self.influence = np.asarray(values[column][:], dtype=np.float64)
+        self.loss_influence = np.asarray(values[f"{column}_eval_loss"][:], dtype=np.float64)
+        self.objective = Objective(model, stretch.manifest.parameters, loss=loss)
+        clone, padding = self.objective.model, stretch.manifest.padding
+        rows = Rows(scored, clone, data_collator, padding)
+        self.held_out, self.batch_size = Rows(eval_dataset, clone, data_collator, padding), batch_size or BATCH_SIZE
+        self.rerun = Rerun(
+            stretch, self.objective, rows, positions=row_positions(scored, stretch), own_loss=loss is not None
+        )
+        self.steps = self.rerun.steps()
+        self.dropout = has_dropout(self.objective, rows)
+
+    def diagnose(self, shares: Sequence[float]) -> Diagnosis:
+        """Makes all re-runs."""
+        visited = np.unique(np.concatenate([self.rerun.rows_of(step.ids) for step in self.steps]))
+        groups = _draw(visited, len(self.influence), shares, self.seed)
+        first, last = self.stretch.window
+        runs = len(groups) + (7 if self.dropout else 5)
+        title = f"Re-running {last - first} steps {runs} times"
+        with tqdm(total=runs * (last - first), desc=title, unit="step") as bar:
+            self._bar = bar
+            nobody = np.zeros(len(self.influence), dtype=bool)
+            base, theta = self._run(self._recorded, nobody)
+            found = tuple(self._group(base, group, len(visited)) for group in groups)
+            largest = max(groups, key=np.count_nonzero)
+            conditions = [self._condition(ORDER, base, largest, self._reordered)]
+            conditions.append(self._condition("half the batch size", base, largest, self._halved))
+            if self.dropout:
+                conditions.append(self._condition("dropout", base, largest, self._recorded, dropout=True))
+        return Diagnosis(
+            steps=(first, last), rows=len(visited), groups=found, conditions=tuple(conditions),
+            replay_error=self._replay_error(theta), scoring=dict(self.scoring),
+        )  # fmt: skip
+
+    def _run(
+        self, updates: Callable[[], Iterable[Update]], left_out: np.ndarray, dropout: bool = False
+    ) -> tuple[Answers, Any]:
+        theta = self.rerun.train(updates(), left_out, dropout=dropout, bar=self._bar)
+        return answers(self.objective, theta, self.held_out, self.scoring, self.batch_size), theta
+
+    def _recorded(self) -> Iterable[Update]:
+        return self.rerun.updates(self.steps)
+
+    def _reordered(self) -> Iterable[Update]:
+        return self.rerun.updates(reordered(self.rerun, self.steps, self.seed))
+
+    def _halved(self) -> Iterable[Update]:
+        return halved(self._recorded())
+
+    def _predicted(self, group: np.ndarray) -> Answers:
+        """The sum of the rows' influence."""
+        return Answers(self.influence[group].sum(0), float(self.loss_influence[group].sum()))
+
+    def _group(self, base: Answers, group: np.ndarray, visited: int) -> Group:
+        true = self._run(self._recorded, group)[0] - base
+        predicted = self._predicted(group)
+        count = int(group.sum())
+        return Group(
+            rows=count, share=count / visited, shift=true.length, predicted_shift=predicted.length,
+            correlation=true.correlation(predicted), relative_error=true.error(predicted), loss_change=true.loss,
+            predicted_loss_change=predicted.loss,
+        )  # fmt: skip
+
+    def _condition(
+        self, name: str, base: Answers, group: np.ndarray, updates: Callable[[], Iterable[Update]],
+        dropout: bool = False,
+    ) -> Condition:  # fmt: skip
+        whole = self._run(updates, np.zeros_like(group), dropout)[0]
+        true = self._run(updates, group, dropout)[0] - whole
+        predicted = self._predicted(group)
+        alone = whole - base
+        return Condition(name, alone.length, alone.loss, true.correlation(predicted), true.error(predicted))
+
+    def _replay_error(self, theta: Any) -> float:
+        first, last = self.stretch.window
+        start, end = (self.stretch.parameters_at(step).to(theta) for step in (first, last))
+        return float((theta - end).norm() / (end - start).norm().clamp(min=1e-30))
+
+
+def _draw(visited: np.ndarray, n: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
+    """A random set of the visited rows for each share, bool of shape `(n,)`."""
+    rng = np.random.default_rng([seed, 0])
+    groups = []
+    for share in shares:
+        mask = np.zeros(n, dtype=bool)
+        mask[rng.permutation(visited)[: max(1, round(share * len(visited)))]] = True
+        groups.append(mask)
+    return groups

@@ -1,0 +1,5 @@
+"""Beside room 2: the columns that people know, from the same recorded run and without further training."""
+
+from hf_prune.scores.columns import add_scores
+
+__all__ = ["add_scores"]

@@ -1,0 +1,68 @@
+"""`prune_path`: several rates from one scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from . import solve
+from .options import Options
+from .problem import read_problem
+from .prune import scoring_of
+from .pruned import PrunedDataset
+
+RATES = (0.3, 0.5, 0.7)
+
+
+def prune_path(
+    dataset: Dataset, rates: Sequence[float] = RATES, *, nested: bool = False, **options: Any
+) -> dict[float, PrunedDataset]:
+    """
+    Prunes a scored dataset at several rates; its columns are read once.
+
+    Args:
+        dataset (`Dataset`):
+            A dataset with the columns of `add_influence`.
+        rates (`Sequence[float]`, *optional*, defaults to `(0.3, 0.5, 0.7)`):
+            Shares of the rows to drop, each in [0, 1).
+        nested (`bool`, *optional*, defaults to `False`):
+            Whether each rate keeps only rows that the smaller rates keep too. Such a chain is a little worse than each
+            rate on its own, and comes from this call alone: `prune` with the same arguments does not make it again.
+        **options:
+            Arguments of [`prune`] other than `keep`, `epsilon` and `split`.
+
+    Returns:
+        `dict[float, PrunedDataset]`: The pruned datasets by rate, in the order of `rates`.
+
+    Raises:
+        `TypeError`, `ValueError`: For rates out of range, and as [`prune`] does.
+
+    Example:
+
+    ```py
+    >>> path = prune_path(scored, rates=[0.3, 0.5, 0.7])
+    >>> path[0.5].push_to_hub("me/imdb-half")
+    ```
+    """
+    wrong = sorted({"keep", "epsilon", "split"} & set(options))
+    if wrong:
+        raise TypeError(f"prune_path takes rates in the place of {wrong[0]}: leave {wrong[0]} out.")
+    for rate in rates:
+        if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 <= rate < 1:
+            raise ValueError(f"rate {rate!r} is not in [0, 1): pass shares of rows to drop, such as rates=[0.3, 0.5].")
+    first = Options(keep=1.0, **options)
+    problem = read_problem(dataset, first.column, first.balance, first.centred)
+    gone = np.zeros(problem.n, dtype=bool)
+    found: dict[float, PrunedDataset] = {}
+    for rate in sorted(rates):
+        chosen = replace(first, keep=round(1 - float(rate), 12))
+        selection = solve.selection(problem, chosen, scoring_of(dataset, first.column), gone)
+        if nested:
+            gone = np.isin(np.arange(problem.n), selection.drop_indices)
+        found[rate] = PrunedDataset.from_source(dataset, selection)
+    return {rate: found[rate] for rate in rates}
