@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -48,13 +49,14 @@ def main(name: str, run: Callable[[str], tuple[list[dict[str, Any]], dict[str, A
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=title)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in (row.get(c, "") for c in columns)))
-    Console(width=140).print(table)
+    """One table for each run of rows that have the same columns."""
+    for columns, part in itertools.groupby(rows, key=tuple):
+        table = Table(title=title)
+        for column in columns:
+            table.add_column(column)
+        for row in part:
+            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        Console(width=140).print(table)
 
 
 def digits(seed: int = 0) -> tuple[Dataset, Dataset, Dataset]:

@@ -2,11 +2,11 @@
 Predicted against observed change of the held-out loss, over subsets of mixed methods and rates up to one half.
 
 Predicted, three ways:
-- `first_order`: the certificate of `select`, c.
+- `first_order`: c, the sum of the dropped rows' `influence_eval_loss`, centred and re-weighted.
 - `second_order`: `c + 1/2 h r^2`; r is the certificate's audit residual, an estimate of the root mean square shift of
   a held-out logit vector, and h the mean curvature of the held-out loss in the logits, `mean of (1 - sum p^2) / C`.
-- `whole_run`: `c/w + 1/2 h (r/w)^2`; w is the share of the steps that were recorded. Scores tell of visits in the
-  window alone; here those before it are taken to count as much.
+- `whole_run`: the certificate of `select`, `c/w + 1/2 h (r/w)^2`; w is the share of the steps that were recorded.
+  Scores tell of visits in the window alone; here those before it are taken to count as much.
 Observed: the mean over seeds of the loss of models trained again on the subset, minus that of models trained on all
 rows. With equal steps, the kept rows have n/(n-m) times their weight, which is what the certificate predicts; with
 equal epochs they have not, and shorter training has an effect of its own. Both are measured.
@@ -125,18 +125,14 @@ def measure(name: str, profile: dict[str, Any]) -> tuple[list[dict[str, Any]], d
             for method, options in METHODS.items():
                 selection = select(scored, 1 - rate, **options)
                 certificate = selection.certificate
-                first, residual = certificate.predicted_eval_loss_change, certificate.audit_residual
-                found = predict(first, 0.5 * curvature * residual**2)
+                second = 0.5 * curvature * certificate.audit_residual**2
+                whole = certificate.predicted_eval_loss_change
+                first = WINDOW * whole - second / WINDOW
+                found = {"first_order": first, "second_order": first + second, "whole_run": whole}
                 rows.append({"data": name, "method": method, "rate": rate, **found, "keep": selection.keep_indices})
     full = observe(job, rows, profile["seeds"])
     agreement = {"trainer_loss": trainer_loss, "ensemble_loss": full.mean(), "ensemble_sd": full.std(ddof=1)}
     return rows, {key: float(value) for key, value in agreement.items()}
-
-
-def predict(first: float, second: float) -> dict[str, float]:
-    """The three predictions from the first-order and the second-order term of the window."""
-    whole = first / WINDOW + second / WINDOW**2
-    return {"first_order": first, "second_order": first + second, "whole_run": whole}
 
 
 def observe(job: Task, rows: list[dict[str, Any]], count: int) -> np.ndarray:
@@ -178,11 +174,11 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def summarize(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """How each prediction agrees with what was observed; keys without a budget are of equal steps."""
+    """How each prediction agrees with what was observed; keys without a name are the certificate's, with equal steps."""
     summary: dict[str, Any] = {f"subsets_{name}": len(found)}
     for prediction in PREDICTIONS:
         for budget in BUDGETS:
-            suffix = name + ("" if prediction == "first_order" else f"_{prediction}")
+            suffix = name + ("" if prediction == "whole_run" else f"_{prediction}")
             suffix += "" if budget == "steps" else "_epochs"
             summary |= {f"gap_{key}_{suffix}": value for key, value in agree(found, prediction, budget).items()}
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.scorer import Scorer
+from hf_prune.record.files import write_atomically
 from hf_prune.record.tracking import log_scoring
 from hf_prune.record.trajectory import Trajectory
 
@@ -151,5 +153,21 @@ def add_influence(
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     shutil.rmtree(cache / f"parts-{fingerprint}", ignore_errors=True)
+    of_loss = {"recorded_share": (last - first) / len(record), "held_out_curvature": _curvature(scorer, cache, asked)}
     run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
-    return with_scoring(scored, {"trajectory": run, "influence": scoring, "column_digests": column_digests(dataset)})
+    return with_scoring(
+        scored, {"trajectory": run, "influence": scoring | of_loss, "column_digests": column_digests(dataset)}
+    )
+
+
+def _curvature(scorer: Scorer, cache: Path, asked: list[Any]) -> float | None:
+    """The held-out loss's curvature, which is kept as the scores are."""
+    file = cache / f"held-out-{Hasher.hash(asked)}.json"
+    if not file.exists():
+        figure = json.dumps(scorer.held_out_curvature())
+
+        def write(part: Path) -> None:
+            part.write_text(figure)
+
+        write_atomically(file, write)
+    return json.loads(file.read_text())

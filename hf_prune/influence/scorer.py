@@ -22,6 +22,7 @@ from hf_prune.influence.gradients import example_gradients
 from hf_prune.influence.losses import one_item
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
+from hf_prune.influence.projected.factors import FACTORED_LOGITS, logit_hessians
 from hf_prune.influence.projected.questions import output_questions, parameter_questions
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
@@ -120,6 +121,25 @@ class Scorer:
         if self.held_out is not None:
             result[f"{name}_eval_loss"] = shifts[:, k]
         return result
+
+    def held_out_curvature(self) -> float | None:
+        """
+        The mean curvature of the held-out loss in a row's logits, `mean of trace(d^2 l / d z^2) / C`, at the end.
+
+        `None` without held-out rows, or where a row has many logits.
+        """
+        if self.held_out is None or self.objective.width(self.held_out.batch([0])) > FACTORED_LOGITS:
+            return None
+        theta = self.trajectory.parameters_at(self.trajectory.window[1]).to(self.objective.device)
+        total = 0.0
+        for numbers in self._row_batches(self.held_out, "Reading held-out rows"):
+            batch = self.held_out.batch(numbers)
+            with torch.no_grad():
+                logits = self.objective.logits(theta, batch.inputs)
+            total += float(
+                logit_hessians(self.objective.loss(batch), logits, batch.labels).diagonal(0, 1, 2).mean(1).sum()
+            )
+        return total / len(self.held_out)
 
     def _dense(self, sweep: Sweep, questions: torch.Tensor) -> np.ndarray:
         """The influence of all rows on some of the questions, `(n, k')`."""

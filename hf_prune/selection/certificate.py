@@ -59,7 +59,8 @@ class Certificate:
         random_solver_residual (`Spread`): `solver_residual` of random subsets.
         random_audit_residual (`Spread`, *optional*): `audit_residual` of random subsets.
         audit_ratio (`float`, *optional*): `audit_residual` over the mean of random subsets.
-        predicted_eval_loss_change (`float`, *optional*): Predicted change of the mean held-out loss; + is worse.
+        predicted_eval_loss_change (`float`, *optional*):
+            Predicted change of the mean held-out loss when trained again for as many steps; + is worse.
         random_eval_loss_change (`Spread`, *optional*): The same of random subsets.
         noise_floor (`float`, *optional*): Shift that another seed alone makes, in the same units, where measured.
         class_column (`str`, *optional*): Column of the classes.
@@ -195,6 +196,7 @@ def certify(
         # re-weighted, the mean's own term vanishes: what the dropped rows lose in weight, the kept ones gain
         mean = problem.eval_loss.mean(dtype=np.float64) if problem.centred else 0.0
         losses = factor * np.array([(problem.eval_loss[mask] - mean).sum() for mask in masks])
+        losses = _of_the_whole_run(losses, audit, scoring)
     before, after = _class_counts(problem, ~dropped)
     return Certificate(
         method=method, n=problem.n, kept=problem.n - m, k=problem.k, audit=problem.audit, units=_units(scoring),
@@ -215,6 +217,20 @@ def certify(
         notes=notes + _honest_notes(problem, m, solver[0], None if audit is None else audit[0], epsilon, scoring),
         harm=harm,
     )  # fmt: skip
+
+
+def _of_the_whole_run(losses: np.ndarray, shifts: np.ndarray | None, scoring: Mapping[str, Any] | None) -> np.ndarray:
+    """
+    First-order changes of the held-out loss `(sets,)` in the window to what training again without the rows changes.
+
+    `c / w + h/2 (r / w)^2`: r is the shift of the logits that the audit directions tell, h the loss's mean curvature
+    in them, and w the share of the steps that were recorded; those before are taken to count as much.
+    """
+    known = (scoring or {}).get("influence", {})
+    share, curvature = known.get("recorded_share"), known.get("held_out_curvature")
+    if shifts is None or not share or curvature is None or known.get("space") != "outputs":
+        return losses
+    return losses / share + 0.5 * curvature * (shifts / share) ** 2
 
 
 def _random_masks(n: int, m: int, seed: int) -> np.ndarray:
@@ -252,7 +268,7 @@ def _honest_notes(
     notes = []
     if m:
         notes.append(
-            f"First order: the error grows with the removed share ({m / problem.n:.0%} here), and is larger for "
+            f"The error of the prediction grows with the removed share ({m / problem.n:.0%} here), and is larger for "
             "chosen subsets than for random ones; `verify` measures the gap by retraining."
         )
         notes.append(

@@ -49,6 +49,17 @@ def test_the_loss_change_is_what_reweighting_gives():
     assert abs(certificate.random_eval_loss_change.mean) < certificate.random_eval_loss_change.sd
 
 
+def test_a_window_speaks_for_the_whole_run_and_shifts_cost_by_curvature():
+    losses = np.linspace(-1, 1, 200).astype("float32")
+    data, dropped = problem(False, rows=200, influence_eval_loss=losses), np.arange(200) < 80
+    plain = certify(data, dropped, method="test", seed=0)
+    known = {"influence": {"space": "outputs", "recorded_share": 0.5, "held_out_curvature": 0.2}}
+    whole = certify(data, dropped, method="test", seed=0, scoring=known)
+    second = 0.5 * 0.2 * (2 * plain.audit_residual) ** 2
+    assert whole.predicted_eval_loss_change == pytest.approx(2 * plain.predicted_eval_loss_change + second)
+    assert whole.audit_residual == plain.audit_residual
+
+
 def test_random_figures_are_those_of_random_subsets():
     data = problem(False, rows=1000)
     certificate = certify(data, np.arange(1000) < 400, method="test", seed=0)
@@ -110,7 +121,7 @@ def test_explain_says_everything_in_plain_words():
     for part in (
         "Kept 200 of 400 rows (50.0%), method influence.", "random subsets of this size",
         "RMS shift of a held-out logit vector", "the 4 of 16 directions the solver never saw", "times random's",
-        "change of the held-out loss", "Noise floor", "not measured", "Classes (label): class 0", "First order",
+        "change of the held-out loss", "Noise floor", "not measured", "Classes (label): class 0", "error of the prediction grows",
     ):  # fmt: skip
         assert part in text
     assert "0.25" in replace(certificate, noise_floor=0.25).explain()

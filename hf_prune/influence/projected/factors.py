@@ -68,13 +68,18 @@ def loss_rounds(
 
 def _eigen(loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues `(B, C)`, largest first, and eigenvectors `(B, C, C)` (in columns) of the losses' Hessians."""
+    values, vectors = torch.linalg.eigh(logit_hessians(loss, logits, labels))
+    return values.clamp(min=0).flip(1), vectors.flip(2)
+
+
+def logit_hessians(loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The Hessian of each example's loss in its logits, `(B, C, C)`."""
     width = logits[0].numel()
 
     def one(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return loss.losses(z.unsqueeze(0), y.unsqueeze(0))[0]
 
-    values, vectors = torch.linalg.eigh(vmap(hessian(one))(logits, labels).reshape(len(logits), width, width))
-    return values.clamp(min=0).flip(1), vectors.flip(2)
+    return vmap(hessian(one))(logits, labels).reshape(len(logits), width, width)
 
 
 def _drawn(logits: torch.Tensor, counted: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
