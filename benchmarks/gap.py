@@ -174,7 +174,7 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def summarize(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """How each prediction agrees with what was observed; keys without a name are the certificate's, with equal steps."""
+    """How each prediction agrees with what was observed; plain keys: the certificate's, with equal steps."""
     summary: dict[str, Any] = {f"subsets_{name}": len(found)}
     for prediction in PREDICTIONS:
         for budget in BUDGETS:
