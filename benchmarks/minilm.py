@@ -102,8 +102,8 @@ def effects(model: Any, rows: Dataset, held_out: Dataset, trajectory: Trajectory
     objective = Objective(model, trajectory.manifest.parameters)
     made = [Rows(part, objective.model, None, trajectory.manifest.padding) for part in (rows, held_out)]
     sweep = Sweep(trajectory, objective, made[0], curvature="none")
-    engine = ProjectedEngine(sweep, curvature="none", directory=directory)
-    engine.prepare(Ranks(0, 1))
+    engine = ProjectedEngine(sweep, Ranks(0, 1), curvature="none", directory=directory)
+    engine.prepare()
     last = trajectory.window[1]
     scales, levels = engine.work.scales(last)
     questions = logit_questions(engine.work, sweep.theta(last), scales, made[1], 32).flatten(0, 1)

@@ -8,7 +8,6 @@ Each arm is a fresh process, so that its peak memory is its own. Time is that of
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -69,12 +68,18 @@ def one_run(name: str, recorded: bool, size: int) -> None:
         trainer.train()
         seconds = time.perf_counter() - start
         size = sum(file.stat().st_size for file in record.rglob("*") if file.is_file())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = _peak()
     print(
         json.dumps(
             {"seconds": seconds, "peak_mb": peak, "record_mb": size / 2**20, "steps": trainer.state.global_step}
         )
     )
+
+
+def _peak() -> float:
+    """The largest resident memory of this process, in MiB; `ru_maxrss` would begin with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
 def child(name: str, recorded: bool, size: int) -> dict[str, Any]:

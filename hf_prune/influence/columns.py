@@ -136,13 +136,14 @@ def add_influence(
     features = Features({**dataset.features, column: k, f"{column}_norm": Value("float32")})
     if eval_dataset is not None:
         features[f"{column}_eval_loss"] = Value("float32")
-    swept = [VERSION, record.digest, scorer.model_digest(), loss, data_collator]
+    trained = dataset if train_dataset is None else train_dataset
+    swept = [VERSION, record.digest, trained._fingerprint, scorer.model_digest(), loss, data_collator]
     asked = [swept, scoring, None if eval_dataset is None else eval_dataset._fingerprint]
     fingerprint = Hasher.hash([dataset._fingerprint, asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
     cache, ranks = record.path / "scores", Ranks.here()
-    if not any(cache.glob(f"{fingerprint}.arrow")) and not any(cache.glob(f"{fingerprint}_*.arrow")):
+    if not _complete(cache, fingerprint):
         scorer.prepare(cache / f"parts-{fingerprint}", cache / f"sketches-{Hasher.hash(swept)}", ranks)
     with ranks.one_first():
         scored = dataset.map(
@@ -150,13 +151,22 @@ def add_influence(
             features=features, new_fingerprint=fingerprint, cache_file_name=str(cache / f"{fingerprint}.arrow"),
             desc="Scoring rows",
         )  # fmt: skip
+        curvature_of_loss = _curvature(scorer, cache, asked)
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     shutil.rmtree(cache / f"parts-{fingerprint}", ignore_errors=True)
-    of_loss = {"recorded_share": (last - first) / len(record), "held_out_curvature": _curvature(scorer, cache, asked)}
+    of_loss = {"recorded_share": (last - first) / len(record), "held_out_curvature": curvature_of_loss}
     run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
     return with_scoring(
         scored, {"trajectory": run, "influence": scoring | of_loss, "column_digests": column_digests(dataset)}
+    )
+
+
+def _complete(cache: Path, fingerprint: str) -> bool:
+    """Whether the scores are there, from one process or from as many as wrote them."""
+    shards = list(cache.glob(f"{fingerprint}_*_of_*.arrow"))
+    return (cache / f"{fingerprint}.arrow").exists() or any(
+        len(list(cache.glob(f"{fingerprint}_*_of_{file.stem[-5:]}.arrow"))) == int(file.stem[-5:]) for file in shards
     )
 
 

@@ -76,7 +76,7 @@ def directions_at_once(size: int, directions: int, max_memory: int | None) -> in
         raise ValueError(
             f"Scoring {directions} directions of {size:,} parameters by the dense engine takes at least "
             f"{(questions + direction_bytes(size)) / 1e9:.1f} GB of memory and there are {room / 1e9:.1f} GB; use "
-            "engine='projected', or fewer directions."
+            "engine='projected' with curvature='gauss-newton', fewer directions, or record fewer parameters."
         )
     return int(min(at_once, directions + 1))
 
@@ -89,7 +89,7 @@ def in_parts(
 
     Processes share the parts; each part is a file, so that what a killed run finished is not done again.
     """
-    at_once = min(at_once, -(-total // ranks.world))
+    at_once = min(ranks.of_first(at_once), -(-total // ranks.world))
     parts = [slice(start, min(start + at_once, total)) for start in range(0, total, at_once)]
     directory.mkdir(parents=True, exist_ok=True)
     for part in parts[ranks.rank :: ranks.world]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Ranks:
         """Until all have come here."""
         if self.world > 1:
             PartialState().wait_for_everyone()
+
+    def of_first(self, value: int) -> int:
+        """The first process's value, in all."""
+        return value if self.world == 1 else broadcast_object_list([value])[0]
 
     @contextmanager
     def one_first(self) -> Iterator[None]:

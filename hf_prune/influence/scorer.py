@@ -152,8 +152,8 @@ class Scorer:
     def _projected(self, sweep: Sweep, sketches: Path, ranks: Ranks) -> np.ndarray:
         """The influence of all rows on all questions, `(n, k + 1)`."""
         scoring, batch_size = self.scoring, self.batch_size
-        engine = ProjectedEngine(sweep, curvature=scoring["curvature"], directory=sketches)
-        engine.prepare(ranks)
+        engine = ProjectedEngine(sweep, ranks, curvature=scoring["curvature"], directory=sketches)
+        engine.prepare()
         last = self.trajectory.window[1]
         theta, (scales, levels) = sweep.theta(last), engine.work.scales(last)
         k, seed = scoring["directions"], scoring["seed"]
@@ -174,8 +174,9 @@ class Scorer:
         for numbers in self._row_batches(self.targets, "Scoring rows"):
             batch = self.targets.batch(numbers)
             shares[numbers] = (self.objective.items(batch) / self.mean_items / len(self.rows)).double().cpu().numpy()
-            if not seen[numbers].all():
-                dots[numbers] = engine.expected_of(segments, batch)
+            new = [i for i in numbers if not seen[i]]
+            if new:
+                dots[new] = engine.expected_of(segments, self.targets.batch(new))
         return -shares[:, None] * dots
 
     def _expected(self, segments: list[Segment], indices: list[int]) -> np.ndarray:

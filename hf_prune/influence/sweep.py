@@ -144,12 +144,7 @@ class Sweep:
             self.update.pull_back(A, C, step.learning_rates)
             yield self._through_gradient(step, A, C, effects)
             largest = max(largest, float(A.norm()) / length)
-        if largest > GROWTH_LIMIT:
-            logger.warning(
-                f"The sweep's cotangents grew {largest:.0f}-fold over steps {first} to {last}: this part of the run "
-                "is chaotic, and scores hold more noise than influence; record with a smaller window, such as "
-                f"window={0.5 * (last - first) / self.trajectory.manifest.total_steps:.2f}."
-            )
+        warn_of_growth(self.trajectory, largest)
 
     def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor, effects: bool) -> SweptStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
@@ -193,3 +188,15 @@ class Sweep:
         items = self.objective.items(batch)
         uses = any(micro.num_items is not None for micro in step.micro_batches) and self.objective.uses_items(batch)
         return visit_weights(step, items, uses, self.own_loss)
+
+
+def warn_of_growth(trajectory: Trajectory, growth: float) -> None:
+    """Warns where cotangents grew so much, as a ratio, that what they tell is noise."""
+    if growth <= GROWTH_LIMIT:
+        return
+    first, last = trajectory.window
+    logger.warning(
+        f"The sweep's cotangents grew {growth:.0f}-fold over steps {first} to {last}: this part of the run "
+        "is chaotic, and scores hold more noise than influence; record with a smaller window, such as "
+        f"window={0.5 * (last - first) / trajectory.manifest.total_steps:.2f}."
+    )

@@ -208,7 +208,7 @@ def test_bad_input_gets_one_sentence(run):
 
 def test_a_dense_sweep_that_does_not_fit_into_memory_is_refused_with_what_would_do(run):
     rows, held_out, record, model = run
-    with pytest.raises(ValueError, match="use engine='projected', or fewer directions"):
+    with pytest.raises(ValueError, match="use engine='projected' with curvature='gauss-newton', fewer"):
         add_influence(rows, record, model=model, eval_dataset=held_out, directions=5, max_memory=1000)
 
 

@@ -225,20 +225,19 @@ def test_a_killed_pass_goes_on_where_it_stopped(swept, tmp_path: Path):
     trajectory = Trajectory.open(record)
     objective = Objective(model, trajectory.manifest.parameters)
 
-    def engine(directory: Path) -> ProjectedEngine:
+    def engine(directory: Path, ranks: Ranks) -> ProjectedEngine:
         sweep = Sweep(trajectory, objective, Rows(rows, objective.model), curvature="none")
-        return ProjectedEngine(sweep, curvature="gauss-newton", directory=directory)
+        return ProjectedEngine(sweep, ranks, curvature="gauss-newton", directory=directory)
 
-    whole = engine(tmp_path / "whole")
-    whole.prepare(Ranks(0, 1))
+    whole = engine(tmp_path / "whole", Ranks(0, 1))
+    whole.prepare()
     assert len(whole.store.stretches) > 1
-    halved = engine(tmp_path / "halved")
-    halved.prepare(Ranks(1, 2))  # as if the other process had been killed at once
+    halved = engine(tmp_path / "halved", Ranks(1, 2))
+    halved.prepare()  # as if the other process had been killed at once
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "halved").iterdir()}
     assert halved.store.missing()
-    (tmp_path / "halved" / ".16.1.part").write_bytes(b"half a file")
-    resumed = engine(tmp_path / "halved")
-    resumed.prepare(Ranks(0, 1))
+    resumed = engine(tmp_path / "halved", Ranks(0, 1))
+    resumed.prepare()
     assert not resumed.store.missing()
     assert all(file.stat().st_mtime_ns == time for file, time in written.items())
     for (t, one), (s, other) in zip(

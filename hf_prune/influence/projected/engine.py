@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hf_prune.influence.projected.sweep import ProjectedSweep
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.sweep import Sweep
 from hf_prune.influence.updates import update_for
+from hf_prune.record.files import write_atomically
 
 # Dimensions of a sketch: inner products of gradients have a standard error of about one part in 250.
 WIDTH = 1 << 16
@@ -47,16 +49,17 @@ class ProjectedEngine:
 
     Args:
         sweep (`Sweep`): knows the trajectory, the objective, the rows, and their weights.
+        ranks (`Ranks`): the processes that share the work.
         curvature (`str`): `"none"`, `"fisher"` or `"gauss-newton"`.
         directory (`Path`): where the window's sketches are kept.
         width (`int`, *optional*, defaults to 65,536): about how many dimensions a sketch has.
     """
 
-    def __init__(self, sweep: Sweep, *, curvature: str, directory: Path, width: int = WIDTH):
+    def __init__(self, sweep: Sweep, ranks: Ranks, *, curvature: str, directory: Path, width: int = WIDTH):
         objective, trajectory = sweep.objective, sweep.trajectory
-        self.objective, self.trajectory, self.rows = objective, trajectory, sweep.rows
-        coarse = Projection(objective.shapes, COARSE, seed=0, device=objective.device)
-        shares = WindowPass(sweep, coarse).shares()
+        self.objective, self.trajectory, self.rows, self.ranks = objective, trajectory, sweep.rows, ranks
+        with ranks.one_first():
+            shares = self._shares(sweep, directory / "layout.json")
         self.projection = Projection(objective.shapes, width, seed=1, device=objective.device, shares=shares)
         self.work = WindowPass(sweep, self.projection)
         self.store = Store(directory, *trajectory.window, STRETCH)
@@ -66,10 +69,23 @@ class ProjectedEngine:
         self.sweep = ProjectedSweep(trajectory, self.store, update, self.projection.sizes, curvature)
         self.theta = sweep.theta
 
-    def prepare(self, ranks: Ranks) -> None:
+    def _shares(self, sweep: Sweep, file: Path) -> list[float]:
+        """What each parameter gets of the sketch: measured once, for every sketch must be folded alike."""
+        if not file.exists():
+            coarse = Projection(sweep.objective.shapes, COARSE, seed=0, device=sweep.objective.device)
+            text = json.dumps(WindowPass(sweep, coarse).shares())
+            file.parent.mkdir(parents=True, exist_ok=True)
+
+            def write(part: Path) -> None:
+                part.write_text(text)
+
+            write_atomically(file, write)
+        return json.loads(file.read_text())
+
+    def prepare(self) -> None:
         """The one pass that needs the model; processes share it."""
-        self.work.run(self.store, ranks.rank, ranks.world)
-        ranks.wait()
+        self.work.run(self.store, self.ranks.rank, self.ranks.world)
+        self.ranks.wait()
 
     def visits(self, directions: torch.Tensor, levels: torch.Tensor) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits."""
@@ -93,7 +109,11 @@ class ProjectedEngine:
             change = self.spread(sketch.levels - own.levels)
             own.cotangents.add_(swept.cotangents * change, alpha=float(total * swept.factor))
             own.across.add_(swept.across, alpha=float(total))
-        return [found[place] for place in sorted(found)]
+        for place in range(len(marks) - 1):
+            if place not in found:  # all its steps were skipped
+                zeros = torch.zeros_like(directions), directions.new_zeros(len(directions), 1)
+                found[place] = SketchedSegment((marks[place] + marks[place + 1]) // 2, *zeros, levels)
+        return [found[place] for place in range(len(marks) - 1)]
 
     def spread(self, levels: torch.Tensor) -> torch.Tensor:
         """Differences of mean logarithms `(parameters,)` to factors of the sketch's dimensions `(d,)`."""

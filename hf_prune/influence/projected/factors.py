@@ -52,7 +52,7 @@ def loss_rounds(
         along = (first * flat).sum(1)
         total, kept = values.sum(), values[:, 0].sum()
         apart = (flat - along[:, None] * first).norm(dim=1)
-        if bool((apart <= PARALLEL * flat.norm(dim=1)).all()) and kept >= (1 - PARALLEL) * total:
+        if apart.norm() <= PARALLEL * flat.norm() and kept >= (1 - PARALLEL) * total:
             return [Round(first.view_as(logits), along, values[:, 0])]
         rounds = [Round(residual, one, nothing)]
         for rank in range(min(MOST_FACTORS, values.shape[1])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from accelerate.utils import find_executable_batch_size
 from datasets.utils import tqdm
 
 from hf_prune.influence.objective import Batch
@@ -15,6 +16,8 @@ from hf_prune.influence.projected.store import StepSketch, Store
 from hf_prune.influence.sweep import Sweep
 from hf_prune.influence.updates.sgd import Sgd
 
+# Examples that go through the model at once; fewer where memory runs out.
+MOST_AT_ONCE = 64
 # Steps that share one scale of the gradients, and one file.
 STRETCH = 8
 # The plain sketches that are kept are narrower by this factor, if they are wide.
@@ -42,27 +45,37 @@ class WindowPass:
 
     def run(self, store: Store, rank: int, world: int) -> None:
         """Works this process's share of the stretches that are missing."""
-        own = [stretch for stretch in store.stretches[rank::world] if stretch in store.missing()]
+        find_executable_batch_size(self._run, starting_batch_size=MOST_AT_ONCE)(store, rank, world)
+
+    def _run(self, at_once: int, store: Store, rank: int, world: int) -> None:
+        missing = set(store.missing())
+        own = [stretch for stretch in store.stretches[rank::world] if stretch in missing]
         with tqdm(total=sum(map(len, own)), desc="Sketching the window", unit="step") as bar:
             for stretch in own:
                 scales, levels = self.scales((stretch.start + stretch.stop) // 2)
                 steps = {}
                 for t in stretch:
                     if not self.trajectory.step(t).skipped:
-                        steps[t] = self._step(t, scales, levels)
+                        steps[t] = self._step(t, scales, levels, at_once)
                     bar.update()
                 store.write(stretch, steps)
 
-    def _step(self, t: int, scales: Sequence[torch.Tensor | None], levels: torch.Tensor) -> StepSketch:
+    def _step(self, t: int, scales: Sequence[torch.Tensor | None], levels: torch.Tensor, at_once: int) -> StepSketch:
         step = self.trajectory.step(t)
         ids = self.sweep.row_of(step.ids)
         batch = self.sweep.rows.batch(ids.tolist())
         weights = self.sweep.weights(step, batch)
-        rounds, rows, plain = self.batch(self.sweep.theta(t), batch, scales, seed=t)
-        B = len(batch)
+        theta, rounds, examples, found = self.sweep.theta(t), [], [], []
+        for start in range(0, len(batch), at_once):
+            part = batch.part(slice(start, start + at_once))
+            own, *sketches = self.batch(theta, part, scales, seed=t)
+            rounds += own
+            found.append(sketches)
+            examples.append(start + torch.arange(len(part)).repeat(len(own)))
+        rows, plain = (torch.cat(parts) for parts in zip(*found, strict=True))
         return StepSketch(
             ids=torch.from_numpy(ids), weights=weights, rows=rows, plain=narrow(plain), gram=plain @ plain.T,
-            examples=torch.arange(B).repeat(len(rounds)),
+            examples=torch.cat(examples),
             slopes=torch.cat([r.slopes for r in rounds]), factors=torch.cat([r.factors for r in rounds]),
             levels=levels.clone(),
         )  # fmt: skip

@@ -30,7 +30,8 @@ class Pulls:
     Linear, convolution, normalisation and embedding layers give their per-example gradients from their input and
     their output's gradient: a plain forward and backward pass, whatever the attention. A parameter that no such layer
     owns (a class token, an RMSNorm's weight) gets one copy an example. On the first batch the sum over examples is
-    compared with autograd's gradient; where it differs, `vmap` computes all of them, more slowly.
+    compared with autograd's gradient, and one example's is asked for alone; where they differ, `vmap` computes all of
+    them, more slowly.
     """
 
     def __init__(self, objective: Objective, projection: Projection):
@@ -141,10 +142,15 @@ class Pulls:
         self._note_ranks(theta, inputs)
         try:
             with self._hooks():
-                found = self._run(theta, inputs).pull(cotangents, none)[0].sum(0)
+                forward = self._run(theta, inputs)
+                found = forward.pull(cotangents, none)[0].sum(0)
+                alone = torch.zeros_like(cotangents)
+                alone[0] = cotangents[0]
+                others = forward.pull(alone, none)[0][1:]
         except (RuntimeError, NotImplementedError, ValueError, IndexError):
             return False
-        return bool((found - whole).norm() <= TOLERANCE * whole.norm())
+        limit = TOLERANCE * whole.norm()
+        return bool((found - whole).norm() <= limit and others.norm() <= limit)
 
     def _loose(self, theta: torch.Tensor) -> list[torch.Tensor]:
         parameters = self.objective.unflatten(theta)

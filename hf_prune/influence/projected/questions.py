@@ -32,12 +32,12 @@ def output_questions(
     for numbers, batch in _batches(rows, batch_size):
         with work.pulls.forward(theta, batch.inputs) as forward:
             logits = forward.logits
-            signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
             counted = work.objective.loss(batch).counted(batch.labels)
             mask = torch.ones_like(logits) if counted is None else counted[..., None].expand_as(logits).to(logits)
             counts = work.objective.items(batch)
             width = logits[0].numel()
-            if width * len(rows) <= MOST_PULLS:
+            if width <= SUMS_PER_ROW or width * len(rows) <= MOST_PULLS:
+                signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
                 for place in range(width):
                     basis = torch.zeros_like(logits).flatten(1)
                     basis[:, place] = 1

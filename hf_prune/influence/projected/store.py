@@ -8,7 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from hf_prune.errors import TrajectoryError
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,19 @@ class Store:
         finally:
             part.unlink(missing_ok=True)
 
+    def _load(self, stretch: range) -> dict[str, torch.Tensor]:
+        try:
+            return load_file(self.file(stretch))
+        except (SafetensorError, OSError) as error:
+            raise TrajectoryError(
+                f"The sketch {self.file(stretch)} cannot be read ({error}); delete it and score again, which makes it "
+                "anew."
+            ) from error
+
     def backwards(self, device: torch.device) -> Iterator[tuple[int, StepSketch]]:
         """Every step's sketch with its number, from the last to the first."""
         for stretch in reversed(self.stretches):
-            tensors = load_file(self.file(stretch))
+            tensors = self._load(stretch)
             for t in reversed(stretch):
                 if f"{t}.ids" in tensors:  # a skipped step has left nothing
                     yield t, StepSketch(**{name: _read(tensors, t, name).to(device) for name in _NAMES})

@@ -10,6 +10,7 @@ from datasets.utils import tqdm
 
 from hf_prune.influence.clipping import clip_factor, leave_one_out
 from hf_prune.influence.projected.store import StepSketch, Store
+from hf_prune.influence.sweep import warn_of_growth
 from hf_prune.influence.updates import Update
 from hf_prune.record.trajectory import Step, Trajectory
 
@@ -62,7 +63,7 @@ class ProjectedSweep:
     def steps(self, directions: torch.Tensor, levels: torch.Tensor) -> Iterator[SketchedStep]:
         """Sweeps `directions (k, d)`, sketched with scales of mean logarithms `levels`, back to the window's start."""
         A, M = self.update.start(directions.clone())
-        total = sum(map(len, self.store.stretches))
+        total, length, largest = sum(map(len, self.store.stretches)), float(A.norm()), 0.0
         for t, sketch in tqdm(self.store.backwards(A.device), total=total, desc="Sweeping", unit="step"):
             if not torch.equal(sketch.levels.cpu(), levels):
                 change = (sketch.levels.cpu() - levels).exp().repeat_interleave(self.sizes).to(A)
@@ -73,6 +74,8 @@ class ProjectedSweep:
             C = self.update.cotangent(A, M, step.learning_rates, None, self.trajectory.updates_before(t))
             self.update.pull_back(A, C, step.learning_rates)
             yield self._through_gradient(step, sketch, A, C)
+            largest = max(largest, float(A.norm()) / length)
+        warn_of_growth(self.trajectory, largest)
 
     def _through_gradient(self, step: Step, sketch: StepSketch, A: torch.Tensor, C: torch.Tensor) -> SketchedStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
@@ -82,7 +85,7 @@ class ProjectedSweep:
         dots = C @ sketch.rows.T
         slope = dots @ batch
         along = sketch.gram @ batch
-        norm = max(step.grad_norm, float(batch @ along) ** 0.5)
+        norm = max(step.grad_norm, max(0.0, float(batch @ along)) ** 0.5)
         factor = clip_factor(step.grad_norm, self.max_norm)
         across = torch.zeros(len(C), sketch.plain.shape[1], device=A.device)
         pulled = dots
