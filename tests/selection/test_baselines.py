@@ -58,7 +58,7 @@ def test_strata_share_the_budget_evenly_and_spend_it_all(sizes, share):
     short = kept < sizes  # strata that could give more: all of them give as many, up to one row
     if short.any():
         assert kept[short].max() - kept[short].min() <= 1
-        assert kept[~short].max(initial=0) <= kept[short].max()
+        assert kept[~short].max(initial=0) <= kept[short].max() + 1
 
 
 def test_ccs_cuts_the_hardest_and_covers_the_rest():
