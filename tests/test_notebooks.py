@@ -30,6 +30,7 @@ def test_the_promised_notebooks_are_there():
 @notebooks
 def test_it_runs_offline_and_prunes(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel shows pictures inline, as Jupyter does
     # the notebook about publishing looks for the tests' Hub from where it runs
     (tmp_path / "tests").symlink_to(Path(__file__).parent)
     run = read(notebook)
