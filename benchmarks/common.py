@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +58,15 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
         for row in part:
             table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
         Console(width=140).print(table)
+
+
+def peak_memory() -> float:
+    """Of this process, in MiB. On Linux `ru_maxrss` begins with the parent's figure, so the mark is read elsewhere."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def digits(seed: int = 0) -> tuple[Dataset, Dataset, Dataset]:

@@ -11,7 +11,7 @@ counted. A further model is one more entry of `MODELS`.
 from __future__ import annotations
 
 import json
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import main
+from common import main, peak_memory
 from peers.recorded import Run, arguments, record
 from peers.study import NAMES, others
 from peers.tasks import Task, mlp, vit
@@ -92,15 +92,6 @@ def child(name: str, action: str, directory: Path) -> None:
     print(json.dumps({"seconds": seconds, "peak_mb": peak_memory()}))
 
 
-def peak_memory() -> float:
-    """Of this process, in MiB. On Linux `ru_maxrss` begins with the parent's figure, so the mark is read elsewhere."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return float(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure(name: str, action: str, directory: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", name, action, str(directory)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -120,8 +111,7 @@ def of_model(name: str, repeats: int, names: tuple[str, ...]) -> list[dict[str, 
                 with tempfile.TemporaryDirectory() as scratch:
                     place = Path(scratch) if action == "train" else Path(directory)
                     if action in OURS:
-                        for cached in (place / "trajectory" / "scores").glob("*"):
-                            cached.unlink()
+                        shutil.rmtree(place / "trajectory" / "scores", ignore_errors=True)
                     found[action].append(measure(name, action, place))
             print(f"{name}: round {repeat + 1} of {repeats} is done", file=sys.stderr)
     middle = {

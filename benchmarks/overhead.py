@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import main
+from common import main, peak_memory
 
 PROFILES = {
     "quick": {"pairs": 1, "vit": 2, "minilm": 160},  # epochs of the ViT, rows for MiniLM
@@ -68,18 +68,12 @@ def one_run(name: str, recorded: bool, size: int) -> None:
         trainer.train()
         seconds = time.perf_counter() - start
         size = sum(file.stat().st_size for file in record.rglob("*") if file.is_file())
-        peak = _peak()
+        peak = peak_memory()
     print(
         json.dumps(
             {"seconds": seconds, "peak_mb": peak, "record_mb": size / 2**20, "steps": trainer.state.global_step}
         )
     )
-
-
-def _peak() -> float:
-    """The largest resident memory of this process, in MiB; `ru_maxrss` would begin with the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
 def child(name: str, recorded: bool, size: int) -> dict[str, Any]:

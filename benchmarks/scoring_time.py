@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import main, minilm, movie_reviews
+from common import main, minilm, movie_reviews, peak_memory
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
@@ -47,18 +47,12 @@ def once(rows: int) -> None:
         found: dict[str, float] = {}
         start = time.perf_counter()
         trainer.train()
-        found |= {"train_s": time.perf_counter() - start, "train_peak_mb": peak()}
+        found |= {"train_s": time.perf_counter() - start, "train_peak_mb": peak_memory()}
         start = time.perf_counter()
         add_influence(train, record, model=model, eval_dataset=held_out)
-        found |= {"score_s": time.perf_counter() - start, "score_peak_mb": peak()}
+        found |= {"score_s": time.perf_counter() - start, "score_peak_mb": peak_memory()}
         found["disk_mb"] = sum(f.stat().st_size for f in (record / "scores").rglob("*") if f.is_file()) / 2**20
     print(json.dumps(found))
-
-
-def peak() -> float:
-    """The largest resident memory of this process so far, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

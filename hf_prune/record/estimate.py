@@ -33,7 +33,8 @@ class Estimate:
         snapshot_bytes (`int`): Disk space of one snapshot.
         disk_bytes (`int`): Disk space of the whole record.
         memory_bytes (`int`): Host memory that the main process needs on top of training, at its peak.
-        scoring_memory_bytes (`int`): Memory that `add_influence` needs, for the directions asked about.
+        scoring_memory_bytes (`int`): Memory that the dense sweep would take for the directions asked about;
+            sketches, which larger models get by themselves, take far less.
         scoring_steps (`float`): Work of scoring in units of training steps; a guess, right within a factor of about 3.
         scoring_seconds (`float`, *optional*): The same in seconds, if the time of a training step was given.
     """

@@ -91,7 +91,7 @@ def _convolution(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: di
     if "weight" not in places:
         return
     if isinstance(module.padding, str):
-        raise NotImplementedError("padding given as a word")
+        raise ValueError("padding given as a word")  # left to vmap
     patches = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     groups = module.groups
     left = d.flatten(2).view(len(d), groups, -1, d.flatten(2).shape[2])
