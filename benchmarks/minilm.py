@@ -1,31 +1,43 @@
 """
-Predicted against true held-out outputs when rows are left out of the window of a MiniLM fine-tuning run.
+Predicted against true outputs of a fine-tuned MiniLM without some of its rows, ours beside other libraries'.
 
 The run is a real Trainer's on movie reviews: AdamW with its defaults, learning rate 3e-5, warm-up, clipping at 1.0, 3
-epochs, recorded by the callback with its defaults (the window is the last half). Truth: a plain loop repeats the run's
-first half, then its window once as it was (the logits equal the Trainer's own: `rerun_error`) and once for each of 20
-rows and of 24 random groups (5 % and 20 % of the rows) with their loss terms zeroed; denominators and order stay.
-Dropout is 0. Rows and groups are drawn from a fixed seed.
+epochs, recorded by the callback with its defaults (the window is the last half); once without dropout and once with
+0.1. Three questions:
 
-Prediction: the projected engine's effects of the rows' visits on every held-out logit, summed over a group; the change
-of the held-out loss is that of the predicted logits; `linear loss` is its first-order prediction.
+- Leaving out: a plain loop repeats the window once as it was (`rerun_error`: the logits' difference from the Trainer's
+  own) and once for each of 20 rows and of 24 random groups (5 % and 20 % of the rows) with their loss terms zeroed;
+  denominators and order stay. With dropout all repeats have the same masks, which are not the run's own: `other masks`
+  is what another draw of them changes, in units of a group's effect. Ours predicts every held-out logit; the change of
+  the held-out loss is that of the predicted logits, `linear loss` its first-order prediction.
+- The same of margins, beside the other libraries (see `peers/`), whose scores have no unit.
+- LDS, the linear datamodeling score: margins of models trained again on random halves.
+
+Rows, groups and halves are drawn from a fixed seed before anything is measured. `--work` keeps what was measured, so
+that a second call goes on from there.
 """
 
 from __future__ import annotations
 
-import copy
+import argparse
+import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import main, minilm, movie_reviews
-from datasets import Dataset
+from common import main
+from peers.measures import bootstrap_lds, fidelity, linear_datamodeling_score, of_sets
+from peers.recorded import Run, opened, record
+from peers.rerun import fresh, train_one, window_batches
+from peers.study import others
+from peers.tasks import Task, margins, minilm
 from torch.nn import functional
-from transformers import Trainer, TrainingArguments, set_seed
 
-from hf_prune import Trajectory, TrajectoryCallback
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.questions import logit_questions
@@ -34,81 +46,102 @@ from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"rows": 96, "held_out": 32, "left_out": 2, "groups": 1},
-    "full": {"rows": 640, "held_out": 64, "left_out": 20, "groups": 12},
+    "quick": {"rows": 96, "tests": 16, "left_out": 2, "groups": 1, "halves": 4, "dropouts": (0.0,)},
+    "full": {"rows": 640, "tests": 64, "left_out": 20, "groups": 12, "halves": 32, "dropouts": (0.0, 0.1)},
 }
+SEED = 11
 SHARES = (0.05, 0.2)
+CURVATURES = ("gauss-newton", "fisher", "none")
+LIBRARIES = (
+    "TracInCP (captum)", "gradient dot product (captum)", "EK-FAC (kronfluence)", "TRAK (traker)", "DVEmb (dattri)"
+)  # fmt: skip
 
 
-def trained(rows: Dataset, tokenizer: Any, model: Any, directory: str) -> Trajectory:
-    """A recorded run of the real Trainer."""
-    arguments = TrainingArguments(
-        directory, num_train_epochs=3, per_device_train_batch_size=16, learning_rate=3e-5, warmup_steps=0.1,
-        report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, seed=0,
-    )  # fmt: skip
-    record = Path(directory) / "trajectory"
-    Trainer(
-        model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[TrajectoryCallback(record)]
-    ).train()
-    return Trajectory.open(record)
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in `file`, made where it is missing."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = make()
+        part = file.with_name(f".{file.name}")
+        np.save(part, found)
+        part.replace(file)
+    return np.load(file)
 
 
-class Rerun:
-    """The recorded run again in a plain loop, from its start to the window and then with rows left out."""
-
-    def __init__(self, model: Any, tokenizer: Any, rows: Dataset, held_out: Dataset, trajectory: Trajectory):
-        self.model, self.tokenizer, self.rows, self.trajectory = model, tokenizer, rows, trajectory
-        self.inputs, self.labels = self.collate(held_out, range(len(held_out)))
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
-        self.steps(0, trajectory.window[0], set())
-        self.start = copy.deepcopy((model.state_dict(), self.optimizer.state_dict()))
-
-    def collate(self, rows: Dataset, ids: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        chosen = [dict(rows[int(i)]) for i in ids]
-        labels = torch.tensor([row.pop("labels") for row in chosen])
-        return self.tokenizer.pad(chosen, return_tensors="pt"), labels
-
-    def steps(self, first: int, last: int, left_out: set[int]) -> None:
-        self.model.train()
-        for t in range(first, last):
-            step = self.trajectory.step(t)
-            inputs, labels = self.collate(self.rows, step.ids)
-            kept = torch.tensor([float(int(i) not in left_out) for i in step.ids])
-            losses = functional.cross_entropy(self.model(**inputs).logits, labels, reduction="none")
-            ((losses * kept).sum() / len(labels)).backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.param_groups[0]["lr"] = step.learning_rates[0]
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-    def arm(self, left_out: set[int]) -> torch.Tensor:
-        """The held-out logits `(m, 2)` after the window without these rows."""
-        state, moments = self.start
-        self.model.load_state_dict(state)
-        self.optimizer.load_state_dict(copy.deepcopy(moments))
-        self.steps(*self.trajectory.window, left_out)
-        return self.logits()
-
-    @torch.no_grad()
-    def logits(self) -> torch.Tensor:
-        self.model.eval()
-        return self.model(**self.inputs).logits
+def recorded(task: Task, place: Path) -> Run:
+    if not (place / "done").exists():
+        record(task, place)
+        (place / "done").touch()
+    return opened(task, place)
 
 
-def effects(model: Any, rows: Dataset, held_out: Dataset, trajectory: Trajectory, directory: Path) -> dict[str, Any]:
-    """The predicted effect of leaving out each row on each held-out logit, `(n, m, 2)`, by curvature."""
-    objective = Objective(model, trajectory.manifest.parameters)
-    made = [Rows(part, objective.model, None, trajectory.manifest.padding) for part in (rows, held_out)]
-    sweep = Sweep(trajectory, objective, made[0], curvature="none")
-    engine = ProjectedEngine(sweep, Ranks(0, 1), curvature="none", directory=directory)
+def logits(model: torch.nn.Module, task: Task) -> np.ndarray:
+    """The held-out logits `(m, C)`."""
+    x, _ = task.test_tensors
+    with torch.no_grad():
+        return model(**dict(zip(task.inputs, x.unbind(1), strict=True))).logits.double().numpy()
+
+
+def arms(rows: int, settings: dict[str, Any]) -> dict[str, list[np.ndarray]]:
+    """Which rows are left out: some alone, and random groups."""
+    random = np.random.default_rng(SEED)
+    found = {"rows": [np.array([i]) for i in random.permutation(rows)[: settings["left_out"]]]}
+    for share in SHARES:
+        found[f"{share:.0%} groups"] = [
+            random.permutation(rows)[: round(rows * share)] for _ in range(settings["groups"])
+        ]
+    return found
+
+
+def leave_out(run: Run, place: Path, sets: list[np.ndarray], masks: int = 0) -> np.ndarray:
+    """The held-out logits `(sets, m, C)` after the window without each set."""
+    model = run.task.model()
+
+    def one(rows: np.ndarray) -> np.ndarray:
+        begin, updates = run.thetas[run.first], run.trajectory.updates_before(run.first)
+        batches = window_batches(run, [rows])
+        train_one(model, run.task, begin, batches, moments=run.moments, updates=updates, seed=masks)
+        return logits(model, run.task)
+
+    return np.stack([kept(place / f"{masks}-{i}.npy", partial(one, rows)) for i, rows in enumerate(sets)])
+
+
+def halves(task: Task, place: Path, count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Random halves of the rows, and the margins `(count, 1, m)` of a model trained on each."""
+    n = len(task.train)
+    sets = [np.random.default_rng([SEED, i]).permutation(n)[: n // 2] for i in range(count)]
+    model = task.model()
+
+    def one(i: int) -> np.ndarray:
+        thetas, batches = fresh(task, [sets[i]], [1000 + i])
+        return logits(train_one(model, task, thetas[0], batches, seed=i), task)
+
+    found = [kept(place / f"half-{i}.npy", partial(one, i)) for i in range(count)]
+    return sets, of_margins(np.stack(found), task)[:, None]
+
+
+def of_margins(found: np.ndarray, task: Task) -> np.ndarray:
+    return margins(torch.from_numpy(found), task.test_tensors[1]).numpy()
+
+
+def effects(run: Run, place: Path, mode: str) -> dict[str, np.ndarray]:
+    """The predicted effect of leaving out each row on each held-out logit, `(n, m, C)`, by curvature."""
+    objective = Objective(run.model, run.trajectory.manifest.parameters)
+    rows, tests = Rows(run.task.train, objective.model), Rows(run.task.test, objective.model)
+    sweep = Sweep(run.trajectory, objective, rows, curvature="none")
+    engine = ProjectedEngine(sweep, Ranks(0, 1), curvature="none", directory=place)
     engine.prepare()
-    last = trajectory.window[1]
+    last = run.trajectory.window[1]
     scales, levels = engine.work.scales(last)
-    questions = logit_questions(engine.work, sweep.theta(last), scales, made[1], 32).flatten(0, 1)
+    questions = logit_questions(engine.work, sweep.theta(last), scales, tests, 32).flatten(0, 1)
     found = {}
-    for curvature in ("gauss-newton", "fisher", "none"):
+    for curvature in CURVATURES if mode == "visits" else CURVATURES[:1]:
         engine.sweep.curvature = curvature
-        found[curvature] = engine.visits(questions, levels).reshape(len(rows), len(held_out), -1)
+        if mode == "visits":
+            effect = engine.visits(questions, levels)
+        else:
+            effect = -engine.expected(engine.segments(questions, levels))[0] / len(rows)
+        found[curvature] = effect.reshape(len(rows), len(tests), -1)
     return found
 
 
@@ -118,76 +151,153 @@ def compared(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(np.corrcoef(predicted.ravel(), truth.ravel())[0, 1]), float(error)
 
 
-def tables(
-    found: dict[str, Any], arms: dict[str, list[set[int]]], base: torch.Tensor, truths: dict[str, torch.Tensor],
-    labels: torch.Tensor,
+def of_logits(
+    run: Run, found: dict[str, np.ndarray], kinds: dict[str, list[np.ndarray]], base: np.ndarray,
+    truths: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row for each curvature and kind of group."""
+    labels = run.task.test_tensors[1]
 
-    def loss(z: torch.Tensor) -> np.ndarray:
-        return np.array([float(functional.cross_entropy(each, labels)) for each in z])
+    def loss(z: np.ndarray) -> np.ndarray:
+        return np.array([float(functional.cross_entropy(torch.from_numpy(each), labels)) for each in z])
 
-    own, rows = float(functional.cross_entropy(base, labels)), []
-    slope = (base.softmax(1) - functional.one_hot(labels, 2)) / len(labels)
-    groups = [name for name in arms if name != "rows"]
+    own, rows = loss(base[None])[0], []
+    slope = (torch.from_numpy(base).softmax(1) - functional.one_hot(labels, base.shape[1])).numpy() / len(labels)
+    groups = [name for name in kinds if name != "rows"]
     for curvature, effect in found.items():
-        shifts = {
-            name: torch.tensor(np.stack([effect[sorted(group)].sum(0) for group in each])).float()
-            for name, each in arms.items()
-        }
+        shifts = {name: np.stack([effect[group].sum(0) for group in each]) for name, each in kinds.items()}
         for kind, names in (("single rows", ["rows"]), *((name, [name]) for name in groups), ("groups", groups)):
-            predicted = torch.cat([shifts[name] for name in names])
-            truth = torch.cat([truths[name] - base for name in names])
-            r, error = compared(predicted.numpy(), truth.numpy())
+            predicted = np.concatenate([shifts[name] for name in names])
+            truth = np.concatenate([truths[name] - base for name in names])
+            r, error = compared(predicted, truth)
             change = loss(base + truth) - own
             r_loss, loss_error = compared(loss(base + predicted) - own, change)
-            r_slope, slope_error = compared((predicted * slope).sum((1, 2)).numpy(), change)
+            r_slope, slope_error = compared((predicted * slope).sum((1, 2)), change)
             rows.append(
-                {"curvature": curvature, "left out": kind, "arms": len(truth), "logits r": r, "logits error": error,
-                 "loss r": r_loss, "loss error": loss_error, "linear loss r": r_slope,
+                {"run": run.task.name, "curvature": curvature, "left out": kind, "arms": len(truth), "logits r": r,
+                 "logits error": error, "loss r": r_loss, "loss error": loss_error, "linear loss r": r_slope,
                  "linear loss error": slope_error}
             )  # fmt: skip
     return rows
 
 
-def measure(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
-    """The table of one run, and the largest difference of the repeated run's logits from the Trainer's."""
-    set_seed(0)
-    model, tokenizer = minilm()
-    start = copy.deepcopy(model.state_dict())
-    n, m = settings["rows"], settings["held_out"]
-    reviews = movie_reviews(n + m).map(lambda row: tokenizer(row["text"], truncation=True, max_length=64))
-    reviews = reviews.remove_columns("text")
-    rows, held_out = reviews.select(range(n)), reviews.select(range(n, n + m))
-    random = np.random.default_rng(7)
-    arms = {"rows": [{int(i)} for i in random.permutation(n)[: settings["left_out"]]]}
-    for share in SHARES:
-        arms[f"{share:.0%} groups"] = [
-            set(random.permutation(n)[: round(n * share)].tolist()) for _ in range(settings["groups"])
-        ]
-    with tempfile.TemporaryDirectory() as directory:
-        trajectory = trained(rows, tokenizer, model, directory)
-        found = effects(model, rows, held_out, trajectory, Path(directory) / "sketches")
-        own = copy.deepcopy(model).eval()
-        model.load_state_dict(start)
-        again = Rerun(model, tokenizer, rows, held_out, trajectory)
-        with torch.no_grad():
-            recorded = own(**again.inputs).logits
-        base = again.arm(set())
-        truths = {name: torch.stack([again.arm(group) for group in each]) for name, each in arms.items()}
-    return tables(found, arms, base, truths, again.labels), float((base - recorded).abs().max())
+def scores_of_others(run: Run, place: Path, first: int) -> dict[str, tuple[np.ndarray, float]]:
+    """The scores `(n, m)` of each library in each of its settings, and the seconds of one thread."""
+    found = {}
+    for settings in others(LIBRARIES).values():
+        for name, method in settings.items():
+            file = place / f"{name}, from {first}.npy"
+
+            def make(method: Any = method, file: Path = file) -> np.ndarray:
+                start = time.process_time()
+                scores = method([run], first=first)
+                file.with_suffix(".seconds").write_text(str(time.process_time() - start))
+                return scores
+
+            found[name] = kept(file, make), float(file.with_suffix(".seconds").read_text() or "nan")
+    return found
 
 
-def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    torch.set_num_threads(1)
-    rows, difference = measure(PROFILES[profile])
-    summary: dict[str, Any] = {"rerun_error": difference}
+def best_of_each(rows: list[dict[str, Any]], figure: str) -> list[dict[str, Any]]:
+    """Of a method's settings (`name, ridge 1`) the best one."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        if row["curvature"] == "gauss-newton" and row["left out"] in ("single rows", "groups"):
+        key = row["question"], row["method"].split(", ")[0] if "(" in row["method"] else row["method"]
+        if key not in found or row[figure] > found[key][figure]:
+            found[key] = row
+    return list(found.values())
+
+
+def margins_left_out(
+    run: Run, place: Path, found: dict[str, np.ndarray], kinds: dict[str, list[np.ndarray]], base: np.ndarray,
+    truths: dict[str, np.ndarray],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every method on rows and groups left out of the window."""
+    sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
+    ours = {f"hf_prune, {name}": ((effect * sign).sum(2), 0.0) for name, effect in found.items()}
+    start = of_margins(base, run.task)
+    rows = []
+    for kind, sets in kinds.items():
+        shifts = of_margins(truths[kind], run.task) - start
+        for name, (scores, seconds) in {**ours, **scores_of_others(run, place, run.first)}.items():
+            figures = fidelity(of_sets(scores, sets), shifts, start)
+            figures = {key: figures[key] for key in ("margin_r", "row_rho", "loss_linear_r")}
+            rows.append(
+                {"run": run.task.name, "question": kind, "method": name, "sets": len(sets), **figures,
+                 "seconds": seconds}
+            )  # fmt: skip
+    return best_of_each(rows, "margin_r")
+
+
+def datamodel(run: Run, place: Path, count: int) -> list[dict[str, Any]]:
+    """LDS of every method, one recorded run each."""
+    sets, truth = halves(run.task, place / "halves", count)
+    sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
+    own = kept(place / "expected.npy", lambda: effects(run, place / "sketches", "expected")["gauss-newton"])
+    scores = {"hf_prune (expected)": ((own * sign).sum(2), 0.0), **scores_of_others(run, place / "scores", 0)}
+    draws = bootstrap_lds({name: found for name, (found, _) in scores.items()}, sets, truth)
+    rows = [
+        {"run": run.task.name, "question": "LDS", "method": name, "sets": count,
+         "lds": linear_datamodeling_score(found, sets, truth), "lds_se": float(draws[name].std()),
+         "lead_se": float((draws["hf_prune (expected)"] - draws[name]).std()), "seconds": seconds}
+        for name, (found, seconds) in scores.items()
+    ]  # fmt: skip
+    return best_of_each(rows, "lds")
+
+
+def study(settings: dict[str, Any], dropout: float, work: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """All tables of one run, and how well its window was repeated."""
+    task = minilm(settings["rows"], settings["tests"], dropout, SEED)
+    place = work / f"dropout-{dropout}"
+    run = recorded(task, place / "run")
+    kinds = arms(settings["rows"], settings)
+    sets = [group for each in kinds.values() for group in each]
+    [base] = leave_out(run, place / "base", [np.array([], dtype=int)])
+    found = leave_out(run, place / "arms", sets)
+    ends = np.cumsum([len(each) for each in kinds.values()])
+    truths = dict(zip(kinds, np.split(found, ends[:-1]), strict=True))
+    effect = {
+        name: kept(place / f"visits-{name}.npy", lambda name=name: effects(run, place / "sketches", "visits")[name])
+        for name in CURVATURES
+    }
+    rows = of_logits(run, effect, kinds, base, truths)
+    own = logits(run.model.eval(), task)
+    if dropout:
+        [again] = leave_out(run, place / "base", [np.array([], dtype=int)], masks=1)
+        size = np.sqrt(np.square(np.concatenate(list(truths.values())[1:]) - base).mean())
+        return rows, {"other_masks": float(np.sqrt(np.square(again - base).mean()) / size)}
+    rows += margins_left_out(run, place / "scores", effect, kinds, base, truths)
+    rows += datamodel(run, place, settings["halves"])
+    return rows, {"rerun_error": float(np.abs(base - own).max())}
+
+
+def run(profile: str, work: Path | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        for dropout in PROFILES[profile]["dropouts"]:
+            found, checks = study(PROFILES[profile], dropout, work or Path(directory))
+            rows, summary = rows + found, summary | checks
+    return rows, summary | summarize(rows)
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, float]:
+    summary = {}
+    for row in rows:
+        suffix = "_dropout" if "dropout" in row["run"] else ""
+        if row.get("curvature") == "gauss-newton" and row["left out"] in ("single rows", "groups"):
             name = "loo" if row["left out"] == "single rows" else "groups"
-            summary |= {f"{name}_minilm": row["logits r"], f"{name}_loss_minilm": row["loss r"]}
-    return rows, summary
+            summary |= {f"{name}_minilm{suffix}": row["logits r"], f"{name}_loss_minilm{suffix}": row["loss r"],
+                        f"{name}_loss_error_minilm{suffix}": row["loss error"]}  # fmt: skip
+    asked = {row["method"]: row["lds"] for row in rows if row.get("question") == "LDS"}
+    summary["lds_minilm"] = asked.pop("hf_prune (expected)")
+    summary["lds_best_other"] = max(asked.values(), default=float("nan"))
+    return summary
 
 
 if __name__ == "__main__":
-    main("minilm", run)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--work", type=Path, help="a directory that keeps what was measured")
+    own, sys.argv[1:] = parser.parse_known_args()
+    main("minilm", partial(run, work=own.work))

@@ -12,28 +12,34 @@ from peers.recorded import Run
 from peers.tasks import margins
 
 BATCH = 128
+# Bytes that the gradients of one batch may take.
+MEMORY = 1 << 30
 CHECKPOINTS = 8
 
 
 def tracin(runs: list[Run], first: int = 0) -> np.ndarray:
     """Checkpoints at the ends of epochs after step `first`, each with the learning rate of the step that made it."""
-    return np.mean([_scores(run, run.checkpoints(first, CHECKPOINTS)) for run in runs], axis=0)
+    # One checkpoint at a time, for captum holds the test rows' gradients at all of them.
+    return np.mean(
+        [sum(_scores(run, checkpoint) for checkpoint in run.checkpoints(first, CHECKPOINTS)) for run in runs], axis=0
+    )
 
 
 def gradient_dot(runs: list[Run], first: int = 0) -> np.ndarray:
     """The trained model alone."""
-    return np.mean([_scores(run, [len(run.trajectory)]) for run in runs], axis=0)
+    return np.mean([_scores(run, len(run.trajectory)) for run in runs], axis=0)
 
 
-def _scores(run: Run, checkpoints: list[int]) -> np.ndarray:
+def _scores(run: Run, checkpoint: int) -> np.ndarray:
     def load(model: nn.Module, step: int) -> float:
         nn.utils.vector_to_parameters(run.thetas[step], model.parameters())
         # The learning rate at the very end of a linear schedule is 0, so it is the last step's own.
         return run.trajectory.step(step - 1).learning_rates[0]
 
     method = TracInCP(
-        run.logits_model(), TensorDataset(*run.task.train_tensors), checkpoints, load,
-        loss_fn=nn.CrossEntropyLoss(reduction="none"), test_loss_fn=margins, batch_size=BATCH,
+        run.logits_model(), TensorDataset(*run.task.train_tensors), [checkpoint], load,
+        loss_fn=nn.CrossEntropyLoss(reduction="none"), test_loss_fn=margins,
+        batch_size=min(BATCH, MEMORY // (4 * len(run.last))),
     )  # fmt: skip
     # <grad margin, grad loss>: how much a step on the row lowers the margin, so how much its removal raises it.
     found: torch.Tensor = method.influence(tuple(run.task.test_tensors))  # type: ignore[assignment]

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback
 from hf_prune.record.trajectory import Trajectory
 from peers.tasks import Logits, Task
-
-# Bytes up to which the parameters of every step are kept.
-MEMORY = 1 << 30
 
 
 @dataclass
@@ -26,8 +24,7 @@ class Run:
     Attributes:
         model (`nn.Module`): the trained model.
         trajectory (`Trajectory`): what the callback recorded: batches, learning rates, snapshots.
-        thetas (`dict[int, torch.Tensor]`): the parameters `(p,)` before each step, and after the last; of a large
-            model only at the ends of epochs and before the window.
+        thetas (`dict[int, torch.Tensor]`): the parameters `(p,)` before each step, and after the last; mapped files.
         moments (`dict`): the optimizer's state `(p,)` before the window's first step.
     """
 
@@ -66,27 +63,29 @@ class Run:
 
 
 class Keep(TrainerCallback):
-    """Keeps the parameters of a run, and the optimizer's state before step `first`."""
+    """Writes the parameters before every step of a run, and the optimizer's state before step `first`."""
 
-    def __init__(self, first: Callable[[int], int]):
-        self.first = first
-        self.thetas: dict[int, torch.Tensor] = {}
-        self.moments: dict[str, torch.Tensor] = {}
+    def __init__(self, first: Callable[[int], int], directory: Path):
+        self.first, self.directory = first, directory
 
     def on_step_begin(self, args, state, control, *, model, optimizer, **kwargs):
-        first, ends = self.first(state.max_steps), state.max_steps // state.num_train_epochs
-        theta = nn.utils.parameters_to_vector(model.parameters()).detach()
-        small = 4 * len(theta) * state.max_steps < MEMORY
-        if small or state.global_step == first or state.global_step % ends == 0:
-            self.thetas[state.global_step] = theta
-        if state.global_step == first:
+        self._keep(state, model)
+        if state.global_step == self.first(state.max_steps):
             held = [optimizer.state[p] for p in model.parameters()]
-            for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
-                if all(isinstance(part.get(name), torch.Tensor) for part in held):
-                    self.moments[name] = torch.cat([part[name].flatten() for part in held]).clone()
+            moments = {
+                name: torch.cat([part[name].flatten() for part in held])
+                for name in ("exp_avg", "exp_avg_sq", "momentum_buffer")
+                if all(isinstance(part.get(name), torch.Tensor) for part in held)
+            }
+            save_file(moments, self.directory / "moments.safetensors")
 
     def on_train_end(self, args, state, control, *, model, **kwargs):
-        self.thetas[state.global_step] = nn.utils.parameters_to_vector(model.parameters()).detach()
+        self._keep(state, model)
+
+    def _keep(self, state, model) -> None:
+        self.directory.mkdir(exist_ok=True)
+        theta = nn.utils.parameters_to_vector(model.parameters()).detach()
+        theta.numpy().tofile(self.directory / f"{state.global_step}.f32")
 
 
 def arguments(task: Task, directory: Path, seed: int) -> TrainingArguments:
@@ -101,11 +100,21 @@ def record(task: Task, directory: Path, *, seed: int = 0, window: float = 0.5, s
     """Trains a fresh model and records the run; window and snapshots are the callback's own defaults."""
     directory.mkdir(parents=True, exist_ok=True)
     recorder = TrajectoryCallback(directory / "trajectory", window=window, snapshots_per_epoch=snapshots_per_epoch)
-    keep = Keep(lambda steps: int((1 - window) * steps))
+    keep = Keep(lambda steps: int((1 - window) * steps), directory / "thetas")
     set_seed(seed)
     model = task.model()
     Trainer(model, arguments(task, directory, seed), train_dataset=task.train, callbacks=[recorder, keep]).train()
-    run = Run(task, model, Trajectory.open(directory / "trajectory"), keep.thetas, keep.moments)
+    run = opened(task, directory)
     if run.first != keep.first(len(run.trajectory)):
         raise RuntimeError(f"The window began at step {run.first}, and the optimizer's state is of another step.")
     return run
+
+
+def opened(task: Task, directory: Path) -> Run:
+    """A run that was recorded in `directory`."""
+    files = {int(file.stem): file for file in (directory / "thetas").glob("*.f32")}
+    thetas = {t: torch.from_file(str(file), size=file.stat().st_size // 4) for t, file in sorted(files.items())}
+    model = task.model()
+    nn.utils.vector_to_parameters(thetas[max(thetas)].clone(), model.parameters())
+    moments = load_file(directory / "thetas" / "moments.safetensors")
+    return Run(task, model, Trajectory.open(directory / "trajectory"), thetas, moments)

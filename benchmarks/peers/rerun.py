@@ -101,6 +101,39 @@ def _train(
     return parameter.detach()
 
 
+def train_one(
+    model: nn.Module, task: Task, theta: torch.Tensor, batches: list[Batch], *,
+    moments: dict[str, torch.Tensor] | None = None, updates: int = 0, seed: int = 0,
+) -> nn.Module:  # fmt: skip
+    """
+    The same for one large model, which is trained in place with AdamW by plain autograd, with its own dropout.
+
+    Args:
+        moments (`dict[str, torch.Tensor]`): the optimizer's state `(p,)` after `updates` steps.
+        seed (`int`): of the dropout masks.
+    """
+    nn.utils.vector_to_parameters(theta.clone(), model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+    sizes = [p.numel() for p in model.parameters()]
+    held = {name: value.split(sizes) for name, value in (moments or {}).items()}
+    for place, p in enumerate(model.parameters() if held else ()):
+        state = {name: parts[place].view_as(p).clone() for name, parts in held.items()}
+        optimizer.state[p] = {"step": torch.tensor(float(updates)), **state}
+    x, y = task.train_tensors
+    torch.manual_seed(seed)
+    model.train()
+    for batch in batches:
+        rows, present = batch.rows.flatten(), batch.present.flatten()
+        inputs = dict(zip(task.inputs, x[rows].unbind(1), strict=True))
+        losses = nn.functional.cross_entropy(model(**inputs).logits, y[rows], reduction="none")
+        ((losses * present).sum() / len(rows)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), task.settings.get("max_grad_norm", 1.0))
+        optimizer.param_groups[0]["lr"] = batch.rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
 def _optimizer(task: Task, parameter: nn.Parameter) -> torch.optim.Optimizer:
     if task.settings.get("optim") == "sgd":
         return torch.optim.SGD([parameter], lr=0.0)

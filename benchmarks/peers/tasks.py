@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import digits
+from common import digits, movie_reviews
+from common import minilm as pretrained_minilm
 from datasets import Dataset, Features, List, Value
 from PIL import Image
 from torch import nn
@@ -148,6 +149,23 @@ def vit_from_scratch(rows: int, tests: int, file: Path = CIFAR) -> Task:
         "num_train_epochs": 10, "per_device_train_batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 0.1,
     }  # fmt: skip
     return Task("vit from scratch/adamw", train, test, ("pixel_values",), _vit, settings)
+
+
+def minilm(rows: int, tests: int, dropout: float = 0.0, seed: int = 0) -> Task:
+    """MiniLM fine-tuned on movie reviews of 32 tokens, cut or padded, with AdamW and clipping as the Trainer's."""
+    tokenizer = pretrained_minilm()[1]
+
+    def tokens(row: dict[str, Any]) -> dict[str, Any]:
+        found = tokenizer(row["text"], truncation=True, padding="max_length", max_length=32)
+        return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+    reviews = movie_reviews(rows + tests, seed).map(tokens, remove_columns="text")
+    settings = {
+        "num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 3e-5, "warmup_steps": 0.1,
+    }  # fmt: skip
+    parts = reviews.select(range(rows)), reviews.select(range(rows, rows + tests))
+    name = "minilm/adamw" + (f", dropout {dropout}" if dropout else "")
+    return Task(name, *parts, ("input_ids", "attention_mask"), lambda: pretrained_minilm(dropout)[0], settings)
 
 
 def _vit() -> ViTForImageClassification:
