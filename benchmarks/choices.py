@@ -1,5 +1,5 @@
 """
-What the user's choices do to fidelity: window, snapshots an epoch, curvature, and the number of directions k.
+What the user's choices do to fidelity: window, snapshots and their precision, curvature, number of directions k.
 
 Rows and groups of rows are left out of the window of a run of the real Trainer by a plain loop (see `peers/`), and
 margins of test rows, or the length of the change of all their logits, are compared with what is predicted for them.
@@ -35,7 +35,7 @@ PROFILES: dict[str, dict[str, Any]] = {
              "k": (16, 32, 64, 128, 256)},
 }  # fmt: skip
 TESTS = 16
-CURVATURES = ("exact", "gauss-newton", "fisher", "none")
+CURVATURES = ("exact", "gauss-newton", ours.PLAIN, "fisher", "none")
 
 
 def kinds(task: Task, settings: dict[str, Any]) -> dict[str, list[np.ndarray]]:
@@ -55,6 +55,9 @@ def recordings(task: Task, settings: dict[str, Any]) -> Iterator[tuple[str, Any,
         with tempfile.TemporaryDirectory() as directory:
             run = record(task, Path(directory), snapshots_per_epoch=count)
             yield "snapshots an epoch", count, run, ("exact", "gauss-newton")
+    with tempfile.TemporaryDirectory() as directory:
+        run = record(task, Path(directory), snapshot_dtype="bfloat16")
+        yield "snapshots in", "bfloat16", run, ("exact", "gauss-newton")
 
 
 def of_recordings(task: Task, settings: dict[str, Any]) -> list[dict[str, Any]]:

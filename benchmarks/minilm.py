@@ -34,10 +34,11 @@ from common import main
 from peers.measures import bootstrap_lds, fidelity, linear_datamodeling_score, of_sets
 from peers.recorded import Run, opened, record
 from peers.rerun import fresh, train_one, window_batches
-from peers.study import others
+from peers.study import Answers, others
 from peers.tasks import Task, margins, minilm
 from torch.nn import functional
 
+from hf_prune.influence.calibration import curvature_factor
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.questions import logit_questions
@@ -46,9 +47,10 @@ from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"rows": 96, "tests": 16, "left_out": 2, "groups": 1, "halves": 4, "dropouts": (0.0,)},
-    "full": {"rows": 640, "tests": 64, "left_out": 20, "groups": 12, "halves": 32, "dropouts": (0.0, 0.1)},
-}
+    "quick": {"rows": 96, "tests": 16, "left_out": 2, "groups": 1, "halves": 4, "dropouts": (0.0,), "libraries": 3},
+    "full": {"rows": 640, "tests": 64, "left_out": 20, "groups": 12, "halves": 32, "dropouts": (0.0, 0.1),
+             "libraries": 5},
+}  # fmt: skip
 SEED = 11
 SHARES = (0.05, 0.2)
 CURVATURES = ("gauss-newton", "fisher", "none")
@@ -130,6 +132,7 @@ def effects(run: Run, place: Path, mode: str) -> dict[str, np.ndarray]:
     rows, tests = Rows(run.task.train, objective.model), Rows(run.task.test, objective.model)
     sweep = Sweep(run.trajectory, objective, rows, curvature="none")
     engine = ProjectedEngine(sweep, Ranks(0, 1), curvature="none", directory=place)
+    engine.sweep.factor = curvature_factor(sweep)
     engine.prepare()
     last = run.trajectory.window[1]
     scales, levels = engine.work.scales(last)
@@ -181,16 +184,17 @@ def of_logits(
     return rows
 
 
-def scores_of_others(run: Run, place: Path, first: int) -> dict[str, tuple[np.ndarray, float]]:
+def scores_of_others(run: Run, place: Path, first: int, names: tuple[str, ...]) -> dict[str, tuple[np.ndarray, float]]:
     """The scores `(n, m)` of each library in each of its settings, and the seconds of one thread."""
     found = {}
-    for settings in others(LIBRARIES).values():
+    for library, settings in others(names).items():
+        begin = first if library in Answers.OF_STEPS else 0  # the others look at the trained model alone
         for name, method in settings.items():
-            file = place / f"{name}, from {first}.npy"
+            file = place / f"{name}, from {begin}.npy"
 
-            def make(method: Any = method, file: Path = file) -> np.ndarray:
+            def make(method: Any = method, file: Path = file, begin: int = begin) -> np.ndarray:
                 start = time.process_time()
-                scores = method([run], first=first)
+                scores = method([run], first=begin)
                 file.with_suffix(".seconds").write_text(str(time.process_time() - start))
                 return scores
 
@@ -210,16 +214,16 @@ def best_of_each(rows: list[dict[str, Any]], figure: str) -> list[dict[str, Any]
 
 def margins_left_out(
     run: Run, place: Path, found: dict[str, np.ndarray], kinds: dict[str, list[np.ndarray]], base: np.ndarray,
-    truths: dict[str, np.ndarray],
+    truths: dict[str, np.ndarray], names: tuple[str, ...],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Every method on rows and groups left out of the window."""
     sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
     ours = {f"hf_prune, {name}": ((effect * sign).sum(2), 0.0) for name, effect in found.items()}
     start = of_margins(base, run.task)
-    rows = []
+    theirs, rows = scores_of_others(run, place, run.first, names), []
     for kind, sets in kinds.items():
         shifts = of_margins(truths[kind], run.task) - start
-        for name, (scores, seconds) in {**ours, **scores_of_others(run, place, run.first)}.items():
+        for name, (scores, seconds) in {**ours, **theirs}.items():
             figures = fidelity(of_sets(scores, sets), shifts, start)
             figures = {key: figures[key] for key in ("margin_r", "row_rho", "loss_linear_r")}
             rows.append(
@@ -229,12 +233,12 @@ def margins_left_out(
     return best_of_each(rows, "margin_r")
 
 
-def datamodel(run: Run, place: Path, count: int) -> list[dict[str, Any]]:
+def datamodel(run: Run, place: Path, count: int, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """LDS of every method, one recorded run each."""
     sets, truth = halves(run.task, place / "halves", count)
     sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
     own = kept(place / "expected.npy", lambda: effects(run, place / "sketches", "expected")["gauss-newton"])
-    scores = {"hf_prune (expected)": ((own * sign).sum(2), 0.0), **scores_of_others(run, place / "scores", 0)}
+    scores = {"hf_prune (expected)": ((own * sign).sum(2), 0.0), **scores_of_others(run, place / "scores", 0, names)}
     draws = bootstrap_lds({name: found for name, (found, _) in scores.items()}, sets, truth)
     rows = [
         {"run": run.task.name, "question": "LDS", "method": name, "sets": count,
@@ -266,8 +270,9 @@ def study(settings: dict[str, Any], dropout: float, work: Path) -> tuple[list[di
         [again] = leave_out(run, place / "base", [np.array([], dtype=int)], masks=1)
         size = np.sqrt(np.square(np.concatenate(list(truths.values())[1:]) - base).mean())
         return rows, {"other_masks": float(np.sqrt(np.square(again - base).mean()) / size)}
-    rows += margins_left_out(run, place / "scores", effect, kinds, base, truths)
-    rows += datamodel(run, place, settings["halves"])
+    names = LIBRARIES[: settings["libraries"]]
+    rows += margins_left_out(run, place / "scores", effect, kinds, base, truths, names)
+    rows += datamodel(run, place, settings["halves"], names)
     return rows, {"rerun_error": float(np.abs(base - own).max())}
 
 

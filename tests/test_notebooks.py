@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,8 @@ from nbclient import NotebookClient
 
 HOME = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
+PROJECT = tomllib.loads((HOME.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY = PROJECT.get("urls", {}).get("Repository", "https://github.com/hf-prune/hf-prune")
 notebooks = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -34,7 +37,7 @@ def test_it_runs_offline_and_prunes(notebook: Path, tmp_path: Path, monkeypatch:
     # the notebook about publishing looks for the tests' Hub from where it runs
     (tmp_path / "tests").symlink_to(Path(__file__).parent)
     run = read(notebook)
-    NotebookClient(run, timeout=400, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(run, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output.get("data", {}) for output in outputs(run)]
     if notebook.stem != "05_find_mislabelled_rows":
         assert any("Kept" in data.get("text/html", "") for data in shown), "no selection is shown"
@@ -46,7 +49,8 @@ def test_it_runs_offline_and_prunes(notebook: Path, tmp_path: Path, monkeypatch:
 def test_it_begins_with_badge_and_installation_for_colab(notebook: Path):
     title, install, *rest = read(notebook).cells
     assert title.source.startswith("# ")
-    assert f"/notebooks/{notebook.name})" in title.source
+    place = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
+    assert f"({place}/blob/main/notebooks/{notebook.name})" in title.source
     assert "colab-badge.svg" in title.source
     assert "if IN_COLAB:\n    !pip install" in install.source
     switches = [line for cell in rest for line in cell.source.splitlines() if line.endswith(" = IN_COLAB")]

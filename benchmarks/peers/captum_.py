@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from captum.influence import TracInCP
+from captum.influence import TracInCP, TracInCPFast
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -12,8 +14,9 @@ from peers.recorded import Run
 from peers.tasks import margins
 
 BATCH = 128
-# Bytes that the gradients of one batch may take.
-MEMORY = 1 << 30
+# Parameters up to which all are looked at. Gradients one by one of larger models take hours here; captum's
+# TracInCPFast, which its documentation recommends for them, looks at the last layer.
+MOST = 1 << 21
 CHECKPOINTS = 8
 
 
@@ -36,10 +39,18 @@ def _scores(run: Run, checkpoint: int) -> np.ndarray:
         # The learning rate at the very end of a linear schedule is 0, so it is the last step's own.
         return run.trajectory.step(step - 1).learning_rates[0]
 
-    method = TracInCP(
-        run.logits_model(), TensorDataset(*run.task.train_tensors), [checkpoint], load,
-        loss_fn=nn.CrossEntropyLoss(reduction="none"), test_loss_fn=margins,
-        batch_size=min(BATCH, MEMORY // (4 * len(run.last))),
+    model, kind = run.logits_model(), TracInCP
+    options: dict[str, Any] = {"loss_fn": nn.CrossEntropyLoss(reduction="none"), "test_loss_fn": margins}
+    if len(run.last) > MOST:
+        kind, layer = TracInCPFast, [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
+        options = {
+            "final_fc_layer": layer, "loss_fn": nn.CrossEntropyLoss(reduction="sum"),
+            "test_loss_fn": lambda logits, labels: margins(logits, labels).sum(),
+        }  # fmt: skip
+        options["test_loss_fn"].reduction = "sum"
+    method = kind(
+        model, train_dataset=TensorDataset(*run.task.train_tensors), checkpoints=[checkpoint],
+        checkpoints_load_func=load, batch_size=BATCH, **options,
     )  # fmt: skip
     # <grad margin, grad loss>: how much a step on the row lowers the margin, so how much its removal raises it.
     found: torch.Tensor = method.influence(tuple(run.task.test_tensors))  # type: ignore[assignment]

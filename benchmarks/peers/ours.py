@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.func import grad, vmap
 
+from hf_prune.influence.calibration import curvature_factor
 from hf_prune.influence.gradients import example_gradients
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
@@ -19,6 +20,8 @@ from peers.recorded import Run
 from peers.tasks import margins
 
 BATCH = 64
+# Gauss-Newton without the factor that is measured for it.
+PLAIN = "gauss-newton, factor 1"
 
 
 def scores(runs: list[Run], *, mode: str, curvature: str = "auto") -> np.ndarray:
@@ -32,7 +35,9 @@ def _scores(run: Run, mode: str, curvature: str) -> np.ndarray:
         curvature = "exact" if trajectory.manifest.optimizer["name"] == "SGD" else "gauss-newton"
     objective = Objective(run.model, trajectory.manifest.parameters)
     rows = Rows(run.task.train, objective.model)
-    sweep = Sweep(trajectory, objective, rows, curvature=curvature)
+    plain = curvature == PLAIN
+    sweep = Sweep(trajectory, objective, rows, curvature="gauss-newton" if plain else curvature)
+    sweep.factor = curvature_factor(sweep) if curvature == "gauss-newton" else 1.0
     questions = margin_directions(run, objective, trajectory.parameters_at(trajectory.window[1]))
     if mode == "visits":
         return sweep.visits(questions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -96,10 +97,10 @@ def arguments(task: Task, directory: Path, seed: int) -> TrainingArguments:
     )  # fmt: skip
 
 
-def record(task: Task, directory: Path, *, seed: int = 0, window: float = 0.5, snapshots_per_epoch: float = 1) -> Run:
-    """Trains a fresh model and records the run; window and snapshots are the callback's own defaults."""
+def record(task: Task, directory: Path, *, seed: int = 0, window: float = 0.5, **options: Any) -> Run:
+    """Trains a fresh model and records the run; `options` are further ones of the callback."""
     directory.mkdir(parents=True, exist_ok=True)
-    recorder = TrajectoryCallback(directory / "trajectory", window=window, snapshots_per_epoch=snapshots_per_epoch)
+    recorder = TrajectoryCallback(directory / "trajectory", window=window, **options)
     keep = Keep(lambda steps: int((1 - window) * steps), directory / "thetas")
     set_seed(seed)
     model = task.model()

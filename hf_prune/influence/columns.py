@@ -27,7 +27,7 @@ from hf_prune.record.trajectory import Trajectory
 logger = logging.get_logger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v2"
+VERSION = "influence/v3"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
 
@@ -83,6 +83,7 @@ def add_influence(
             `"expected"`: in expectation over the order of batches; `"visits"`: through the row's own recorded visits.
         curvature (`str`, *optional*, defaults to `"auto"`):
             `"exact"`, `"gauss-newton"`, `"fisher"` (cheapest) or `"none"`; auto: Gauss-Newton for Adam, exact for SGD.
+            Gauss-Newton is multiplied by how much more the loss curves along the run's steps, which is measured first.
         batch_size (`int`, *optional*, defaults to 32):
             Rows in one forward pass over rows; steps of the run are worked as they were.
         num_proc (`int`, *optional*):

@@ -48,7 +48,9 @@ def output_signs(rows: range, k: int, shape: tuple[int, ...], seed: int) -> torc
 def parameter_directions(theta: torch.Tensor, k: int, *, seed: int) -> torch.Tensor:
     """Gaussian projections of the parameters, scaled so that the L2 norm of the k answers estimates the shift's."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(k, len(theta), generator=generator, dtype=torch.float32).to(theta) / k**0.5
+    # One at a time, as the projected engine draws them: torch's draws depend on how many are asked for at once.
+    draws = [torch.randn(len(theta), generator=generator, dtype=torch.float32) for _ in range(k)]
+    return torch.stack(draws).to(theta) / k**0.5
 
 
 def loss_direction(objective: Objective, theta: torch.Tensor, rows: Rows, *, batch_size: int) -> torch.Tensor:

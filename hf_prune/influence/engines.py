@@ -7,22 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 from safetensors.numpy import load_file, save_file
 from transformers.utils import logging
 
 from hf_prune.errors import UnsupportedError
+from hf_prune.influence.cost import SMALL_SWEEP, direction_bytes, scoring_bytes
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.updates import update_for
 from hf_prune.influence.updates.adamw import Adam
-from hf_prune.record.estimate import direction_bytes, scoring_bytes
 from hf_prune.record.manifest import Manifest
 
 logger = logging.get_logger(__name__)
 
 ENGINES = ("auto", "dense", "projected")
-# A sweep that holds no more than this is cheap, and exact.
-SMALL_SWEEP = 1 << 29
 
 
 def choose(engine: str, curvature: str, manifest: Manifest, directions: int) -> tuple[str, str]:
@@ -62,20 +59,19 @@ def _coupled(manifest: Manifest) -> bool:
     return isinstance(update, Adam) and not update.decoupled and bool(update.weight_decay.any())
 
 
-def directions_at_once(size: int, directions: int, max_memory: int | None) -> int:
+def directions_at_once(size: int, directions: int, room: int, segments: int = 0) -> int:
     """
-    How many of `directions` over `size` parameters the dense sweep can carry at once.
+    How many of `directions` over `size` parameters the dense sweep can carry at once in `room` bytes.
 
     Raises:
         `ValueError`: when there is no room for one.
     """
-    room = psutil.virtual_memory().available if max_memory is None else max_memory
-    questions = (directions + 1) * size * 4
-    at_once = (room - questions) // direction_bytes(size)
+    questions, one = (directions + 1) * size * 4, direction_bytes(size, segments)
+    at_once = (room - questions) // one
     if at_once < 1:
         raise ValueError(
             f"Scoring {directions} directions of {size:,} parameters by the dense engine takes at least "
-            f"{(questions + direction_bytes(size)) / 1e9:.1f} GB of memory and there are {room / 1e9:.1f} GB; use "
+            f"{(questions + one) / 1e9:.1f} GB of memory and there are {room / 1e9:.1f} GB; use "
             "engine='projected' with curvature='gauss-newton', fewer directions, or record fewer parameters."
         )
     return int(min(at_once, directions + 1))

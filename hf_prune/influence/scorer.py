@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,22 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from hf_prune.errors import UnsupportedError
+from hf_prune.influence.calibration import curvature_factor
 from hf_prune.influence.checks import row_positions
 from hf_prune.influence.directions import loss_direction, output_directions, parameter_directions
 from hf_prune.influence.engines import directions_at_once, in_parts
 from hf_prune.influence.gradients import example_gradients
 from hf_prune.influence.losses import one_item
+from hf_prune.influence.memory import free_memory
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.factors import FACTORED_LOGITS, logit_hessians
+from hf_prune.influence.projected.keeping import in_use, remove_superseded
 from hf_prune.influence.projected.questions import output_questions, parameter_questions
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Segment, Sweep
+from hf_prune.record.files import write_atomically
 from hf_prune.record.trajectory import Trajectory
 
 # Training rows that stand in for held-out ones when there are none.
@@ -87,19 +92,19 @@ class Scorer:
         """
         if self.shifts is not None or self.segments:
             return
-        sweep = Sweep(
-            self.trajectory, self.objective, self.rows,
-            curvature="none" if self.scoring["engine"] == "projected" else self.scoring["curvature"],
-            positions=self.positions, own_loss=self.own_loss,
-        )  # fmt: skip
-        sweep.check()
+        sweep = self._sweep()
         expected = self.scoring["mode"] == "expected"
-        self.mean_items = self._mean_items() if expected else 1.0
+        self.mean_items = float(self._items(self.rows).mean()) if expected else 1.0
         if self.scoring["engine"] == "projected":
-            self.shifts = self._projected(sweep, sketches, ranks)
+            with in_use(sketches):
+                self.shifts = self._projected(self._engine(sweep, sketches, ranks))
+            if ranks.rank == 0:
+                remove_superseded(sketches)
         else:
-            questions = self._questions()
-            at_once = directions_at_once(questions.shape[1], self.scoring["directions"], self.max_memory)
+            sweep.factor, questions = self._curvature_factor(sweep, directory, ranks), self._questions()
+            room = free_memory(self.objective.device) if self.max_memory is None else self.max_memory
+            segments = len(self.trajectory.snapshot_steps) - 1 if expected else 0
+            at_once = directions_at_once(questions.shape[1], self.scoring["directions"], room, segments)
             if expected and ranks.world == 1 and at_once >= len(questions):
                 self.segments = sweep.segments(questions)
             else:
@@ -149,13 +154,44 @@ class Scorer:
         parts = [self._expected(segments, numbers) for numbers in self._row_batches(self.targets, "Scoring rows")]
         return np.concatenate(parts)
 
-    def _projected(self, sweep: Sweep, sketches: Path, ranks: Ranks) -> np.ndarray:
+    def _curvature_factor(self, sweep: Sweep, directory: Path, ranks: Ranks) -> float:
+        """That of the Gauss-Newton matrix: measured once, for all processes and all later calls."""
+        if self.scoring["curvature"] != "gauss-newton":
+            return 1.0
+        file = directory / "curvature.json"
+        with ranks.one_first():
+            if not file.exists():
+                text = json.dumps(curvature_factor(sweep))
+                directory.mkdir(parents=True, exist_ok=True)
+
+                def write(part: Path) -> None:
+                    part.write_text(text)
+
+                write_atomically(file, write)
+        return float(json.loads(file.read_text()))
+
+    def _sweep(self) -> Sweep:
+        """The dense sweep, which the projected engine asks for rows and weights; its first step is checked."""
+        sweep = Sweep(
+            self.trajectory, self.objective, self.rows,
+            curvature="none" if self.scoring["engine"] == "projected" else self.scoring["curvature"],
+            positions=self.positions, own_loss=self.own_loss,
+        )  # fmt: skip
+        sweep.check()
+        return sweep
+
+    def _engine(self, sweep: Sweep, sketches: Path, ranks: Ranks) -> ProjectedEngine:
+        """The projected engine with the window sketched and the curvature measured."""
+        engine = ProjectedEngine(sweep, ranks, curvature=self.scoring["curvature"], directory=sketches)
+        engine.sweep.factor = self._curvature_factor(sweep, sketches, ranks)
+        engine.prepare()
+        return engine
+
+    def _projected(self, engine: ProjectedEngine) -> np.ndarray:
         """The influence of all rows on all questions, `(n, k + 1)`."""
         scoring, batch_size = self.scoring, self.batch_size
-        engine = ProjectedEngine(sweep, ranks, curvature=scoring["curvature"], directory=sketches)
-        engine.prepare()
         last = self.trajectory.window[1]
-        theta, (scales, levels) = sweep.theta(last), engine.work.scales(last)
+        theta, (scales, levels) = engine.theta(last), engine.work.scales(last)
         k, seed = scoring["directions"], scoring["seed"]
         if scoring["space"] == "parameters":
             questions = parameter_questions(
@@ -170,14 +206,10 @@ class Scorer:
         dots, seen = np.zeros((len(self.targets), len(questions))), np.zeros(len(self.targets), dtype=bool)
         if self.targets is self.rows:
             dots, seen = engine.expected(segments)
-        shares = np.empty(len(self.targets))
-        for numbers in self._row_batches(self.targets, "Scoring rows"):
-            batch = self.targets.batch(numbers)
-            shares[numbers] = (self.objective.items(batch) / self.mean_items / len(self.rows)).double().cpu().numpy()
-            new = [i for i in numbers if not seen[i]]
-            if new:
-                dots[new] = engine.expected_of(segments, self.targets.batch(new))
-        return -shares[:, None] * dots
+        new = np.flatnonzero(~seen)
+        if len(new):
+            dots[new] = engine.expected_of(segments, self.targets, new, batch_size)
+        return -self._items(self.targets)[:, None] / self.mean_items / len(self.rows) * dots
 
     def _expected(self, segments: list[Segment], indices: list[int]) -> np.ndarray:
         """`-(1/n) sum_j <C_j, grad l_i(theta_j)>`, `(B, k)`, an example's loss weighted by its share of the items."""
@@ -188,14 +220,12 @@ class Scorer:
             total -= example_gradients(self.objective, segment.theta, batch) @ segment.cotangents.T
         return (shares[:, None] * total).double().cpu().numpy()
 
-    def _mean_items(self) -> float:
-        """The mean number of items of a row, over all rows that were trained on."""
-        if self.objective.loss(self.rows.batch([0])).items is one_item:
-            return 1.0
-        total = 0.0
-        for numbers in self._row_batches(self.rows, "Counting items"):
-            total += float(self.objective.items(self.rows.batch(numbers)).sum())
-        return total / len(self.rows)
+    def _items(self, rows: Rows) -> np.ndarray:
+        """The number of items of each row, `(n,)`."""
+        if self.objective.loss(rows.batch([0])).items is one_item:
+            return np.ones(len(rows))
+        parts = [self.objective.items(rows.batch(part)) for part in self._row_batches(rows, "Counting items")]
+        return torch.cat(parts).double().cpu().numpy()
 
     def _row_batches(self, rows: Rows, what: str) -> Any:
         numbers = list(range(len(rows)))

@@ -68,6 +68,7 @@ class Sweep:
         finite (`bool`, *optional*, defaults to `True`):
             Whether effects hold the finite change that leaving a row out makes to the clipping factor, or its slope.
         budget (`int`, *optional*, defaults to 1 GiB): bytes that one chunk of per-example gradients may take.
+        factor (`float`, *optional*, defaults to 1.0): what the Gauss-Newton matrix is multiplied by.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Sweep:
         finite: bool = True,
         own_loss: bool = False,
         budget: int = 1 << 30,
+        factor: float = 1.0,
     ):
         self.trajectory, self.objective, self.rows = trajectory, objective, rows
         self.curvature, self.positions, self.finite = curvature, positions, finite
-        self.own_loss, self.budget = own_loss, budget
+        self.own_loss, self.budget, self.factor = own_loss, budget, factor
         manifest = trajectory.manifest
         groups = [parameter.group for parameter in manifest.parameters]
         self.update = update_for(manifest.optimizer, objective.sizes, groups)
@@ -139,7 +141,7 @@ class Sweep:
             step = self.trajectory.step(t)
             if step.skipped:
                 continue
-            denominator = self._denominator(t, directions)
+            denominator = self.denominator(t, directions)
             C = self.update.cotangent(A, M, step.learning_rates, denominator, self.trajectory.updates_before(t))
             self.update.pull_back(A, C, step.learning_rates)
             yield self._through_gradient(step, A, C, effects)
@@ -161,7 +163,7 @@ class Sweep:
             dots=effects, gradient=clip.gradient if clip and effects else None, budget=self.budget,
         )  # fmt: skip
         if work.curved is not None:
-            A += work.curved
+            A.add_(work.curved, alpha=self.factor if self.curvature == "gauss-newton" else 1.0)
         shifts = None
         if work.dots is not None and work.along is not None and clip is not None and self.finite:
             shifts = clip.leave_one_out(C, work.dots, work.along, weights)
@@ -175,7 +177,8 @@ class Sweep:
             return ids
         return np.array([self.positions[int(i)] for i in ids])
 
-    def _denominator(self, t: int, like: torch.Tensor) -> torch.Tensor | None:
+    def denominator(self, t: int, like: torch.Tensor) -> torch.Tensor | None:
+        """What the update of step t divides by, `(p,)`; `None` for SGD."""
         if isinstance(self.update, Sgd):
             return None
         moment = self.trajectory.second_moment_at(t + 1).to(like)

@@ -122,7 +122,8 @@ def _common(provenance: Mapping[str, Any], config_name: str) -> dict[str, Any]:
     return {
         "p": provenance, "c": provenance["selection"]["certificate"], "start": start, "end": end,
         "t": provenance["training"] or _UNKNOWN_TRAINING, "folder": folder(config_name), "spread": _spread,
-        "interval": _interval(provenance["observed"]),
+        "interval": _interval(provenance["observed"], "interval"),
+        "loss_interval": _interval(provenance["observed"], "loss_interval"),
     }  # fmt: skip
 
 
@@ -164,8 +165,8 @@ def _spread(value: Mapping[str, float] | None) -> Safe:
     return Safe("unknown") if value is None else Safe(f"{number(value['mean'])} ± {number(value['sd'])}")
 
 
-def _interval(observed: Mapping[str, Any] | None) -> Safe:
-    bounds = observed["interval"] if observed else None
+def _interval(observed: Mapping[str, Any] | None, name: str) -> Safe:
+    bounds = observed.get(name) if observed else None
     return Safe(f" [{number(bounds[0])}, {number(bounds[1])}]") if bounds else Safe("")
 
 

@@ -44,7 +44,7 @@ _RUN = (
 )  # fmt: skip
 _OBSERVED = (
     "metric", "full", "pruned", "random", "gap", "random_gap", "interval", "seeds", "protocol", "greater_is_better",
-    "seconds_full", "seconds_pruned", "seconds_random",
+    "loss_change", "loss_interval", "random_loss_change", "seconds_full", "seconds_pruned", "seconds_random",
 )  # fmt: skip
 OWN_NAMES = ("columns", "score_columns", "class_column", "classes_before", "classes_after", "balance", "column")
 """Fields that hold names of the dataset itself, which are published with its rows and may look like anything."""

@@ -12,13 +12,6 @@ from transformers import TrainingArguments
 from hf_prune.record.ledger import LedgerRow, row_bytes
 from hf_prune.record.snapshots import DTYPES, planned_steps
 
-# In units of a training step, for 64 directions: a step of the sweep, and a batch of per-example gradients.
-_SWEEP_STEP = 15.0
-_GRADIENT_BATCH = 2.0
-_SEGMENTS = 2
-# Vectors of the parameters' length that a sweep holds for each direction: its state, and what curvature takes.
-_VECTORS_PER_DIRECTION = 8
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -33,8 +26,10 @@ class Estimate:
         snapshot_bytes (`int`): Disk space of one snapshot.
         disk_bytes (`int`): Disk space of the whole record.
         memory_bytes (`int`): Host memory that the main process needs on top of training, at its peak.
-        scoring_memory_bytes (`int`): Memory that the dense sweep would take for the directions asked about;
-            sketches, which larger models get by themselves, take far less.
+        engine (`str`): What `add_influence(engine="auto")` will choose: `"dense"` or `"projected"`.
+        scoring_disk_bytes (`int`): Disk space of sketches and influence columns, on top of `disk_bytes`; the copy of
+            the dataset's own columns that `Dataset.map` writes beside them is not counted.
+        scoring_memory_bytes (`int`): Memory that scoring takes, the activations of its batches left out.
         scoring_steps (`float`): Work of scoring in units of training steps; a guess, right within a factor of about 3.
         scoring_seconds (`float`, *optional*): The same in seconds, if the time of a training step was given.
     """
@@ -46,6 +41,8 @@ class Estimate:
     snapshot_bytes: int
     disk_bytes: int
     memory_bytes: int
+    engine: str
+    scoring_disk_bytes: int
     scoring_memory_bytes: int
     scoring_steps: float
     scoring_seconds: float | None
@@ -89,18 +86,25 @@ def estimate(
     Returns:
         [`Estimate`]
     """
+    from hf_prune.influence.cost import pulls_per_visit, scoring_cost  # a later room, which reads this one
+
     if n_rows < 1:
         raise ValueError(f"n_rows must be at least 1, got {n_rows}.")
     steps_per_epoch, total_steps = _steps(args, n_rows)
     planned = planned_steps(total_steps, steps_per_epoch, window, snapshots_per_epoch)
-    size = sum(
-        p.numel()
+    shapes = [
+        tuple(p.shape)
         for name, p in model.named_parameters()
         if p.requires_grad and (parameters is None or re.search(parameters, name))
-    )
+    ]
+    size = sum(map(math.prod, shapes))
     snapshot = snapshot_bytes(size, snapshot_dtype, second_moment=args.optim.startswith("adam"))
     ledger = total_steps * args.world_size * _row_bytes(args, n_rows, total_steps)
-    scoring = (total_steps - planned[0]) * _SWEEP_STEP + _SEGMENTS * steps_per_epoch * _GRADIENT_BATCH
+    scoring = scoring_cost(
+        shapes, pulls_per_visit(model), rows=n_rows, directions=directions, steps_per_epoch=steps_per_epoch,
+        window_steps=total_steps - planned[0], visits_per_step=_visits_per_step(args, n_rows, steps_per_epoch),
+        segments=len(planned) - 1,
+    )  # fmt: skip
     return Estimate(
         total_steps=total_steps,
         snapshots=len(planned),
@@ -109,25 +113,17 @@ def estimate(
         snapshot_bytes=snapshot,
         disk_bytes=ledger + len(planned) * snapshot,
         memory_bytes=2 * snapshot,  # the buffer, and the bytes that are being written
-        scoring_memory_bytes=scoring_bytes(size, directions),
-        scoring_steps=scoring,
-        scoring_seconds=None if step_seconds is None else scoring * step_seconds,
+        engine=scoring.engine,
+        scoring_disk_bytes=scoring.disk_bytes,
+        scoring_memory_bytes=scoring.memory_bytes,
+        scoring_steps=scoring.steps,
+        scoring_seconds=None if step_seconds is None else scoring.steps * step_seconds,
     )
 
 
 def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
     """Disk space of one snapshot of `size` parameters."""
     return size * DTYPES[dtype].itemsize * (2 if second_moment else 1)
-
-
-def scoring_bytes(size: int, directions: int) -> int:
-    """Memory that a sweep of `directions` over `size` parameters needs, the held-out loss's direction included."""
-    return (directions + 1) * direction_bytes(size)
-
-
-def direction_bytes(size: int) -> int:
-    """Memory that a sweep needs for one direction over `size` parameters."""
-    return _VECTORS_PER_DIRECTION * size * 4
 
 
 def disk_warning(each: int, count: int, free: int) -> str | None:
@@ -147,6 +143,11 @@ def _steps(args: TrainingArguments, n_rows: int) -> tuple[int, int]:
     steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
     total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
     return steps_per_epoch, total
+
+
+def _visits_per_step(args: TrainingArguments, n_rows: int, steps_per_epoch: int) -> float:
+    whole = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    return min(float(whole), n_rows / steps_per_epoch)
 
 
 def _row_bytes(args: TrainingArguments, n_rows: int, total_steps: int) -> int:

@@ -53,7 +53,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write (`Callable[[Path], None]`):
             Writes the whole file at the path that it is given.
     """
-    temporary = path.with_name(path.name + _TEMPORARY)
+    # two processes may make the same file at once
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:

@@ -49,12 +49,14 @@ class Gap:
         arm (`str`): `"pruned"` or `"random"`.
         predicted (`float`): From the subset's certificate.
         observed (`Estimate`): From retraining.
+        budget (`str`, *optional*, defaults to `"steps"`): What the retrainings had the same number of.
     """
 
     rate: float
     arm: str
     predicted: float
     observed: Estimate
+    budget: str = "steps"
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
         add(f"{metric} against rate", "accuracy", about, text, lambda ax: draw.draw_curve(ax, curve))
     if data.gaps:
         text = "Change of the held-out loss against the model of all rows. On the dotted line the prediction holds."
+        if any(gap.budget == "epochs" for gap in data.gaps):
+            text += (
+                " It is for retraining with as many steps; here smaller sets had as many epochs, thus less steps, "
+                "which moves the points up where training was not finished."
+            )
         about = "Observed against predicted change of loss"
         add("Predicted and observed", "gap", about, text, lambda ax: draw.draw_gap(ax, data.gaps))
     if kept is not None and len(kept):

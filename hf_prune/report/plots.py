@@ -135,4 +135,4 @@ def class_counts(certificate: Certificate) -> dict[str, tuple[int, int]]:
 def _gap(rate: float, result: Verification) -> list[Gap]:
     # random subsets have no point: the retrained ones are others than those of the certificate
     predicted, observed = result.predicted_loss_change, result.loss_change
-    return [] if predicted is None or observed is None else [Gap(rate, "pruned", predicted, observed)]
+    return [] if predicted is None or observed is None else [Gap(rate, "pruned", predicted, observed, result.budget)]

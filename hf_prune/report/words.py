@@ -48,7 +48,7 @@ def _loss(certificate: Certificate) -> list[str]:
     if change is None:
         return []
     direction = "rise" if change > 0 else "fall"
-    text = f"The held-out loss is predicted to {direction} by {abs(change):.3g}"
+    text = f"Trained again for as many steps, its held-out loss is predicted to {direction} by {abs(change):.3g}"
     if random is not None:
         text += f"; without as many random rows it is predicted to change by {random.mean:+.3g} (± {random.sd:.2g})"
     return [text + "."]

@@ -61,22 +61,22 @@ class RowVisits:
 
 
 def el2n(visits: RowVisits, early: int) -> np.ndarray:
-    """`E |p - y|` over a row's `early` first visits (arXiv 2107.07075, definition 2.2)."""
+    """`E |p - y|` over a row's `early` first visits (arXiv 2107.07075)."""
     return visits.mean(visits.values("error_norm"), first=early)
 
 
 def aum(visits: RowVisits) -> np.ndarray:
-    """Area under the margin, the mean of `z_y - max_{c != y} z_c` (arXiv 2001.10528, section 3.1)."""
+    """Area under the margin, the mean of `z_y - max_{c != y} z_c` (arXiv 2001.10528)."""
     return visits.mean(visits.values("margin"))
 
 
 def confidence(visits: RowVisits) -> np.ndarray:
-    """Mean probability of the label (arXiv 2009.10795, section 2)."""
+    """Mean probability of the label (arXiv 2009.10795)."""
     return visits.mean(visits.values("confidence"))
 
 
 def variability(visits: RowVisits) -> np.ndarray:
-    """Standard deviation of the label's probability (arXiv 2009.10795, section 2)."""
+    """Standard deviation of the label's probability (arXiv 2009.10795)."""
     return visits.spread(visits.values("confidence"))
 
 
@@ -87,8 +87,7 @@ def loss(visits: RowVisits) -> np.ndarray:
 
 def forgetting(visits: RowVisits) -> np.ndarray:
     """
-    Forgetting events: how often the row was classified rightly at one visit and wrongly at its next (arXiv 1812.05159,
-    definition 1).
+    Forgetting events: how often a row was classified rightly at one visit and wrongly at the next (arXiv 1812.05159).
 
     Rows that were never right, which that paper counts as forgotten infinitely often, get the most visits of any row
     plus 1. For a row of tokens, falls of the share of right tokens are summed instead.

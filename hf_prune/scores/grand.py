@@ -26,7 +26,7 @@ BUDGET = 1 << 30
 
 def gradient_norms(trajectory: Trajectory, objective: Objective, rows: Rows, batch_size: int) -> np.ndarray:
     """
-    `E |grad l_i(theta)|` over up to 4 snapshots, evenly spread over the window (arXiv 2107.07075, definition 2.1).
+    `E |grad l_i(theta)|` over up to 4 snapshots, evenly spread over the window (arXiv 2107.07075).
 
     Args:
         trajectory (`Trajectory`): The recorded run.

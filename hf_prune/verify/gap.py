@@ -25,7 +25,7 @@ def verify(
     eval_dataset: Dataset,
     seeds: int | Sequence[int] = 3,
     metric: Metric = "accuracy",
-    greater_is_better: bool = True,
+    greater_is_better: bool | None = None,
     budget: str = "epochs",
     random: bool = True,
 ) -> Verification:
@@ -43,15 +43,16 @@ def verify(
         pruned (`Dataset`):
             What [`prune`] returned. Columns that `full` does not have (influence) are left out.
         eval_dataset (`Dataset`):
-            Rows to measure on, which were used for no choice.
+            Rows to measure on, which were used for no choice. The prediction is about the held-out rows that
+            `add_influence` was given: their loss and that of these rows differ by what the two samples differ.
         seeds (`int` or `Sequence[int]`, *optional*, defaults to 3):
             How many seeds (0, 1, ...), or which.
         metric (`str`, `Callable` or `evaluate.EvaluationModule`, *optional*, defaults to `"accuracy"`):
             `"accuracy"`; what `evaluate.load` returned, or the path of such a module; the name of one of the Trainer's
             own metrics (`"loss"`, or what `compute_metrics` returns); or a function of predictions and labels as
             `Trainer.predict` gives them that returns a float.
-        greater_is_better (`bool`, *optional*, defaults to `True`):
-            Whether more of the metric is better.
+        greater_is_better (`bool`, *optional*):
+            Whether more of the metric is better; by default so, but for `"loss"`.
         budget (`str`, *optional*, defaults to `"epochs"`):
             `"epochs"`: every arm makes the factory's epochs, and less rows take less steps; `"steps"`: every arm makes
             as many optimizer steps as the full one, which is what the certificate's prediction is about.
@@ -62,7 +63,8 @@ def verify(
         [`Verification`]: The runs, their means and intervals, the gaps, and the certificate's prediction.
 
     Raises:
-        `ValueError`: If the factory ignores its arguments, or an argument is out of range.
+        `ValueError`: If the factory ignores its arguments, an argument is out of range, or `pruned` was made from
+            another number of rows than `full` has.
 
     Example:
 
@@ -77,6 +79,7 @@ def verify(
 
     chosen = _seeds(seeds)
     protocol = Protocol(factory, {"eval": eval_dataset}, metric, budget, len(full))
+    better = protocol.measure.name != "loss" if greater_is_better is None else greater_is_better
     less = same_columns(pruned, full)
     with tqdm(total=len(chosen) * (3 if random else 2), desc="Retraining", unit="run") as bar:
 
@@ -87,8 +90,9 @@ def verify(
         pruned_arm = run("pruned", lambda seed: less, full_arm)
         random_arm = run("random", lambda seed: random_rows(full, len(less), seed), full_arm) if random else None
     return Verification(
-        metric=protocol.measure.name, greater_is_better=greater_is_better, budget=budget, full=full_arm,
+        metric=protocol.measure.name, greater_is_better=better, budget=budget, full=full_arm,
         pruned=pruned_arm, random=random_arm, predicted_loss_change=predicted_loss_change(pruned),
+        predicted_random_loss_change=predicted_random_loss_change(pruned),
     )  # fmt: skip
 
 
@@ -138,6 +142,13 @@ def random_rows(full: Dataset, count: int, seed: int) -> Dataset:
 
 def same_columns(pruned: Dataset, full: Dataset) -> Dataset:
     """The pruned rows with the columns that the full set has: a collator may not know what to do with others."""
+    from hf_prune.selection import PrunedDataset
+
+    if isinstance(pruned, PrunedDataset) and pruned.selection.certificate.n != len(full):
+        raise ValueError(
+            f"The pruned rows were chosen from {pruned.selection.certificate.n}, and full has {len(full)}: pass the "
+            "dataset that was pruned, or the prediction is of something else."
+        )
     missing = [name for name in full.column_names if name not in pruned.column_names]
     if missing:
         raise ValueError(
@@ -153,6 +164,14 @@ def predicted_loss_change(pruned: Dataset) -> float | None:
     from hf_prune.selection import PrunedDataset
 
     return pruned.selection.certificate.predicted_eval_loss_change if isinstance(pruned, PrunedDataset) else None
+
+
+def predicted_random_loss_change(pruned: Dataset) -> float | None:
+    """The mean of the same prediction over random subsets of the same size."""
+    from hf_prune.selection import PrunedDataset
+
+    random = pruned.selection.certificate.random_eval_loss_change if isinstance(pruned, PrunedDataset) else None
+    return None if random is None else random.mean
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -118,7 +118,8 @@ class Verification:
         full (`Arm`): Trained on all rows.
         pruned (`Arm`): Trained on the pruned rows.
         random (`Arm`, *optional*): Trained on random rows, as many as pruned ones, drawn anew for each seed.
-        predicted_loss_change (`float`, *optional*): The certificate's prediction for `loss_change`.
+        predicted_loss_change (`float`, *optional*): The certificate's prediction for `loss_change`, for equal steps.
+        predicted_random_loss_change (`float`, *optional*): The same for random rows, their mean.
     """
 
     metric: str
@@ -128,6 +129,7 @@ class Verification:
     pruned: Arm
     random: Arm | None = None
     predicted_loss_change: float | None = None
+    predicted_random_loss_change: float | None = None
 
     def __post_init__(self) -> None:
         seeds = [run.seed for run in self.full.runs]
@@ -155,6 +157,17 @@ class Verification:
         """The held-out loss on random rows minus that on all rows, paired by seed."""
         return None if self.random is None else _loss_change(self.full, self.random)
 
+    @property
+    def loss_beside_random(self) -> Estimate | None:
+        """The held-out loss on the pruned rows minus that on random ones, paired by seed: both make as many steps."""
+        return None if self.random is None else _loss_change(self.random, self.pruned)
+
+    @property
+    def predicted_loss_beside_random(self) -> float | None:
+        """What the certificate predicts for `loss_beside_random`."""
+        change, random = self.predicted_loss_change, self.predicted_random_loss_change
+        return None if change is None or random is None else change - random
+
     def _metric_gap(self, arm: Arm) -> Estimate:
         return Estimate.of_gap([run.metric for run in self.full.runs], [run.metric for run in arm.runs])
 
@@ -173,10 +186,17 @@ class Verification:
             lines.append(f"Change of the held-out loss: predicted {predicted}, observed {self.loss_change}.")
             if known and self.budget == "epochs":
                 lines.append("The prediction is for equal steps; less steps change the loss too (budget='steps').")
+        beside = self.predicted_loss_beside_random
+        if beside is not None and self.loss_beside_random is not None:
+            lines.append(
+                f"Held-out loss beside random rows, which make as many steps: predicted {beside:+.4g}, observed "
+                f"{self.loss_beside_random}."
+            )
         return "\n".join(lines)
 
     def observed(self) -> dict[str, Any]:
         """What card and provenance say of it: the `observed` of `push_to_hub`."""
+        loss, random_loss = self.loss_change, self.random_loss_change
         return {
             "metric": self.metric,
             "greater_is_better": self.greater_is_better,
@@ -186,6 +206,9 @@ class Verification:
             "gap": self.gap.mean,
             "random_gap": None if self.random_gap is None else self.random_gap.mean,
             "interval": None if self.gap.interval is None else list(self.gap.interval),
+            "loss_change": None if loss is None else loss.mean,
+            "loss_interval": None if loss is None or loss.interval is None else list(loss.interval),
+            "random_loss_change": None if random_loss is None else random_loss.mean,
             "seeds": len(self.full.runs),
             "protocol": f"equal {self.budget}, gaps paired by seed, 95 % Student t interval over seeds",
             "seconds_full": self.full.seconds,
@@ -195,7 +218,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """All runs, and the estimates beside them for readers of the JSON."""
-        estimates = ("gap", "random_gap", "loss_change", "random_loss_change")
+        estimates = ("gap", "random_gap", "loss_change", "random_loss_change", "loss_beside_random")
         shown = {name: getattr(self, name) for name in estimates}
         return _plain(asdict(self)) | {
             "estimates": {name: None if value is None else _plain(asdict(value)) for name, value in shown.items()}

@@ -10,9 +10,12 @@ from functools import cached_property
 
 from datasets import Dataset
 from transformers import Trainer, set_seed
+from transformers.utils import logging
 
 from hf_prune.verify.metrics import PREFIX, Measure, Metric, measure_of
 from hf_prune.verify.result import Run
+
+logger = logging.get_logger(__name__)
 
 Factory = Callable[[Dataset, int], Trainer]
 
@@ -62,6 +65,11 @@ class Protocol:
         trainer = self.factory(dataset, seed)
         self._check(trainer, dataset, seed)
         if steps is not None:
+            if trainer.lr_scheduler is not None:
+                logger.warning(
+                    "The factory made a learning-rate schedule of its own; with budget='steps' it has to span the "
+                    "%d steps of the full run, or the arms are not trained alike.", steps,
+                )  # fmt: skip
             trainer.args.max_steps = steps
         start = time.perf_counter()
         trainer.train()
@@ -93,6 +101,8 @@ class Protocol:
             )
 
     def _measure(self, trainer: Trainer, rows: Dataset, seed: int, steps: int, seconds: float) -> Run:
+        # a language model's logits of all rows would fill the memory
+        trainer.args.prediction_loss_only = self.measure.function is None and self.measure.name == "loss"
         output = trainer.predict(rows, metric_key_prefix=PREFIX)
         value = self.measure.of(output)
         if not math.isfinite(value):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
-from transformers.testing_utils import get_torch_dist_unique_port
 
 from hf_prune import TrajectoryCallback, add_influence
+from tests.launch import launch
 from tests.toys import Mlp, train, vectors
 
 
@@ -54,14 +51,7 @@ def test_influence_does_not_depend_on_accumulation(reference: np.ndarray, tmp_pa
 
 
 def test_influence_does_not_depend_on_the_number_of_processes(reference: np.ndarray, tmp_path: Path):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        str(get_torch_dist_unique_port()), "-m", "tests.influence.two_processes", str(tmp_path),
-    ]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    launch("tests.influence.two_processes", tmp_path)
     assert_same(influence(tmp_path, Mlp()), reference)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers.testing_utils import get_torch_dist_unique_port
 
 from hf_prune import TrajectoryCallback
 from tests import toys
 from tests.influence.score_together import SCORINGS, score
+from tests.launch import launch
 
 
 def test_scores_do_not_depend_on_the_number_of_processes(tmp_path: Path):
@@ -24,14 +21,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(tmp_path: Path):
     torch.save(model.state_dict(), tmp_path / "model.pt")
     alone = {name: score(tmp_path, model, name) for name in SCORINGS}
     shutil.rmtree(tmp_path / "t" / "scores")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        str(get_torch_dist_unique_port()), "-m", "tests.influence.score_together", str(tmp_path),
-    ]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    launch("tests.influence.score_together", tmp_path)
     for name, expected in alone.items():
         for rank in range(2):
             together = np.load(tmp_path / f"{name}-{rank}.npy")

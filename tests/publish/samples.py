@@ -69,6 +69,7 @@ def scored(dataset: Dataset | None = None, seed: int = 0, run: dict[str, Any] | 
 OBSERVED = {
     "metric": "accuracy", "full": 0.9, "pruned": 0.895, "random": 0.86, "gap": 0.005, "random_gap": 0.04,
     "interval": [-0.01, 0.02], "seeds": 5, "protocol": "equal epochs", "greater_is_better": True,
+    "loss_change": 0.031, "loss_interval": [0.011, 0.051], "random_loss_change": 0.12,
     "seconds_full": 100.0, "seconds_pruned": 52.0, "seconds_random": 51.0,
 }  # fmt: skip
 """What `verify` measured, in the words that `provenance.build` takes."""

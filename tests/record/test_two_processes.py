@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from transformers.testing_utils import get_torch_dist_unique_port
 
 from hf_prune.record import Trajectory
+from tests.launch import launch
 from tests.record.test_ledger_truth import recorded
 from tests.record.test_weights import HEADS, assert_steps_come_out_the_same
 from tests.record.truth import CASES
@@ -22,14 +19,7 @@ from tests.toys import vectors
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("two")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        str(get_torch_dist_unique_port()), "-m", "tests.record.two_processes", str(directory),
-    ]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-12000:]
+    launch("tests.record.two_processes", directory)
     return directory
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_prune.report import Curve, Gap, ReportData, selection_parts, write_report
+from hf_prune.report import Curve, Example, Gap, ReportData, media, selection_parts, write_report
 from hf_prune.selection import select
 from hf_prune.verify import Estimate
 
@@ -41,6 +41,9 @@ def scored() -> Dataset:
 def report(tmp_path_factory) -> str:
     dataset = scored()
     parts = selection_parts(select(dataset, 0.5), dataset)
+    tone = media.sound({"array": np.sin(np.arange(4000) / 3), "sampling_rate": 8000})
+    sounds = [Example(row=3, label=None, norm=1.0, eval_loss=None, kept=True, audio=tone)]
+    parts["examples"] = [*parts["examples"], ("Sounds", "Rows to be heard.", sounds)]
     full, less = Estimate.of([0.91, 0.93, 0.92]), Estimate.of([0.88, 0.9, 0.89])
     data = ReportData(
         title=f"Pruning report {EVIL}", lead=EVIL, highlights=[("92 %", "accuracy on all rows", EVIL)],
@@ -85,6 +88,20 @@ def test_the_console_stays_silent_and_nothing_from_data_runs(page):
     assert page.evaluate("window.ran") is None
     assert page.locator("main img").count() == 0
     assert EVIL in page.locator("h1").inner_text()
+
+
+def test_a_sound_is_a_player_that_the_keyboard_reaches(page):
+    player = page.get_by_label("sound of row 3")
+    loaded = """player => new Promise(done => {
+        player.onloadedmetadata = () => done(player.duration);
+        player.onerror = () => done(player.error.message);
+        player.load();
+    })"""
+    assert player.evaluate(loaded) == pytest.approx(0.5)
+    assert player.is_visible()
+    player.focus()
+    assert page.evaluate("document.activeElement.tagName") == "AUDIO"
+    assert page.said == []
 
 
 def test_the_policy_stops_a_script_that_is_put_into_the_page(page):

@@ -9,12 +9,12 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from hf_prune.report import Curve, Example, Gap, ReportData, render_report, selection_parts, write_report
+from hf_prune.report import Curve, Example, Gap, ReportData, gaps, render_report, selection_parts, write_report
 from hf_prune.report.examples import MOST
 from hf_prune.report.media import LONGEST_TEXT
 from hf_prune.report.page import SCRIPT
 from hf_prune.selection import select
-from hf_prune.verify import Estimate
+from hf_prune.verify import Arm, Estimate, Run, Verification
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)> & \'"'
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "input"}
@@ -127,6 +127,16 @@ def test_every_part_is_there(page):
         assert title in text
     assert Page(page).tags["svg"] == 4
     assert "0.8850 ± 0.0141" in text
+
+
+@pytest.mark.parametrize(("budget", "said"), [("epochs", True), ("steps", False)])
+def test_a_prediction_beside_trainings_of_less_steps_is_said_to_be_of_as_many(budget, said):
+    arms = [Arm(rows, (Run(0, 0.9, loss, 10, 1.0),)) for rows, loss in ((40, 0.1), (20, 0.3))]
+    selection = select(scored(), 0.5)
+    found = gaps(0.5, selection, Verification("accuracy", True, budget, *arms))
+    assert found[0].predicted == selection.certificate.predicted_eval_loss_change
+    assert found[0].observed.mean == pytest.approx(0.2)
+    assert ("thus less steps" in Page(render_report(ReportData(title="t", gaps=found))).text) is said
 
 
 def test_pictures_take_their_colours_and_font_from_the_theme(page):

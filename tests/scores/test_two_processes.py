@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers.testing_utils import get_torch_dist_unique_port
 
 from hf_prune.record import Trajectory
 from hf_prune.scores import add_scores
+from tests.launch import launch as start
 from tests.record.statistics_truth import recorded_of, rows_for, truth_of
 from tests.record.truth import Case
 from tests.scores.truth import scores_of
@@ -34,14 +31,7 @@ CASES = {
 
 def launch(directory: Path, *cases: str) -> Path:
     """Records these cases with two processes."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        str(get_torch_dist_unique_port()), "-m", "tests.scores.two_processes", str(directory), *cases,
-    ]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-12000:]
+    start("tests.scores.two_processes", directory, *cases)
     return directory
 
 

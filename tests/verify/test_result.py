@@ -22,6 +22,7 @@ def verification() -> Verification:
         pruned=arm(50, [0.8, 0.8, 0.8], [0.3, 0.3, 0.3]),
         random=arm(50, [0.7, 0.8, 0.6], [0.5, 0.4, 0.6]),
         predicted_loss_change=0.05,
+        predicted_random_loss_change=0.25,
     )
 
 
@@ -44,6 +45,8 @@ def test_gaps_are_paired_by_seed():
     assert result.random_gap == Estimate.of([0.9 - 0.7, 0.8 - 0.8, 1.0 - 0.6])
     assert result.loss_change.mean == pytest.approx(0.1)
     assert result.random_loss_change.mean == pytest.approx(0.3)
+    assert result.loss_beside_random == Estimate.of([0.3 - 0.5, 0.3 - 0.4, 0.3 - 0.6])
+    assert result.predicted_loss_beside_random == pytest.approx(-0.2)
 
 
 def test_a_model_without_loss_has_no_loss_change():
@@ -65,10 +68,17 @@ def test_verification_survives_json():
     assert values["estimates"]["gap"]["mean"] == pytest.approx(0.1)
 
 
+def test_what_was_written_before_random_rows_were_predicted_is_still_read():
+    values = verification().to_dict()
+    del values["predicted_random_loss_change"]
+    assert Verification.from_dict(values).predicted_loss_beside_random is None
+
+
 def test_explanation_names_prediction_and_observation():
     text = verification().explain()
     assert "predicted +0.05" in text
     assert "observed 0.1" in text
+    assert "beside random rows, which make as many steps: predicted -0.2, observed -0.2 [" in text
 
 
 def test_observed_is_what_provenance_takes():
@@ -76,3 +86,6 @@ def test_observed_is_what_provenance_takes():
     assert observed["gap"] == pytest.approx(0.1)
     assert observed["seeds"] == 3
     assert len(observed["interval"]) == 2
+    assert observed["loss_change"] == pytest.approx(0.1)
+    assert observed["loss_interval"] == list(verification().loss_change.interval)
+    assert observed["random_loss_change"] == pytest.approx(0.3)

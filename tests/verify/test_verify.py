@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from transformers import Trainer
 
@@ -16,6 +17,19 @@ def full() -> Dataset:
 @pytest.fixture(scope="module")
 def held_out() -> Dataset:
     return vectors(60, seed=1)
+
+
+def scored(rows: Dataset) -> Dataset:
+    """The rows with influence columns."""
+    rng = np.random.default_rng(0)
+    influence = rng.normal(size=(len(rows), 8)).astype("float32")
+    columns = {
+        "influence": influence.tolist(), "influence_norm": np.linalg.norm(influence, axis=1).tolist(),
+        "influence_eval_loss": rng.normal(size=len(rows)).tolist(),
+    }  # fmt: skip
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    return rows
 
 
 class Factory:
@@ -41,7 +55,7 @@ def test_every_arm_has_the_same_seeds_epochs_and_rows(full, held_out, tmp_path):
     assert (result.full.rows, result.pruned.rows, result.random.rows) == (48, 24, 24)
     assert [run.steps for run in result.full.runs] == [12, 12]
     assert [run.steps for run in result.pruned.runs + result.random.runs] == [6] * 4
-    assert result.full.runs[0].loss > 0
+    assert 0 < result.full.runs[0].loss != result.full.runs[1].loss  # another seed is another training
 
 
 def test_random_arm_draws_rows_of_the_full_set_anew_for_each_seed(full, held_out, tmp_path):
@@ -83,14 +97,67 @@ def test_metric_may_be_a_function(full, held_out, tmp_path):
 
 
 def test_prediction_is_the_certificates(full, held_out, tmp_path):
-    rng = np.random.default_rng(0)
-    influence = rng.normal(size=(48, 8)).astype("float32")
-    scored = full.add_column("influence", influence.tolist())
-    scored = scored.add_column("influence_norm", np.linalg.norm(influence, axis=1).tolist())
-    scored = scored.add_column("influence_eval_loss", rng.normal(size=48).tolist())
-    pruned = prune(scored, keep=0.5)
+    pruned = prune(scored(full), keep=0.5)
     result = verify(Factory(tmp_path), full, pruned, eval_dataset=held_out, seeds=1, random=False)
-    assert result.predicted_loss_change == pruned.selection.certificate.predicted_eval_loss_change
+    certificate = pruned.selection.certificate
+    assert result.predicted_loss_change == certificate.predicted_eval_loss_change
+    assert result.predicted_random_loss_change == certificate.random_eval_loss_change.mean
+
+
+@pytest.mark.parametrize(("metric", "better"), [("loss", False), ("accuracy", True)])
+def test_less_of_a_loss_is_better_without_being_told(full, held_out, tmp_path, metric, better):
+    result = verify(Factory(tmp_path), full, full, eval_dataset=held_out, seeds=1, metric=metric, random=False)
+    assert result.greater_is_better is better
+    assert result.observed()["greater_is_better"] is better
+
+
+def test_the_loss_alone_is_measured_without_keeping_outputs(full, held_out, tmp_path, monkeypatch):
+    kept = []
+    loop = Trainer.evaluation_loop
+
+    def watched(self, *args, **kwargs):
+        output = loop(self, *args, **kwargs)
+        kept.append(output.predictions)
+        return output
+
+    monkeypatch.setattr(Trainer, "evaluation_loop", watched)
+    same = {"eval_dataset": held_out, "seeds": 1, "random": False}
+    loss = verify(Factory(tmp_path), full, full, metric="loss", **same)
+    assert kept == [None, None]
+    accuracy = verify(Factory(tmp_path), full, full, **same)
+    assert loss.full.runs[0].metric == accuracy.full.runs[0].loss
+
+
+def test_rows_that_were_pruned_from_another_dataset_are_refused(full, held_out, tmp_path):
+    pruned = prune(scored(full), keep=0.5)
+    factory = Factory(tmp_path)
+    with pytest.raises(ValueError, match="were chosen from 48, and full has 40"):
+        verify(factory, full.select(range(40)), pruned, eval_dataset=held_out)
+    assert not factory.calls
+
+
+def test_equal_steps_have_one_schedule(full, held_out, tmp_path):
+    """The learning rate goes down to the last step of every arm, as it does for all rows."""
+    factory = Factory(tmp_path, lr_scheduler_type="linear", logging_strategy="steps", logging_steps=1)
+    verify(factory, full, full.select(range(16)), eval_dataset=held_out, seeds=1, budget="steps", random=False)
+    first, second = (
+        [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+        for trainer in factory.trainers
+    )
+    assert first == second
+    assert len(set(first)) == len(first) == 12
+
+
+def test_a_schedule_of_the_factorys_own_is_warned_of_under_equal_steps(full, held_out, tmp_path, caplog):
+    def factory(rows, seed):
+        trainer = Factory(tmp_path)(rows, seed)
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+        trainer.lr_scheduler = torch.optim.lr_scheduler.LinearLR(trainer.optimizer, 1.0, 0.0, total_iters=4)
+        return trainer
+
+    with caplog.at_level("WARNING"):
+        verify(factory, full, full.select(range(16)), eval_dataset=held_out, seeds=1, budget="steps", random=False)
+    assert "schedule of its own" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets.utils import tqdm
 
-from hf_prune.influence.objective import Batch
 from hf_prune.influence.projected.passes import STRETCH, WindowPass, narrow
 from hf_prune.influence.projected.projection import Projection
+from hf_prune.influence.projected.questions import residuals
 from hf_prune.influence.projected.store import StepSketch, Store
 from hf_prune.influence.projected.sweep import ProjectedSweep
 from hf_prune.influence.ranks import Ranks
+from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 from hf_prune.influence.updates import update_for
 from hf_prune.record.files import write_atomically
@@ -153,21 +155,31 @@ class ProjectedEngine:
         C = segment.cotangents * self.spread(segment.levels - sketch.levels)
         return ((C @ sketch.rows.T - segment.across @ sketch.plain.T) @ loss).double().cpu().numpy()
 
-    def expected_of(self, segments: list[SketchedSegment], batch: Batch) -> np.ndarray:
-        """`sum_j <C_j, grad l_i(theta_j)>` `(B, k)` for rows at hand, visited or not."""
-        total = torch.zeros(len(batch), len(segments[0].cotangents), device=self.objective.device)
-        for segment in segments:
-            scales, levels = self.work.scales(segment.middle)
-            rounds, rows, plain = self.work.batch(self.theta(segment.middle), batch, scales, seed=segment.middle)
-            C = segment.cotangents * self.spread(segment.levels - levels)
-            dots = C @ rows.T - segment.across @ narrow(plain).T
-            slopes = torch.cat([r.slopes for r in rounds])
-            total += (dots * slopes).view(len(dots), len(rounds), -1).sum(1).T
+    def expected_of(
+        self, segments: list[SketchedSegment], rows: Rows, numbers: np.ndarray, batch_size: int
+    ) -> np.ndarray:
+        """`sum_j <C_j, grad l_i(theta_j)>` `(B, k)` for the rows with these `numbers (B,)`, visited or not."""
+        parts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+        total = torch.zeros(len(numbers), len(segments[0].cotangents), device=self.objective.device)
+        with tqdm(total=len(parts) * len(segments), desc="Scoring unvisited rows", unit="batch") as bar:
+            for segment in segments:  # outside: reading snapshots takes longer than a batch
+                theta, (scales, levels) = self.theta(segment.middle), self.work.scales(segment.middle)
+                C = segment.cotangents * self.spread(segment.levels - levels)
+                for part, found in zip(parts, total.split(batch_size), strict=True):
+                    batch = rows.batch(part.tolist())
+                    with self.work.pulls.forward(theta, batch.inputs) as forward:
+                        errors = residuals(self.work, batch, forward.logits)
+                        scaled, plain = forward.pull(errors, scales, plain=True)
+                    assert plain is not None
+                    found += scaled @ C.T - narrow(plain) @ segment.across.T
+                    bar.update()
         return total.double().cpu().numpy()
 
 
 def _nearest(has: np.ndarray) -> np.ndarray:
     """For each row and segment the nearest segment in which `has (n, J)` holds, the earlier of two."""
-    places = np.arange(has.shape[1])
-    distance = np.abs(places[:, None] - places)[None] + np.where(has, 0, has.shape[1] + 1)[:, None, :]
-    return distance.argmin(2)
+    J = has.shape[1]
+    places = np.arange(J, dtype=np.int32)
+    before = np.maximum.accumulate(np.where(has, places, -J), axis=1)
+    after = np.minimum.accumulate(np.where(has, places, 3 * J)[:, ::-1], axis=1)[:, ::-1]
+    return np.where(places - before <= after - places, before, after)

@@ -40,8 +40,9 @@ def loss_rounds(
     The rounds of a batch.
 
     With two classes or one output a single pull holds both the gradient and the curvature. With some classes the
-    largest eigenvectors of each Hessian are added, until they hold 95 % of the batch's trace. For token losses labels
-    are drawn from the model: `E[f f^T]` is the Gauss-Newton matrix (arXiv 1412.1193, section 9.2).
+    largest eigenvectors of each Hessian are added, until they hold 95 % of the batch's trace; where three do not, two,
+    and a random sum of all others, whose `E[f f^T]` is theirs. For token losses with many logits labels are drawn from
+    the model: `E[f f^T]` is the Gauss-Newton matrix (arXiv 1412.1193).
     """
     residual = vmap(grad(lambda z, y: loss.losses(z.unsqueeze(0), y.unsqueeze(0))[0]))(logits, labels)
     one, nothing = torch.ones_like(logits.flatten(1)[:, 0]), torch.zeros_like(logits.flatten(1)[:, 0])
@@ -54,11 +55,14 @@ def loss_rounds(
         apart = (flat - along[:, None] * first).norm(dim=1)
         if apart.norm() <= PARALLEL * flat.norm() and kept >= (1 - PARALLEL) * total:
             return [Round(first.view_as(logits), along, values[:, 0])]
+        held = values.cumsum(1).sum(0) / total
+        enough = int((held < 1 - TRACE_TOLERANCE).sum()) + 1
+        whole = enough if enough <= MOST_FACTORS else MOST_FACTORS - 1
         rounds = [Round(residual, one, nothing)]
-        for rank in range(min(MOST_FACTORS, values.shape[1])):
-            rounds.append(Round(vectors[:, :, rank].view_as(logits), nothing, values[:, rank]))
-            if values[:, : rank + 1].sum() >= (1 - TRACE_TOLERANCE) * total:
-                break
+        rounds += [Round(vectors[:, :, rank].view_as(logits), nothing, values[:, rank]) for rank in range(whole)]
+        if whole < enough:
+            rest = _random_sum(values[:, whole:], vectors[:, :, whole:], generator)
+            rounds.append(Round(rest.view_as(logits), nothing, one))
         return rounds
     counted = loss.counted(labels)
     if counted is None:
@@ -70,6 +74,12 @@ def _eigen(loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor) -> tup
     """Eigenvalues `(B, C)`, largest first, and eigenvectors `(B, C, C)` (in columns) of the losses' Hessians."""
     values, vectors = torch.linalg.eigh(logit_hessians(loss, logits, labels))
     return values.clamp(min=0).flip(1), vectors.flip(2)
+
+
+def _random_sum(values: torch.Tensor, vectors: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """`sum_r +-sqrt(e_r) u_r` `(B, C)` with random signs: its outer product is `sum_r e_r u_r u_r^T` in the mean."""
+    signs = torch.randint(0, 2, values.shape, generator=generator).to(values) * 2 - 1
+    return torch.einsum("bcr,br->bc", vectors, values.sqrt() * signs)
 
 
 def logit_hessians(loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

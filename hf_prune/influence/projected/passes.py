@@ -98,7 +98,7 @@ class WindowPass:
         total = torch.zeros(len(self.projection.sizes))
         for t in (steps[0], steps[-1]):
             step, scales = self.trajectory.step(t), self.scales(t)[0]
-            batch = self.sweep.rows.batch(self.sweep.row_of(step.ids).tolist())
+            batch = self.sweep.rows.batch(self.sweep.row_of(step.ids)[:MOST_AT_ONCE].tolist())
             rows = self.batch(self.sweep.theta(t), batch, scales, seed=t)[1]
             found = torch.stack([rows[:, part].square().sum() for part in self.projection.parts])
             total += (found / found.sum()).cpu()

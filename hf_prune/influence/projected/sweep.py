@@ -58,6 +58,7 @@ class ProjectedSweep:
     def __init__(self, trajectory: Trajectory, store: Store, update: Update, sizes: list[int], curvature: str):
         self.trajectory, self.store, self.update, self.curvature = trajectory, store, update, curvature
         self.sizes = torch.tensor(sizes)
+        self.factor = 1.0  # what the Gauss-Newton matrix is multiplied by
         self.max_norm = float(trajectory.manifest.max_grad_norm or 0.0)
 
     def steps(self, directions: torch.Tensor, levels: torch.Tensor) -> Iterator[SketchedStep]:
@@ -93,7 +94,7 @@ class ProjectedSweep:
             pulled = factor * (dots - torch.outer(slope, along / norm**2))
             across = torch.outer(slope, batch @ sketch.plain) * (factor / norm**2)
         if self.curvature == "gauss-newton":
-            A += (pulled * (weights[examples] * sketch.factors)) @ sketch.rows
+            A += (pulled * (self.factor * weights[examples] * sketch.factors)) @ sketch.rows
         elif self.curvature == "fisher":
             A += (((pulled @ loss) * weights) @ loss.T) @ sketch.rows
         if factor < 1:

@@ -1,0 +1,24 @@
+"""How much memory this process may take for a sweep when nobody said."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+
+
+def free_memory(device: torch.device) -> int:
+    """
+    Bytes that are free where the model is, on the GPU or in the machine.
+
+    Processes of one launch share them: each has an even part of its machine's memory, or of its GPU's where there are
+    more processes than GPUs.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type != "cuda":
+        return psutil.virtual_memory().available // processes
+    on_one = -(-processes // torch.cuda.device_count())
+    # What torch keeps to hand out again counts as taken for CUDA.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] // on_one + kept

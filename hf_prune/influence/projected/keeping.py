@@ -1,0 +1,64 @@
+"""Which sketches stay on disk: the last ones used, and those that a living process is at work with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+_MARKS = "in-use-*.lock"
+
+
+@contextmanager
+def in_use(directory: Path) -> Iterator[None]:
+    """
+    Keeps [`remove_superseded`] of other processes away from `directory` while the block runs.
+
+    A mark is a lock of the operating system's, which ends with its process however that ends.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    mark = FileLock(directory / f"in-use-{uuid4().hex}.lock")
+    with _one_at_a_time(directory.parent):
+        directory.mkdir(exist_ok=True)  # removed since
+        if not _used(directory):
+            _remove_remains(directory)
+        mark.acquire()
+    try:
+        yield
+    finally:
+        mark.release()
+        Path(mark.lock_file).unlink(missing_ok=True)
+
+
+def remove_superseded(kept: Path) -> None:
+    """Removes the sketches beside `kept`, of other rows, models or states of the run, that nobody is at work with."""
+    with _one_at_a_time(kept.parent):
+        for directory in kept.parent.glob("sketches-*"):
+            if directory != kept and not _used(directory):
+                shutil.rmtree(directory)
+
+
+def _one_at_a_time(parent: Path) -> FileLock:
+    return FileLock(parent / ".sketches.lock")
+
+
+def _used(directory: Path) -> bool:
+    return any(not _free(file) for file in directory.glob(_MARKS))
+
+
+def _free(mark: Path) -> bool:
+    try:
+        with FileLock(mark, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _remove_remains(directory: Path) -> None:
+    """What killed processes left."""
+    for file in [*directory.glob(_MARKS), *directory.glob(".*.part")]:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""What scoring is told to take before the run is what it then takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from hf_prune import TrajectoryCallback, add_influence, estimate
+from hf_prune.influence.cost import pulls_per_visit
+from hf_prune.influence.memory import free_memory
+from tests import toys
+from tests.influence.test_objectives import language_model, lora, tagger
+
+
+@pytest.mark.parametrize(("engine", "hidden"), [("dense", 64), ("projected", 22_000)])
+def test_engine_and_disk_are_as_estimated(engine: str, hidden: int, tmp_path: Path):
+    torch.manual_seed(0)
+    model, rows, settings = toys.Mlp(hidden=hidden), toys.vectors(64), {"num_train_epochs": 2, "learning_rate": 1e-3}
+    told = estimate(model, toys.arguments(tmp_path / "out", **settings), len(rows))
+    toys.train(model, rows, tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], **settings)
+    scored = add_influence(rows, tmp_path / "t", model=model, eval_dataset=toys.vectors(8, seed=9))
+    assert told.engine == scored.info.hf_prune["influence"]["engine"] == engine
+    files = [file for file in (tmp_path / "t" / "scores").rglob("*") if file.is_file()]
+    written = sum(file.stat().st_size for file in files) - rows.data.nbytes
+    assert written / 2 < told.scoring_disk_bytes < 2 * written
+    if engine == "projected":
+        assert 1.3 < told.scoring_steps / (told.total_steps // 2) < 4
+        dense = 65 * 8 * 4 * told.parameters
+        assert told.scoring_memory_bytes < dense
+
+
+def test_pulls_of_a_visit_by_the_models_head():
+    found = [pulls_per_visit(model) for model in (toys.Mlp(), toys.vit(), lora(), tagger(), language_model())]
+    assert found == [2, 3, 3, 2, 2]
+
+
+def test_processes_of_a_launch_share_the_machines_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    free = psutil.virtual_memory().available
+    assert 0.15 * free < free_memory(torch.device("cpu")) < 0.35 * free

@@ -1,0 +1,169 @@
+"""The sketched sweep on every kind of run, beside the dense one, which it must equal where nothing is folded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import DataCollatorForTokenClassification
+
+from hf_prune import add_influence
+from hf_prune.influence.directions import output_signs
+from hf_prune.influence.losses import CROSS_ENTROPY
+from hf_prune.influence.projected import questions
+from hf_prune.influence.projected.engine import _nearest
+from hf_prune.influence.projected.factors import loss_rounds
+from hf_prune.influence.rows import Rows
+from hf_prune.record import trajectory
+from tests import toys
+from tests.influence.runs import distance, mlp, record
+from tests.influence.test_objectives import language_model, lora, ragged, tagger, tokenizer
+
+
+def test_many_logits_keep_the_whole_curvature_in_the_mean():
+    logits, labels = torch.randn(1, 8).expand(2000, 8), torch.full((2000,), 2)
+    total = torch.zeros(8, 8)
+    for drawn in loss_rounds(CROSS_ENTROPY, logits, labels, torch.Generator().manual_seed(0)):
+        total += torch.einsum("b,bi,bj->ij", drawn.factors, drawn.cotangents, drawn.cotangents) / 2000
+    chances = logits[0].softmax(0)
+    hessian = torch.diag(chances) - torch.outer(chances, chances)
+    assert (total - hessian).norm() < 0.05 * hessian.norm()
+
+
+def test_token_classification(tmp_path: Path):
+    torch.manual_seed(0)
+    rows, collator = ragged(24, label="tokens"), DataCollatorForTokenClassification(tokenizer())
+    settings = {"num_train_epochs": 8, "learning_rate": 5e-3}
+    run = record(tagger(), rows, rows.select(range(6)), tmp_path, collator=collator, **settings)
+    truth, none = run.score("dense"), run.score("dense", curvature="none")
+    assert distance(run.score("projected", curvature="none"), none) < 0.05
+    # A part of each visit's curvature is drawn at random: noise around the Gauss-Newton matrix.
+    assert distance(run.score("projected"), truth) < 0.6 * distance(none, truth)
+
+
+def test_a_causal_language_model(tmp_path: Path):
+    torch.manual_seed(0)
+    rows = toys.tokens(24, padding=False).remove_columns("labels")
+    rows = rows.add_column("labels", rows["input_ids"][:])
+    # Few held-out rows: of more, the two engines ask other random sums.
+    run = record(language_model(), rows, rows.select(range(3)), tmp_path, num_train_epochs=3)
+    assert run.apart(curvature="fisher") < 0.05
+    assert run.apart() < 0.15  # labels are drawn
+
+
+def test_adapters_on_a_frozen_model(tmp_path: Path):
+    torch.manual_seed(0)
+    run = record(lora(), toys.tokens(24), toys.tokens(6, seed=9), tmp_path, num_train_epochs=3)
+    assert run.apart() < 0.05
+
+
+def test_accumulated_clipped_steps_with_a_short_last_batch(tmp_path: Path):
+    run = mlp(tmp_path, rows=37, per_device_train_batch_size=4, gradient_accumulation_steps=3, max_grad_norm=0.3)
+    assert run.apart() < 0.05
+
+
+def test_ids_of_a_column_score_as_positions(tmp_path: Path):
+    rows, held_out = toys.vectors(40), toys.vectors(12, seed=9)
+    named = rows.add_column("hf_prune_id", (7 * np.arange(40)[::-1] + 1000).tolist())
+    found = []
+    for column, data in ((None, rows), ("hf_prune_id", named)):
+        torch.manual_seed(0)
+        run = record(
+            toys.Mlp(), data, held_out, tmp_path / str(column), id_column=column, remove_unused_columns=column is None
+        )
+        found.append([run.score("projected", mode) for mode in ("visits", "expected")])
+    for by_position, by_column in zip(*found, strict=True):
+        assert np.allclose(by_column, by_position, rtol=1e-4, atol=1e-9)
+
+
+def test_a_skipped_step_leaves_nothing(tmp_path: Path):
+    run = mlp(tmp_path)
+    before = run.score("projected")
+    (ledger,) = (run.path / "ledger").iterdir()
+    lines = ledger.read_text().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if json.loads(line).get("step") == 20)
+    lines[place] = json.dumps(json.loads(lines[place]) | {"skipped": True}) + "\n"
+    ledger.write_text("".join(lines))
+    found = run.score("projected")
+    assert distance(found, run.score("dense")) < 0.05
+    assert distance(found, before) > 0.01
+
+
+def test_rows_without_a_visit_in_the_window_score_as_in_the_dense_sweep(tmp_path: Path):
+    run = mlp(tmp_path, rows=48, optim="sgd", learning_rate=0.3, num_train_epochs=1)
+    ledger = trajectory.Trajectory.open(run.path)
+    seen = {int(i) for t in range(*ledger.window) for i in ledger.step(t).ids}
+    unseen = [row for row in range(48) if row not in seen]
+    assert 0 < len(unseen) < 48
+    dense, projected = (run.score(engine, "expected")[unseen] for engine in ("dense", "projected"))
+    assert distance(projected, dense) < 0.02
+
+
+def test_folded_sketches_keep_the_ranking_and_are_the_same_each_time(tmp_path: Path):
+    run = mlp(tmp_path, hidden=256)
+    found = {}
+    for name, width in (("whole", 1 << 16), ("folded", 600), ("again", 600)):
+        engine = run.projected(tmp_path / name, width=width)
+        engine.prepare()
+        last = engine.trajectory.window[1]
+        scales, levels = engine.work.scales(last)
+        held_out = Rows(run.held_out, engine.objective.model)
+        asked = questions.output_questions(engine.work, engine.theta(last), scales, held_out, 8, batch_size=8, seed=0)
+        found[name] = engine.visits(asked, levels)
+        folded = engine.projection.width < sum(engine.objective.sizes)
+        assert folded == (width == 600)
+    assert np.array_equal(found["folded"], found["again"])
+    assert np.corrcoef(found["folded"].ravel(), found["whole"].ravel())[0, 1] > 0.9
+    norms = [np.linalg.norm(found[name], axis=1) for name in ("folded", "whole")]
+    assert np.corrcoef(*norms)[0, 1] > 0.9
+
+
+def test_many_held_out_logits_are_asked_in_random_sums(tmp_path: Path):
+    run = mlp(tmp_path, num_train_epochs=2)
+    engine = run.projected(tmp_path / "sketches")
+    rows, k = Rows(toys.vectors(400, seed=5), engine.objective.model), 256
+    assert 400 * toys.CLASSES > questions.MOST_PULLS
+    theta, none = engine.theta(engine.trajectory.window[1]), [None] * len(engine.objective.sizes)
+    asked = questions.output_questions(engine.work, theta, none, rows, k, batch_size=64, seed=3)[:k]
+    # Each question is the gradient of a sum of all logits, with the signs that its seeds give.
+    signs = torch.zeros(4, 400, toys.CLASSES)
+    for draw in range(questions.SUMS_PER_ROW):
+        own = output_signs(range(400), 1, (toys.CLASSES,), 4 + draw)[0]
+        signs += own * output_signs(range(400), k, (1,), 104 + draw)[:4] / questions.SUMS_PER_ROW**0.5
+    inputs = rows.batch(range(400)).inputs
+    pull = torch.func.vjp(lambda theta: engine.objective.logits(theta, inputs), theta)[1]
+    truth = torch.stack([pull(own / (400 * k) ** 0.5)[0] for own in signs])
+    assert torch.allclose(asked[:4], engine.projection.sketch(truth, none), rtol=1e-3, atol=1e-6)
+    # The answers' length is that of a row's shift, in the mean.
+    step = torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
+    shift = torch.func.jvp(lambda theta: engine.objective.logits(theta, inputs), (theta,), (step,))[1]
+    answers = asked @ engine.projection.sketch(step[None], none)[0]
+    assert 0.65 < float(answers.norm() / shift.square().sum(1).mean().sqrt()) < 1.35
+
+
+def test_candidates_read_each_snapshot_a_few_times_however_many_batches(tmp_path: Path, monkeypatch):
+    run = mlp(tmp_path)
+    pool, read, real = toys.vectors(20, seed=4), [], trajectory.read_snapshot
+    monkeypatch.setattr(trajectory, "read_snapshot", lambda path: read.append(path) or real(path))
+    found, reads = [], []
+    for size in (20, 2):
+        scored = add_influence(
+            pool, run.path, model=run.model, eval_dataset=run.held_out, engine="projected", directions=8,
+            batch_size=size, column=f"of_{size}", train_dataset=run.rows,
+        )  # fmt: skip
+        found.append(np.array(scored[f"of_{size}"]))
+        reads.append(len(read))
+    assert np.allclose(*found, rtol=1e-4, atol=1e-8)
+    assert reads[1] - reads[0] <= reads[0]  # the second call finds the window's sketches
+
+
+def test_the_nearest_segment_with_a_visit():
+    has = np.random.default_rng(0).random((500, 6)) < 0.3
+    found = _nearest(has)
+    for row, own in enumerate(has):
+        if own.any():
+            for place in range(6):
+                distances = np.where(own, np.abs(np.arange(6) - place), 99)
+                assert found[row, place] == distances.argmin()
