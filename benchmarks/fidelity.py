@@ -16,8 +16,10 @@ Methods with a free constant (a ridge, a damping) are shown at the one of a few 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,7 +138,7 @@ def measure(name: str, window: float, profile: dict[str, int]) -> list[dict[str,
 
 
 def tasks(profile: str, cifar: Path) -> list[tuple[Any, Sizes]]:
-    """What the libraries are compared on. MiniLM is one more entry here."""
+    """What the libraries are compared on. MiniLM has a study of its own, `minilm.py`."""
     if profile == "quick":
         sizes = Sizes(left_out=12, groups=4, halves=12, retrainings=2, runs=1, names=(*NAMES[:2], NAMES[3]))
         return [(mlp(320, 16, "adamw"), sizes)]
@@ -169,7 +171,17 @@ def of_libraries(rows: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def run(profile: str, cifar: Path = CIFAR) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measured_before(file: Path) -> list[dict[str, Any]]:
+    """The other libraries' rows of an earlier result: ours change nothing in them but the error of the lead."""
+    rows = json.loads(file.read_text())["rows"]
+    return [row | ({"lead_se": None} if "lead_se" in row else {}) for row in rows if _of_others(row)]
+
+
+def _of_others(row: dict[str, Any]) -> bool:
+    return not row.get("method", "hf_prune").startswith("hf_prune")
+
+
+def run(profile: str, cifar: Path = CIFAR, before: Path | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
     rows = [row for name in RUNS for row in measure(name, 0.5, PROFILES[profile])]
     figures = {(r["run"], r["curvature"]): r["pearson"] for r in rows if r["space"] == "parameters"}
@@ -179,7 +191,11 @@ def run(profile: str, cifar: Path = CIFAR) -> tuple[list[dict[str, Any]], dict[s
         "adamw_exact": figures["adamw", "exact"], "adamw_fisher": figures["adamw", "fisher"],
         "adamw_none": figures["adamw", "none"],
     }  # fmt: skip
-    compared = [row for task, sizes in tasks(profile, cifar) for row in study(task, sizes)]
+    known = [] if before is None else measured_before(before)
+    compared = known + [
+        row for task, sizes in tasks(profile, cifar)
+        for row in study(task, replace(sizes, names=()) if known else sizes)
+    ]  # fmt: skip
     summary |= of_libraries(compared)
     limits = snapshots(vit_from_scratch(1000, 8, cifar), left_out=12) if profile == "full" and cifar.exists() else []
     return rows + compared + limits, summary
@@ -188,5 +204,6 @@ def run(profile: str, cifar: Path = CIFAR) -> tuple[list[dict[str, Any]], dict[s
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--cifar", type=Path, default=CIFAR, help="CIFAR-10 as Parquet: image.bytes, label, split")
+    parser.add_argument("--others-from", type=Path, help="an earlier result, to take the other libraries' rows from")
     own, sys.argv[1:] = parser.parse_known_args()
-    main("fidelity", partial(run, cifar=own.cifar))
+    main("fidelity", partial(run, cifar=own.cifar, before=own.others_from))
