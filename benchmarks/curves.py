@@ -2,15 +2,16 @@
 Accuracy of retrained networks against the share of rows pruned, for every method, beside random subsets.
 
 The recorded run goes through the real Trainer, `TrajectoryCallback`, `add_influence` and `add_scores`; networks are
-retrained in plain torch with the same optimizer, for equal epochs (less rows, less steps) and for equal steps. A seed
-draws the weights and the order of rows of a retraining, and the random part of a selection.
+retrained in plain torch with the same optimizer, for equal epochs (less rows, less steps) and, where a profile says
+so, for equal steps. A seed is an experiment of its own: it deals out the rows, draws the recorded run, the random part
+of every selection, and the weights and the order of rows of each retraining (`repeats` of them, averaged).
 
-Rows: train (pruned), held out (influence is asked on them), dev (choices were made on them, in runs with other
-seeds), test (the figures). `ccs` cuts the published shares of CIFAR-10; its other cuts are shown as `ccs-0.0` and so
-on, and the best of them on the test rows counts as a rival, which favours it. The default is compared with the
-rival of the best mean, in pairs of the same seed: a win or a loss is a difference beyond its 95 % interval.
+Rows: train (pruned), held out (influence is asked on them), dev (choices were made on them, with other seeds), test
+(the figures; never dealt out as others). `ccs` cuts the published shares of CIFAR-10; its other cuts are shown as
+`ccs-0.0` and so on, and the best of all rivals on the test rows is what the default is compared with, which favours
+the rival. A win or a loss is a difference of pairs of the same seed beyond its 95 % interval.
 
-    python benchmarks/curves.py --profile full --mnist DIRECTORY --cifar FILE
+    python benchmarks/curves.py --profile full --cifar FILE --mnist DIRECTORY
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ import numpy as np
 import torch
 from common import main
 from datasets import Dataset
-from iclr2023 import select_iclr2023
+from iclr2023 import anneal, influences
 from scipy import stats
-from studies import Classifier, Task, cifar_task, digits_task, mnist_task, retrain, scored_run
+from studies import Classifier, retrain, scored_run
+from study_tasks import Task, cifar_task, digits_task, mnist_task, reviews_task
 
 from hf_prune import select
 from hf_prune.selection.baselines import ccs
@@ -37,114 +40,133 @@ from hf_prune.selection.problem import read_problem
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 CUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
-DRAWN = ("random", "stratified", "ccs", "forgetting")
-"""Methods whose rows depend on the seed; `forgetting` by its many ties."""
 LOSSLESS = 0.003
-PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"digits": {"seeds": 3, "rates": (0.3, 0.7), "steps": False}},
+FEW = (
+    "influence", "random", "stratified", "el2n", "aum", "ccs", "ccs-0.1", "ccs-0.3", "moderate", "herding", "iclr2023",
+)  # fmt: skip
+"""Where a network is dear to train; the methods left out rank hard rows first, as EL2N and AUM do."""
+FIRST_SEED = 1000
+"""Seeds from here on were used by no study that a rule was made on."""
+PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {"digits": {"seeds": 2, "repeats": 1, "rates": (0.3, 0.7), "budgets": ("epochs",)}},
     "full": {
-        "digits": {"seeds": 8, "rates": RATES, "steps": True},
-        "mnist": {"seeds": 4, "rates": RATES, "steps": True},
-        "cifar10": {"seeds": 3, "rates": RATES, "steps": False},
+        "digits": {"seeds": 8, "repeats": 2, "rates": RATES, "budgets": ("epochs", "steps")},
+        "reviews": {"seeds": 8, "repeats": 2, "rates": RATES, "budgets": ("epochs", "steps")},
+        "cifar10": {"seeds": 3, "repeats": 1, "rates": RATES, "budgets": ("epochs",), "methods": FEW},
+        "mnist": {"seeds": 4, "repeats": 1, "rates": RATES, "budgets": ("epochs",)},
     },
 }
 
-Chooser = Callable[[float, int], np.ndarray]
+Chooser = Callable[[float], np.ndarray]
 
 
-def choosers(rows: Dataset, task: Task, model: Classifier) -> dict[str, Chooser]:
-    """Every method as a function from a rate and a seed to the rows that are kept."""
+def choosers(rows: Dataset, task: Task, model: Classifier, seed: int) -> dict[str, Chooser]:
+    """Every method as a function from a rate to the rows that are kept."""
     problem = read_problem(rows, "influence", None)
 
-    def by_method(method: str, **options: Any) -> Chooser:
-        return lambda rate, seed: select(rows, 1 - rate, method=method, seed=seed, **options).keep_indices
+    def by_method(rate: float, method: str, **options: Any) -> np.ndarray:
+        return select(rows, 1 - rate, method=method, seed=seed, **options).keep_indices
 
-    def by_cut(cut: float) -> Chooser:
-        def choose(rate: float, seed: int) -> np.ndarray:
-            dropped = len(rows) - Options(keep=1 - rate).kept_rows(len(rows))
-            return np.flatnonzero(~ccs(problem, dropped, Options(keep=1 - rate, seed=seed), cut=cut).dropped)
+    def by_cut(rate: float, cut: float) -> np.ndarray:
+        options = Options(keep=1 - rate, seed=seed)
+        return np.flatnonzero(~ccs(problem, len(rows) - options.kept_rows(len(rows)), options, cut=cut).dropped)
 
-        return choose
+    last_layer = influences(model, task.train, seed)
 
-    found = {method: by_method(method) for method in METHODS}
-    found |= {f"ccs-{cut}": by_cut(cut) for cut in CUTS}
-    found["features-herding"] = by_method("herding", features="x")
-    found["features-kcenter"] = by_method("kcenter", features="x")
-    found["features-moderate"] = by_method("moderate", features="x")
-    found["iclr2023"] = lambda rate, seed: select_iclr2023(model, task.train, rate, seed=seed).keep
-    return found
+    def by_last_layer(rate: float) -> np.ndarray:
+        kept = Options(keep=1 - rate).kept_rows(len(rows))
+        return np.flatnonzero(~anneal(last_layer, len(rows) - kept, seed)[0])
+
+    found: dict[str, Chooser] = {method: partial(by_method, method=method) for method in METHODS}
+    found |= {f"ccs-{cut}": partial(by_cut, cut=cut) for cut in CUTS}
+    for method in ("herding", "kcenter", "moderate"):
+        found[f"features-{method}"] = partial(by_method, method=method, features="x")
+    return found | {"iclr2023": by_last_layer}
 
 
-def measure(task: Task, rows: Dataset, model: Classifier, settings: dict[str, Any], on: str) -> list[dict[str, Any]]:
-    """One row for each rate, method and budget, with the accuracies of all seeds."""
-    seeds = list(range(settings["seeds"]))
-    every = [np.arange(len(rows))] * len(seeds)
+def measure(make: Callable[[int], Task], settings: dict[str, Any], on: str, first: int) -> list[dict[str, Any]]:
+    """One row for each rate, budget and method, with the accuracies of all seeds."""
+    found: dict[tuple[float, str, str], list[float]] = {}
+    for seed in range(first, first + settings["seeds"]):
+        task = make(seed)
+        rows, model = scored_run(task, seed=seed)
+        for key, accuracy in one_seed(task, rows, model, settings, on, seed).items():
+            found.setdefault(key, []).append(accuracy)
+        print(f"{task.name}: seed {seed} done", file=sys.stderr, flush=True)
+    return [
+        {
+            "rate": rate, "budget": budget, "method": method, "accuracy": float(np.mean(values)),
+            "interval": half_width(np.array(values)), "seeds": values,
+        }
+        for (rate, budget, method), values in found.items()
+    ]  # fmt: skip
+
+
+def one_seed(
+    task: Task, rows: Dataset, model: Classifier, settings: dict[str, Any], on: str, seed: int
+) -> dict[tuple[float, str, str], float]:
+    """Mean accuracy over the repeats, by rate, budget and method."""
+    repeats = [100 * seed + number for number in range(settings["repeats"])]
+    methods = choosers(rows, task, model, seed)
+    methods = {name: methods[name] for name in settings.get("methods", methods)}
+    everything = retrain(task, [np.arange(len(rows))] * len(repeats), repeats, on)
+    found = {(0.0, "epochs", "full"): float(everything.mean())}
     steps = task.epochs * -(-len(rows) // task.batch)
-    found = [entry(0.0, "full", "epochs", retrain(task, every, seeds, on))]
     for rate in settings["rates"]:
-        for method, choose in choosers(rows, task, model).items():
-            drawn = method.split("-")[0] in DRAWN
-            kept = [choose(rate, seed) for seed in (seeds if drawn else seeds[:1])]
-            kept = kept if drawn else kept * len(seeds)
-            for budget in ("epochs", "steps") if settings["steps"] else ("epochs",):
-                accuracies = retrain(task, kept, seeds, on, steps=steps if budget == "steps" else None)
-                found.append(entry(rate, method, budget, accuracies))
-        print(f"{task.name}: rate {rate} done", file=sys.stderr, flush=True)
+        subsets = [choose(rate) for choose in methods.values() for _ in repeats]
+        for budget in settings["budgets"]:
+            limit = steps if budget == "steps" else None
+            accuracies = retrain(task, subsets, repeats * len(methods), on, steps=limit)
+            means = accuracies.reshape(len(methods), -1).mean(axis=1)
+            found |= {(rate, budget, name): float(mean) for name, mean in zip(methods, means, strict=True)}
     return found
-
-
-def entry(rate: float, method: str, budget: str, accuracies: np.ndarray) -> dict[str, Any]:
-    half = half_width(accuracies)
-    return {
-        "rate": rate, "method": method, "budget": budget, "accuracy": float(accuracies.mean()), "interval": half,
-        "seeds": accuracies.tolist(),
-    }  # fmt: skip
 
 
 def half_width(values: np.ndarray) -> float:
     """Half of the 95 % interval of the mean, by Student's t."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)) if len(values) > 1 else float("nan")
+
+
+def against(own: dict[str, Any], other: dict[str, Any]) -> str:
+    """`"wins"`, `"ties"` or `"losses"`, from pairs of the same seed."""
+    difference = np.array(own["seeds"]) - np.array(other["seeds"])
+    if not abs(difference.mean()) > half_width(difference):
+        return "ties"
+    return "wins" if difference.mean() > 0 else "losses"
 
 
 def summarise(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Wins, ties and losses of the default against the best rival of each rate and budget, and against random."""
-    full = found[0]
-    counts = {"wins": 0, "ties": 0, "losses": 0}
-    below_random, lossless = 0, 0.0
+    figures = {f"{rival}_{kind}": 0 for rival in ("best", "random") for kind in ("wins", "ties", "losses")}
+    lossless = 0.0
     for rate, budget in sorted({(row["rate"], row["budget"]) for row in found[1:]}):
         here = {row["method"]: row for row in found if (row["rate"], row["budget"]) == (rate, budget)}
         own = here.pop("influence")
-        best = max(here.values(), key=lambda row: row["accuracy"])
-        difference = np.array(own["seeds"]) - np.array(best["seeds"])
-        sure = abs(difference.mean()) > half_width(difference)
-        counts["ties" if not sure else "wins" if difference.mean() > 0 else "losses"] += 1
-        gap = np.array(own["seeds"]) - np.array(here["random"]["seeds"])
-        below_random += bool(gap.mean() < 0 and abs(gap.mean()) > half_width(gap))
-        if budget == "epochs" and own["accuracy"] >= full["accuracy"] - LOSSLESS:
+        figures["best_" + against(own, max(here.values(), key=lambda row: row["accuracy"]))] += 1
+        figures["random_" + against(own, here["random"])] += 1
+        if budget == "epochs" and own["accuracy"] >= found[0]["accuracy"] - LOSSLESS:
             lossless = rate
-    figures = counts | {"below_random": below_random, "lossless_rate": lossless}
-    return {f"{name}_{key}": value for key, value in figures.items()}
+    named = {key.removeprefix("best_"): value for key, value in figures.items()}
+    return {f"{name}_{key}": value for key, value in (named | {"lossless_rate": lossless}).items()}
 
 
-def tasks(profile: str, mnist: Path | None, cifar: Path | None) -> dict[str, Callable[[], Task]]:
-    """The tasks of a profile whose data are there."""
-    found: dict[str, Callable[[], Task]] = {"digits": digits_task}
+def tasks(profile: str, mnist: Path | None, cifar: Path | None) -> dict[str, Callable[[int], Task]]:
+    """The tasks of a profile whose data are there, each as a function of the seed."""
+    found: dict[str, Callable[[int], Task]] = {"digits": digits_task, "reviews": reviews_task}
     if mnist is not None:
-        found["mnist"] = lambda: mnist_task(mnist)
+        found["mnist"] = lambda seed: mnist_task(mnist, seed=seed)
     if cifar is not None:
-        found["cifar10"] = lambda: cifar_task(cifar)
+        found["cifar10"] = lambda seed: cifar_task(cifar, seed=seed)
     for name in PROFILES[profile].keys() - found.keys():
         print(f"Skipping {name}: its data were not given.", file=sys.stderr)
-    return {name: make for name, make in found.items() if name in PROFILES[profile]}
+    return {name: found[name] for name in PROFILES[profile] if name in found}
 
 
 def run(profile: str, mnist: Path | None, cifar: Path | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
     rows, summary = [], {}
     for name, make in tasks(profile, mnist, cifar).items():
-        task = make()
-        scored, model = scored_run(task)
-        found = measure(task, scored, model, PROFILES[profile][name], "test")
+        found = measure(make, PROFILES[profile][name], "test", FIRST_SEED)
         summary |= summarise(name, found)
         rows += [{"task": name} | row for row in found]
     return rows, summary

@@ -11,7 +11,9 @@ epochs, recorded by the callback with its defaults (the window is the last half)
   is what another draw of them changes, in units of a group's effect. Ours predicts every held-out logit; the change of
   the held-out loss is that of the predicted logits, `linear loss` its first-order prediction.
 - The same of margins, beside the other libraries (see `peers/`), whose scores have no unit.
-- LDS, the linear datamodeling score: margins of models trained again on random halves.
+- LDS, the linear datamodeling score: margins of models trained again on random halves. In so short a run these are
+  mostly what the class balance of a half makes of them, so a score that knows nothing but whether two rows have one
+  label is shown beside (`label alone`), and first-order sums over a record of the whole run.
 
 Rows, groups and halves are drawn from a fixed seed before anything is measured. `--work` keeps what was measured, so
 that a second call goes on from there.
@@ -70,9 +72,9 @@ def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     return np.load(file)
 
 
-def recorded(task: Task, place: Path) -> Run:
+def recorded(task: Task, place: Path, window: float = 0.5) -> Run:
     if not (place / "done").exists():
-        record(task, place)
+        record(task, place, window=window)
         (place / "done").touch()
     return opened(task, place)
 
@@ -126,7 +128,7 @@ def of_margins(found: np.ndarray, task: Task) -> np.ndarray:
     return margins(torch.from_numpy(found), task.test_tensors[1]).numpy()
 
 
-def effects(run: Run, place: Path, mode: str) -> dict[str, np.ndarray]:
+def effects(run: Run, place: Path, mode: str, curvatures: tuple[str, ...] = CURVATURES) -> dict[str, np.ndarray]:
     """The predicted effect of leaving out each row on each held-out logit, `(n, m, C)`, by curvature."""
     objective = Objective(run.model, run.trajectory.manifest.parameters)
     rows, tests = Rows(run.task.train, objective.model), Rows(run.task.test, objective.model)
@@ -138,7 +140,7 @@ def effects(run: Run, place: Path, mode: str) -> dict[str, np.ndarray]:
     scales, levels = engine.work.scales(last)
     questions = logit_questions(engine.work, sweep.theta(last), scales, tests, 32).flatten(0, 1)
     found = {}
-    for curvature in CURVATURES if mode == "visits" else CURVATURES[:1]:
+    for curvature in curvatures:
         engine.sweep.curvature = curvature
         if mode == "visits":
             effect = engine.visits(questions, levels)
@@ -237,8 +239,20 @@ def datamodel(run: Run, place: Path, count: int, names: tuple[str, ...]) -> list
     """LDS of every method, one recorded run each."""
     sets, truth = halves(run.task, place / "halves", count)
     sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
-    own = kept(place / "expected.npy", lambda: effects(run, place / "sketches", "expected")["gauss-newton"])
-    scores = {"hf_prune (expected)": ((own * sign).sum(2), 0.0), **scores_of_others(run, place / "scores", 0, names)}
+    whole = recorded(run.task, place / "whole", window=1.0)
+    own = {
+        "hf_prune (expected)": (run, "sketches", "gauss-newton"),
+        "hf_prune, whole run": (whole, "sketches-whole", "gauss-newton"),
+        "hf_prune, whole run, none": (whole, "sketches-whole", "none"),
+    }
+    scores = {"label alone": (-_same_label(run.task), 0.0)}
+    for name, (of_run, sketches, curvature) in own.items():
+
+        def make(of_run: Run = of_run, sketches: str = sketches, curvature: str = curvature) -> np.ndarray:
+            return effects(of_run, place / sketches, "expected", (curvature,))[curvature]
+
+        scores[name] = ((kept(place / f"{name}.npy", make) * sign).sum(2), 0.0)
+    scores |= scores_of_others(run, place / "scores", 0, names)
     draws = bootstrap_lds({name: found for name, (found, _) in scores.items()}, sets, truth)
     rows = [
         {"run": run.task.name, "question": "LDS", "method": name, "sets": count,
@@ -247,6 +261,11 @@ def datamodel(run: Run, place: Path, count: int, names: tuple[str, ...]) -> list
         for name, (found, seconds) in scores.items()
     ]  # fmt: skip
     return best_of_each(rows, "lds")
+
+
+def _same_label(task: Task) -> np.ndarray:
+    """1 where a training row and a test row have one label, else -1: what tells of a half's class balance alone."""
+    return 2.0 * (task.train_tensors[1][:, None] == task.test_tensors[1]).numpy() - 1
 
 
 def study(settings: dict[str, Any], dropout: float, work: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -296,8 +315,10 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, float]:
             summary |= {f"{name}_minilm{suffix}": row["logits r"], f"{name}_loss_minilm{suffix}": row["loss r"],
                         f"{name}_loss_error_minilm{suffix}": row["loss error"]}  # fmt: skip
     asked = {row["method"]: row["lds"] for row in rows if row.get("question") == "LDS"}
-    summary["lds_minilm"] = asked.pop("hf_prune (expected)")
-    summary["lds_best_other"] = max(asked.values(), default=float("nan"))
+    summary["lds_minilm"] = asked["hf_prune (expected)"]
+    summary["lds_minilm_whole_none"] = asked["hf_prune, whole run, none"]
+    rest = [lds for name, lds in asked.items() if "(" in name and not name.startswith("hf_prune")]
+    summary["lds_best_other"] = max(rest, default=float("nan"))
     return summary
 
 

@@ -8,13 +8,16 @@ probabilities out of 5 folds (five more trainings).
 
 `precision`: share of wrong labels among the rows that each method calls worst, as many as there are wrong labels.
 `found`, `found_precision`, `found_recall`: the same for the rows that it names unasked. `accuracy`: of networks
-retrained without the rows that it names (for scores that name none, without as many as there are wrong labels).
+retrained without the rows that it names (for scores that name none, without as many as there are wrong labels);
+`accuracy_at_noise_rate`: without as many as there are wrong labels, by every method. A seed deals out the rows, draws
+the wrong labels and makes the recorded run.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ import torch
 from common import main
 from curves import half_width
 from datasets import Dataset
-from studies import Arrays, Classifier, Task, digits_task, mnist_task, retrain, scored_run, train_one
+from studies import Classifier, retrain, scored_run, train_one
+from study_tasks import Arrays, Task, digits_task, mnist_task
 
 from hf_prune import select
 from hf_prune.selection.harm import find
@@ -32,7 +36,10 @@ from hf_prune.selection.problem import read_problem
 
 NOISE = (0.1, 0.3)
 FOLDS = 5
-PROFILES: dict[str, dict[str, int]] = {"quick": {"digits": 5}, "full": {"digits": 8, "mnist": 4}}
+REPEATS = 2
+FIRST_SEED = 1000
+"""Seeds from here on were used by no study that the rule was made on."""
+PROFILES: dict[str, dict[str, int]] = {"quick": {"digits": 1}, "full": {"digits": 6, "mnist": 3}}
 
 
 @dataclass(frozen=True)
@@ -94,48 +101,63 @@ def out_of_fold(task: Task) -> np.ndarray:
     return found
 
 
-def measure(task: Task, share: float, seeds: int, seed: int = 0) -> list[dict[str, Any]]:
+def one_seed(task: Task, share: float, seed: int) -> list[dict[str, Any]]:
     """One row for each method at a share of wrong labels."""
     clean = task.train.y
     noisy = replace(task, train=Arrays(task.train.x, flipped(clean, share, seed)))
     wrong = noisy.train.y != clean
     rows, model = scored_run(noisy, seed=seed)
-    numbers, everything = list(range(seeds)), np.arange(len(clean))
+    everything = np.arange(len(clean))
     keep = select(rows, 1 - share, harmful="drop").keep_indices
     kept = {"all rows": everything, "only right labels": np.flatnonzero(~wrong), "prune at the noise rate": keep}
     result = []
     for method, finding in findings(noisy, rows, model).items():
         worst = finding.order[: wrong.sum()]
-        named = finding.order[: finding.named]
-        figures: dict[str, Any] = {"precision": float(wrong[worst].sum() / wrong.sum())}
+        named = worst if finding.named is None else finding.order[: finding.named]
+        figures: dict[str, Any] = {"method": method, "precision": float(wrong[worst].mean())}
         if finding.named is not None:
-            figures |= {
-                "found": finding.named, "found_precision": float(wrong[named].mean()) if len(named) else None,
-                "found_recall": float(wrong[named].sum() / wrong.sum()),
-            }  # fmt: skip
-        else:
-            named = worst
-        result.append({"method": method} | figures | accuracy(noisy, np.setdiff1d(everything, named), numbers))
-    result += [{"method": name} | accuracy(noisy, ids, numbers) for name, ids in kept.items()]
-    return [{"task": task.name, "noise": share} | row for row in result]
+            figures["found"] = finding.named
+            figures["found_precision"] = float(wrong[named].mean()) if len(named) else float("nan")
+            figures["found_recall"] = float(wrong[named].sum() / wrong.sum())
+        without = {
+            "accuracy": accuracy(noisy, np.setdiff1d(everything, named), seed),
+            "accuracy_at_noise_rate": accuracy(noisy, np.setdiff1d(everything, worst), seed),
+        }
+        result.append(figures | without)
+    return result + [{"method": name, "accuracy": accuracy(noisy, ids, seed)} for name, ids in kept.items()]
 
 
-def accuracy(task: Task, kept: np.ndarray, seeds: list[int]) -> dict[str, float]:
+def accuracy(task: Task, kept: np.ndarray, seed: int) -> float:
     """On the test rows, for as many steps as all rows make: rows alone differ, not the budget."""
     steps = task.epochs * -(-len(task.train.y) // task.batch)
-    found = retrain(task, [kept] * len(seeds), seeds, "test", steps=steps)
-    return {"kept": len(kept), "accuracy": float(found.mean()), "interval": half_width(found)}
+    seeds = [100 * seed + number for number in range(REPEATS)]
+    return float(retrain(task, [kept] * REPEATS, seeds, "test", steps=steps).mean())
+
+
+def measure(make: Callable[[int], Task], share: float, seeds: int) -> list[dict[str, Any]]:
+    """The means over the seeds, each with rows, wrong labels and a run of its own, and half of the 95 % interval."""
+    every = [one_seed(make(seed), share, seed) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
+    result = []
+    for same in zip(*every, strict=True):
+        row = {"method": same[0]["method"], "seeds": [one["accuracy"] for one in same]}
+        row |= {key: float(np.mean([one[key] for one in same])) for key in same[0] if key != "method"}
+        row["interval"] = half_width(np.array(row["seeds"]))
+        result.append(row)
+    return result
 
 
 def run(profile: str, mnist: Path | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
-    tasks = [digits_task()]
-    if "mnist" in PROFILES[profile]:
-        if mnist is None:
-            print("Skipping mnist: its directory was not given.", file=sys.stderr)
-        else:
-            tasks.append(mnist_task(mnist, 4_000))
-    rows = [row for task in tasks for share in NOISE for row in measure(task, share, PROFILES[profile][task.name])]
+    makers: dict[str, Callable[[int], Task]] = {"digits": digits_task}
+    if mnist is not None:
+        makers["mnist"] = lambda seed: mnist_task(mnist, 4_000, seed)
+    rows = []
+    for name, seeds in PROFILES[profile].items():
+        if name not in makers:
+            print(f"Skipping {name}: its directory was not given.", file=sys.stderr)
+            continue
+        for share in NOISE:
+            rows += [{"task": name, "noise": share} | row for row in measure(makers[name], share, seeds)]
     summary = {
         f"{row['task']}_{int(100 * row['noise'])}_{row['method'].replace(', ', '_').replace(' ', '_')}_{key}": row[key]
         for row in rows for key in ("precision", "accuracy")

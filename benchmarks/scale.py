@@ -1,10 +1,15 @@
 """
 Time, memory and quality of selecting half of 10 k, 100 k and 1 M rows (k = 64, 10 classes) on two cores.
 
-Each size is a fresh process, so that its peak memory is its own; to it comes the largest worker's, twice. On a machine
-that does other work too, CPU seconds (workers and their start included) tell more than seconds. The rows lie on disk
-as `datasets` writes them, and the peak includes the file's mapped pages. Influence is drawn: 200 latent directions of
-falling weight, classes with centres of their own, heavy tails over the rows.
+Each size is a fresh process, so that its peak memory is its own. `workers_peak_gb` is the sum over the workers of
+each one's own high-water mark, read while they still live (Linux); `peak_gb_*` adds it to that of the process that
+calls. Pages that processes share, such as libraries' and the mapped file's, count in each: the machine needs no
+more. On a machine that does other work too, CPU seconds (workers and their start included) tell more than seconds.
+The rows lie on disk as `datasets` writes them. Influence is drawn: 200 latent directions of falling weight,
+classes with centres of their own, heavy tails over the rows.
+
+`growth_*`: the certificate's `audit_ratio` of the default and of `difficulty=None`, for ever more of the same rows, in
+this process. Above 1, a preference moves the unseen directions further than chance does.
 """
 
 from __future__ import annotations
@@ -20,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
-from common import main
+from common import main, peak_memory
 from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
 
@@ -35,6 +41,9 @@ JOBS = 2
 QUALITY_ROWS = 10_000
 BUCKETS = 5
 """Buckets of 2,000 rows, a fifth of those that 1 M rows get: harder on the quality than what is used."""
+
+GROWTH = (2_500, 10_000, 40_000)
+"""Rows that the preference's share in the audit residual is followed over."""
 
 
 def write(rows: int, directory: str) -> None:
@@ -77,22 +86,49 @@ def one_run(directory: str, rate: float, buckets: str) -> None:
     with joblib.parallel_config(n_jobs=JOBS):
         certificate = select(rows, 1 - rate, buckets=buckets if buckets == "auto" else int(buckets)).certificate
     seconds = time.perf_counter() - start
+    peak, workers_peak = peak_memory(), workers_peak_memory()
     get_reusable_executor().shutdown(wait=True)  # what workers used is known when they have ended
     own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu = sum(used.ru_utime + used.ru_stime for used in (own, workers)) - before
     figures = {
         "rows": len(rows), "rate": rate, "buckets": buckets, "seconds": seconds, "cpu_seconds": cpu,
-        "peak_gb": own.ru_maxrss / 2**20, "worker_peak_gb": workers.ru_maxrss / 2**20,
+        "peak_gb": peak / 1024, "workers_peak_gb": workers_peak / 1024,
         "audit_ratio": certificate.audit_ratio, "audit_residual": certificate.audit_residual,
         "predicted_shift": certificate.predicted_shift,
     }  # fmt: skip
     print(json.dumps(figures))
 
 
+def workers_peak_memory() -> float:
+    """Sum of the living child processes' own marks, in MiB; 0 where the system does not tell them."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        status = Path(f"/proc/{process.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        total += sum(float(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    return total
+
+
 def child(directory: str, rate: float, buckets: int | str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", directory, str(rate), str(buckets)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def growth() -> list[dict[str, Any]]:
+    """One row for each number of rows."""
+    from hf_prune import select
+
+    found = []
+    with tempfile.TemporaryDirectory() as directory:
+        write(max(GROWTH), directory)
+        rows = load_from_disk(str(Path(directory) / "scored"))
+        for size in GROWTH:
+            part = rows.select(range(size))
+            both = {"auto": select(part, KEEP), "none": select(part, KEEP, difficulty=None)}
+            ratios = {f"audit_ratio_{name}": chosen.certificate.audit_ratio for name, chosen in both.items()}
+            found.append({"rows": size, "rate": 1 - KEEP} | ratios)
+    return found
 
 
 def exponent(found: list[dict[str, Any]], key: str) -> float:
@@ -102,30 +138,30 @@ def exponent(found: list[dict[str, Any]], key: str) -> float:
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     settings = PROFILES[profile]
-    found = []
+    sizes, quality = [], []
     for size in settings["sizes"]:
         with tempfile.TemporaryDirectory() as directory:
             write(size, directory)
-            found.append(child(directory, 1 - KEEP, "auto"))
-    ratios = []
+            sizes.append(child(directory, 1 - KEEP, "auto"))
     with tempfile.TemporaryDirectory() as directory:
         write(QUALITY_ROWS, directory)
         for rate in settings["rates"]:
-            one, many = (child(directory, rate, number) for number in (1, BUCKETS))
-            ratios.append(many["audit_residual"] / one["audit_residual"])
-            found += [one, many]
-    largest = found[len(settings["sizes"]) - 1]
+            quality.append([child(directory, rate, number) for number in (1, BUCKETS)])
+    ratios = [many["audit_residual"] / one["audit_residual"] for one, many in quality]
+    largest = sizes[-1]
     label = {1_000_000: "1m", 100_000: "100k"}[largest["rows"]]
     summary = {
-        "exponent": exponent(found[: len(settings["sizes"])], "seconds"),
-        "cpu_exponent": exponent(found[: len(settings["sizes"])], "cpu_seconds"),
+        "exponent": exponent(sizes, "seconds"),
+        "cpu_exponent": exponent(sizes, "cpu_seconds"),
         f"seconds_{label}": largest["seconds"],
         f"cpu_seconds_{label}": largest["cpu_seconds"],
-        f"peak_gb_{label}": largest["peak_gb"] + JOBS * largest["worker_peak_gb"],
+        f"peak_gb_{label}": largest["peak_gb"] + largest["workers_peak_gb"],
         "bucket_ratio": math.exp(np.mean(np.log(ratios))),
         "bucket_ratio_worst": max(ratios),
     }
-    return found, summary
+    grown = growth()
+    summary |= {f"growth_{key}": grown[-1][key] / grown[0][key] for key in ("audit_ratio_auto", "audit_ratio_none")}
+    return sizes + [row for pair in quality for row in pair] + grown, summary
 
 
 if __name__ == "__main__":

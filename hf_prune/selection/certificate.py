@@ -214,7 +214,7 @@ def certify(
         class_column=problem.classes.column if problem.classes else None,
         classes_before=before,
         classes_after=after,
-        notes=notes + _honest_notes(problem, m, solver[0], None if audit is None else audit[0], epsilon, scoring),
+        notes=notes + _honest_notes(problem, m, solver[0], audit, epsilon, scoring),
         harm=harm,
     )  # fmt: skip
 
@@ -262,10 +262,11 @@ def _units(scoring: Mapping[str, Any] | None) -> str:
 
 
 def _honest_notes(
-    problem: Problem, m: int, solver: float, audit: float | None, epsilon: float | None,
+    problem: Problem, m: int, solver: float, audits: np.ndarray | None, epsilon: float | None,
     scoring: Mapping[str, Any] | None,
 ) -> tuple[str, ...]:  # fmt: skip
     notes = []
+    audit = None if audits is None else float(audits[0])
     if m:
         notes.append(
             f"The error of the prediction grows with the removed share ({m / problem.n:.0%} here), and is larger for "
@@ -283,6 +284,13 @@ def _honest_notes(
         notes.append("Fewer than 4 directions: none is left for an audit, so the predicted shift is biased to 0.")
     elif solver < 0.5 * audit:
         notes.append("The solver fits its own directions: read the audit residual, not the predicted shift.")
+    if audits is not None and audits[0] > audits[1:].max():
+        # a preference's own shift grows with the rows, chance's with their root
+        notes.append(
+            f"The audit residual is above that of all {DRAWS} random subsets: these rows differ from the others in "
+            "ways that the solver's directions do not show. Where that matters more than which rows are hard, pass "
+            "difficulty=None, or score with more directions."
+        )
     if epsilon is not None and audit is not None and audit > epsilon:
         notes.append(f"The audit directions put the shift at {audit:.4g}, above epsilon={epsilon:g}.")
     if scoring is None:

@@ -147,3 +147,13 @@ def test_units_and_what_is_not_known_come_from_the_scoring():
     assert selection.certificate.units == "L2 shift of the trained parameters"
     assert selection.scoring == {"influence": {"space": "parameters"}}
     assert not any("unit is assumed" in note for note in selection.certificate.notes)
+
+
+def test_a_subset_that_is_worse_than_all_random_ones_on_the_audit_directions_is_told():
+    dataset = scored(1200)
+    last = np.array(dataset["influence"])[:, -1]
+    one_sided = certify(problem(rows=1200), last > np.median(last), method="test", seed=0)
+    assert any("above that of all 32 random subsets" in note for note in one_sided.notes)
+    for options in ({"method": "random"}, {"difficulty": None}):
+        notes = select(dataset, 0.5, **options).certificate.notes
+        assert not any("above that of all" in note for note in notes)
