@@ -84,23 +84,26 @@ class _Probe:
         self.step, self.sweep = sweep.trajectory.step(t), sweep
         batch = sweep.rows.batch(sweep.row_of(self.step.ids).tolist())
         self.batch, self.weights = batch.part(slice(EXAMPLES)), sweep.weights(self.step, batch)[:EXAMPLES]
-        self.theta = sweep.theta(t)
+        self.theta = sweep.theta(t).clone()  # it is moved
         signs = (torch.randint(0, 2, (len(self.batch),), generator=generator) * 2 - 1).to(self.weights)
         self._losses = sweep.objective.loss(self.batch).losses
         with torch.enable_grad():
-            theta = self.theta.clone().requires_grad_()
-            logits = sweep.objective.logits(theta, self.batch.inputs)
-            [g] = torch.autograd.grad(self._losses(logits, self.batch.labels) @ (self.weights * signs), theta)
+            self.theta.requires_grad_()
+            logits = sweep.objective.logits(self.theta, self.batch.inputs)
+            [g] = torch.autograd.grad(self._losses(logits, self.batch.labels) @ (self.weights * signs), self.theta)
+            self.theta.requires_grad_(False)
         self.base = logits.detach()
         denominator = sweep.denominator(t, g)
-        self.u = g if denominator is None else g / denominator
+        # In place, here and in `move`: fresh memory of the parameters' size costs as much as the work on it.
+        self.u = g.clone() if denominator is None else denominator.reciprocal_().mul_(g)
         self.length = float(g @ self.u)
 
     def move(self, along: float) -> float:
         """Looks on both sides at this distance; returns `change`."""
         far = along / float(self.u.norm())
-        logits = [self.sweep.objective.logits(self.theta + end * self.u, self.batch.inputs) for end in (far, -far)]
-        self.ahead, self.behind = logits
+        self.ahead = self.sweep.objective.logits(self.theta.add_(self.u, alpha=far), self.batch.inputs)
+        self.behind = self.sweep.objective.logits(self.theta.add_(self.u, alpha=-2 * far), self.batch.inputs)
+        self.theta.add_(self.u, alpha=far)
         self.change = float((self.ahead - self.behind).square().mean().sqrt()) / 2
         self.share = self.step.learning_rates[0] / (far**2 * self.length)
         if 0 < self.sweep.max_norm < self.step.grad_norm:

@@ -38,18 +38,20 @@ def output_questions(
             width = logits[0].numel()
             if width <= SUMS_PER_ROW or width * len(rows) <= MOST_PULLS:
                 signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
+                slopes = residuals(work, batch, logits).flatten(1)
                 for place in range(width):
                     basis = torch.zeros_like(logits).flatten(1)
                     basis[:, place] = 1
                     rows_of = forward.pull(basis.view_as(logits) * mask, scales)[0]
                     total[:k] += signs.flatten(2)[:, :, place] @ rows_of
+                    total[k] += (counts * slopes[:, place]) @ rows_of
             else:
                 for draw in range(SUMS_PER_ROW):
                     own = output_signs(numbers, 1, tuple(logits.shape[1:]), seed + 1 + draw)[0].to(logits)
                     rows_of = forward.pull(own * mask, scales)[0]
                     sums = output_signs(numbers, k, (1,), seed + 101 + draw).to(logits)[:, :, 0]
                     total[:k] += sums @ rows_of / SUMS_PER_ROW**0.5
-            total[k] += counts @ forward.pull(residuals(work, batch, logits), scales)[0]
+                total[k] += counts @ forward.pull(residuals(work, batch, logits), scales)[0]
             items += float(counts.sum())
     total[:k] /= (k * len(rows)) ** 0.5
     total[k] /= items
