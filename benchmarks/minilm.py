@@ -220,7 +220,7 @@ def margins_left_out(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Every method on rows and groups left out of the window."""
     sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
-    ours = {f"hf_prune, {name}": ((effect * sign).sum(2), 0.0) for name, effect in found.items()}
+    ours = {f"hf_prune, {name}": ((effect * sign).sum(2), None) for name, effect in found.items()}
     start = of_margins(base, run.task)
     theirs, rows = scores_of_others(run, place, run.first, names), []
     for kind, sets in kinds.items():
@@ -245,13 +245,13 @@ def datamodel(run: Run, place: Path, count: int, names: tuple[str, ...]) -> list
         "hf_prune, whole run": (whole, "sketches-whole", "gauss-newton"),
         "hf_prune, whole run, none": (whole, "sketches-whole", "none"),
     }
-    scores = {"label alone": (-_same_label(run.task), 0.0)}
+    scores = {"label alone": (-_same_label(run.task), None)}
     for name, (of_run, sketches, curvature) in own.items():
 
         def make(of_run: Run = of_run, sketches: str = sketches, curvature: str = curvature) -> np.ndarray:
             return effects(of_run, place / sketches, "expected", (curvature,))[curvature]
 
-        scores[name] = ((kept(place / f"{name}.npy", make) * sign).sum(2), 0.0)
+        scores[name] = ((kept(place / f"{name}.npy", make) * sign).sum(2), None)
     scores |= scores_of_others(run, place / "scores", 0, names)
     draws = bootstrap_lds({name: found for name, (found, _) in scores.items()}, sets, truth)
     rows = [

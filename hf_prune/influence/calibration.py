@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Steps of the window that are looked at.
+# Steps of the window that are looked at, each about the work of two training steps.
 SAMPLES = 8
 # Examples of a step that are looked at.
 EXAMPLES = 32
@@ -26,7 +26,7 @@ LEAST, MOST = 0.5, 4.0
 
 
 @torch.no_grad()
-def curvature_factor(sweep: Sweep, samples: int = SAMPLES) -> float:
+def curvature_factor(sweep: Sweep) -> float:
     """
     By how much to multiply the Gauss-Newton matrix so that it curves as the objective itself, on the mean over a run.
 
@@ -38,14 +38,13 @@ def curvature_factor(sweep: Sweep, samples: int = SAMPLES) -> float:
 
     Args:
         sweep (`Sweep`): knows the trajectory, the objective, the rows and their weights.
-        samples (`int`, *optional*, defaults to 8): steps to look at, each about the work of two training steps.
 
     Returns:
         `float`: between 0.5 and 4; 1 where the network is linear in its parameters.
     """
     trajectory = sweep.trajectory
     steps = [t for t in range(*trajectory.window) if not trajectory.step(t).skipped]
-    chosen = [steps[int((i + 0.5) * len(steps) / samples)] for i in range(min(samples, len(steps)))]
+    chosen = [steps[int((i + 0.5) * len(steps) / SAMPLES)] for i in range(min(SAMPLES, len(steps)))]
     generator = torch.Generator().manual_seed(0)
     along, curved, straight = 1.0, 0.0, 0.0
     for t in tqdm(chosen, desc="Measuring curvature", unit="step"):

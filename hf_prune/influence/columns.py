@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.scorer import Scorer
-from hf_prune.record.files import write_atomically
+from hf_prune.record.files import json_made_once
 from hf_prune.record.tracking import log_scoring
 from hf_prune.record.trajectory import Trajectory
 
@@ -173,12 +172,4 @@ def _complete(cache: Path, fingerprint: str) -> bool:
 
 def _curvature(scorer: Scorer, cache: Path, asked: list[Any]) -> float | None:
     """The held-out loss's curvature, which is kept as the scores are."""
-    file = cache / f"held-out-{Hasher.hash(asked)}.json"
-    if not file.exists():
-        figure = json.dumps(scorer.held_out_curvature())
-
-        def write(part: Path) -> None:
-            part.write_text(figure)
-
-        write_atomically(file, write)
-    return json.loads(file.read_text())
+    return json_made_once(cache / f"held-out-{Hasher.hash(asked)}.json", scorer.held_out_curvature)

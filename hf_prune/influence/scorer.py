@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from hf_prune.influence.projected.questions import output_questions, parameter_q
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Segment, Sweep
-from hf_prune.record.files import write_atomically
+from hf_prune.record.files import json_made_once
 from hf_prune.record.trajectory import Trajectory
 
 # Training rows that stand in for held-out ones when there are none.
@@ -158,17 +157,8 @@ class Scorer:
         """That of the Gauss-Newton matrix: measured once, for all processes and all later calls."""
         if self.scoring["curvature"] != "gauss-newton":
             return 1.0
-        file = directory / "curvature.json"
         with ranks.one_first():
-            if not file.exists():
-                text = json.dumps(curvature_factor(sweep))
-                directory.mkdir(parents=True, exist_ok=True)
-
-                def write(part: Path) -> None:
-                    part.write_text(text)
-
-                write_atomically(file, write)
-        return float(json.loads(file.read_text()))
+            return json_made_once(directory / "curvature.json", lambda: curvature_factor(sweep))
 
     def _sweep(self) -> Sweep:
         """The dense sweep, which the projected engine asks for rows and weights; its first step is checked."""

@@ -68,7 +68,6 @@ class Sweep:
         finite (`bool`, *optional*, defaults to `True`):
             Whether effects hold the finite change that leaving a row out makes to the clipping factor, or its slope.
         budget (`int`, *optional*, defaults to 1 GiB): bytes that one chunk of per-example gradients may take.
-        factor (`float`, *optional*, defaults to 1.0): what the Gauss-Newton matrix is multiplied by.
     """
 
     def __init__(
@@ -82,11 +81,11 @@ class Sweep:
         finite: bool = True,
         own_loss: bool = False,
         budget: int = 1 << 30,
-        factor: float = 1.0,
     ):
         self.trajectory, self.objective, self.rows = trajectory, objective, rows
         self.curvature, self.positions, self.finite = curvature, positions, finite
-        self.own_loss, self.budget, self.factor = own_loss, budget, factor
+        self.own_loss, self.budget = own_loss, budget
+        self.factor = 1.0  # what the Gauss-Newton matrix is multiplied by
         manifest = trajectory.manifest
         groups = [parameter.group for parameter in manifest.parameters]
         self.update = update_for(manifest.optimizer, objective.sizes, groups)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 LEDGER = "ledger"
@@ -63,6 +65,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def json_made_once(path: Path, make: Callable[[], Any]) -> Any:
+    """What the JSON file `path` holds; where it is missing, what `make` returns is written to it first."""
+    if not path.exists():
+        text = json.dumps(make())
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(part: Path) -> None:
+            part.write_text(text)
+
+        write_atomically(path, write)
+    return json.loads(path.read_text())
 
 
 def sync_directory(directory: Path) -> None:

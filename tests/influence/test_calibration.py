@@ -32,10 +32,10 @@ class Linear(Mlp):
         self.net = nn.Sequential(nn.Linear(8, 3))
 
 
-def sweep_of(run: ExactRun, factor: float = 1.0) -> Sweep:
+def sweep_of(run: ExactRun) -> Sweep:
     objective = Objective(run.model, run.manifest.parameters, dtype=torch.float64)
     rows = Rows(run.dataset, objective.model)
-    return Sweep(run, objective, rows, curvature="gauss-newton", finite=False, factor=factor)
+    return Sweep(run, objective, rows, curvature="gauss-newton", finite=False)
 
 
 def by_whole_matrices(run: ExactRun) -> float:

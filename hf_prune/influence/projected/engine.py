@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 from hf_prune.influence.updates import update_for
-from hf_prune.record.files import write_atomically
+from hf_prune.record.files import json_made_once
 
 # Dimensions of a sketch: inner products of gradients have a standard error of about one part in 250.
 WIDTH = 1 << 16
@@ -73,16 +72,12 @@ class ProjectedEngine:
 
     def _shares(self, sweep: Sweep, file: Path) -> list[float]:
         """What each parameter gets of the sketch: measured once, for every sketch must be folded alike."""
-        if not file.exists():
+
+        def shares() -> list[float]:
             coarse = Projection(sweep.objective.shapes, COARSE, seed=0, device=sweep.objective.device)
-            text = json.dumps(WindowPass(sweep, coarse).shares())
-            file.parent.mkdir(parents=True, exist_ok=True)
+            return WindowPass(sweep, coarse).shares()
 
-            def write(part: Path) -> None:
-                part.write_text(text)
-
-            write_atomically(file, write)
-        return json.loads(file.read_text())
+        return json_made_once(file, shares)
 
     def prepare(self) -> None:
         """The one pass that needs the model; processes share it."""
