@@ -3,12 +3,14 @@ What scoring a MiniLM fine-tuning run costs, in units of the recorded training r
 
 Training is the Trainer with our callback (3 epochs, batch 16, up to 64 tokens); scoring is `add_influence` without
 options: 64 questions and the held-out loss, asked of 64 held-out rows. One thread, wall time; each repeat trains and
-scores in one fresh process, one after the other.
+scores in one fresh process, one after the other. It then scores a copy of the record in full precision: what bfloat16
+changes, where this machine has it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,11 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import main, minilm, movie_reviews, peak_memory
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
+from hf_prune.influence.projected import engine
 
 PROFILES = {"quick": {"rows": 64, "repeats": 1}, "full": {"rows": 640, "repeats": 3}}
 HELD_OUT = 64
@@ -48,10 +52,18 @@ def once(rows: int) -> None:
         start = time.perf_counter()
         trainer.train()
         found |= {"train_s": time.perf_counter() - start, "train_peak_mb": peak_memory()}
+        shutil.copytree(record, Path(directory) / "copy")
         start = time.perf_counter()
-        add_influence(train, record, model=model, eval_dataset=held_out)
+        scored = add_influence(train, record, model=model, eval_dataset=held_out)
         found |= {"score_s": time.perf_counter() - start, "score_peak_mb": peak_memory()}
         found["disk_mb"] = sum(f.stat().st_size for f in (record / "scores").rglob("*") if f.is_file()) / 2**20
+        found["half"] = engine.fast_bfloat16(model.device)
+        engine.fast_bfloat16 = lambda device: False
+        start = time.perf_counter()
+        full = add_influence(train, Path(directory) / "copy", model=model, eval_dataset=held_out)
+        found["full_precision_s"] = time.perf_counter() - start
+        own, exact = (np.asarray(rows.with_format("numpy")["influence"]) for rows in (scored, full))
+        found["difference"] = float(np.linalg.norm(own - exact) / np.linalg.norm(exact))
     print(json.dumps(found))
 
 

@@ -26,7 +26,7 @@ from hf_prune.record.trajectory import Trajectory
 logger = logging.get_logger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v3"
+VERSION = "influence/v4"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
 

@@ -98,7 +98,7 @@ def test_hooks_give_the_gradient_of_every_example(name: str):
     objective = objective_of(make())
     batch = Rows(data(6), objective.model).batch(range(6))
     projection = Projection(objective.shapes, 1 << 20, seed=0, device=torch.device("cpu"))
-    pulls, theta = Pulls(objective, projection), objective.flatten()
+    pulls, theta = Pulls(objective, projection, half=False), objective.flatten()
     assert projection.width == len(theta)  # nothing is folded
     scales = [torch.rand(size) for size in objective.sizes]
     with pulls.forward(theta, batch.inputs) as forward:
@@ -117,6 +117,30 @@ def test_hooks_give_the_gradient_of_every_example(name: str):
     assert torch.equal(scaled, again)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision_gives_what_autograd_gives_in_it(name: str):
+    make, data = MODELS[name]
+    torch.manual_seed(0)
+    objective = objective_of(make())
+    batch = Rows(data(6), objective.model).batch(range(6))
+    projection = Projection(objective.shapes, 256, seed=0, device=torch.device("cpu"))
+    theta, scales = objective.flatten(), [torch.rand(size) for size in objective.sizes]
+    pulls = Pulls(objective, projection, half=True)
+    leaf = theta.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = objective.logits(leaf, batch.inputs).float()
+    cotangents = torch.randn_like(logits)
+    truth = torch.autograd.grad((logits * cotangents).sum(), leaf)[0][None]
+    with pulls.forward(theta, batch.inputs) as forward:
+        scaled, plain = forward.pull(cotangents, scales, plain=True)
+        assert torch.equal(forward.logits, logits)
+        assert not torch.equal(logits, objective.logits(theta, batch.inputs))
+    assert pulls.hooked
+    for found, factors in ((scaled, scales), (plain, [None] * len(scales))):
+        wanted = projection.sketch(truth, factors)[0]
+        assert (found.sum(0) - wanted).norm() <= 0.01 * wanted.norm()
+
+
 def test_a_layer_that_no_hook_knows_is_left_to_vmap():
     class Odd(toys.Mlp):
         def __init__(self):
@@ -130,7 +154,7 @@ def test_a_layer_that_no_hook_knows_is_left_to_vmap():
     objective = objective_of(Odd())
     batch = Rows(toys.vectors(6), objective.model).batch(range(6))
     projection = Projection(objective.shapes, 1 << 20, seed=0, device=torch.device("cpu"))
-    pulls, theta, none = Pulls(objective, projection), objective.flatten(), [None] * len(objective.sizes)
+    pulls, theta, none = Pulls(objective, projection, half=False), objective.flatten(), [None] * len(objective.sizes)
     with pulls.forward(theta, batch.inputs) as forward:
         found = forward.pull(torch.ones_like(forward.logits), none)[0]
     assert not pulls.hooked

@@ -10,7 +10,7 @@ import torch
 from datasets.utils import tqdm
 
 from hf_prune.influence.projected.passes import STRETCH, WindowPass, narrow
-from hf_prune.influence.projected.projection import Projection
+from hf_prune.influence.projected.projection import Projection, fast_bfloat16
 from hf_prune.influence.projected.questions import residuals
 from hf_prune.influence.projected.store import StepSketch, Store
 from hf_prune.influence.projected.sweep import ProjectedSweep
@@ -62,7 +62,8 @@ class ProjectedEngine:
         with ranks.one_first():
             shares = self._shares(sweep, directory / "layout.json")
         self.projection = Projection(objective.shapes, width, seed=1, device=objective.device, shares=shares)
-        self.work = WindowPass(sweep, self.projection)
+        half = self.projection.folds and fast_bfloat16(objective.device)
+        self.work = WindowPass(sweep, self.projection, half=half)
         self.store = Store(directory, *trajectory.window, STRETCH)
         manifest = trajectory.manifest
         groups = [parameter.group for parameter in manifest.parameters]
@@ -75,7 +76,7 @@ class ProjectedEngine:
 
         def shares() -> list[float]:
             coarse = Projection(sweep.objective.shapes, COARSE, seed=0, device=sweep.objective.device)
-            return WindowPass(sweep, coarse).shares()
+            return WindowPass(sweep, coarse, half=False).shares()
 
         return json_made_once(file, shares)
 

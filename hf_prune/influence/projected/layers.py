@@ -32,7 +32,10 @@ class Sink:
 
     def add(self, place: int, examples: slice, signed: torch.Tensor) -> None:
         """Adds entries `(c, size)` of parameter `place`, signs on them; they may be overwritten."""
-        part, scale = self.projection.parts[place], self.scales[place]
+        self._add(place, examples, signed, self.scales[place])
+
+    def _add(self, place: int, examples: slice, signed: torch.Tensor, scale: torch.Tensor | None) -> None:
+        part = self.projection.parts[place]
         if self.plain is not None:
             self.plain[examples, part] += self.projection.fold(place, signed)
         if scale is not None:
@@ -41,20 +44,22 @@ class Sink:
 
     def add_outer(self, place: int, left: torch.Tensor, right: torch.Tensor) -> None:
         """Adds `sum_t left_t right_t^T` for each example; left `(B, T, rows)`, right `(B, T, columns)`."""
-        out, inner = self.projection.signs[place]
+        out, inner = (signs.to(left.dtype) for signs in self.projection.signs[place])
         left, right = (left * out).transpose(1, 2), right * inner
         rows, columns = left.shape[1], right.shape[2]
         each = max(1, self.projection.chunk // (rows * columns))
+        scale = self.scales[place]
+        scale = None if scale is None else scale.to(left.dtype)
         for start in range(0, len(left), each):
             examples = slice(start, min(start + each, len(left)))
             count = examples.stop - start
-            buffer = self.projection.buffer[: count * rows * columns]
+            buffer = self.projection.buffer.view(left.dtype)[: count * rows * columns]
             torch.bmm(left[examples], right[examples], out=buffer.view(count, rows, columns))
-            self.add(place, examples, buffer.view(count, -1))
+            self._add(place, examples, buffer.view(count, -1), scale)
 
     def add_vector(self, place: int, entries: torch.Tensor) -> None:
         """Adds entries `(B, size)` of a parameter that is a vector."""
-        self.add(place, slice(None), entries * self.projection.signs[place][0])
+        self.add(place, slice(None), entries.float() * self.projection.signs[place][0])
 
     def add_rows(self, place: int, ids: torch.Tensor, rows: torch.Tensor) -> None:
         """Adds `rows (B, T, columns)` at the parameter's rows `ids (B, T)`."""
@@ -77,6 +82,7 @@ Rule = Callable[[nn.Module, torch.Tensor, torch.Tensor, dict[str, int], Sink], N
 
 def _linear(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
     x, d = x.flatten(1, -2) if x.ndim > 2 else x[:, None], d.flatten(1, -2) if d.ndim > 2 else d[:, None]
+    x = x.to(d.dtype)  # of a layer under autocast only the output is in half precision
     if "weight" in places:
         left, right = (x, d) if isinstance(module, Conv1D) else (d, x)
         sink.add_outer(places["weight"], left, right)
@@ -92,7 +98,7 @@ def _convolution(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: di
         return
     if isinstance(module.padding, str):
         raise ValueError("padding given as a word")  # left to vmap
-    patches = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    patches = functional.unfold(x.to(d.dtype), module.kernel_size, module.dilation, module.padding, module.stride)
     groups = module.groups
     left = d.flatten(2).view(len(d), groups, -1, d.flatten(2).shape[2])
     right = patches.view(len(x), groups, -1, patches.shape[2])
@@ -101,7 +107,7 @@ def _convolution(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: di
         return
     gradients = torch.einsum("bgol,bgil->bgoi", left, right).flatten(1, 2)
     out, inner = sink.projection.signs[places["weight"]]
-    sink.add(places["weight"], slice(None), (gradients * out[:, None] * inner).flatten(1))
+    sink.add(places["weight"], slice(None), (gradients.float() * out[:, None] * inner).flatten(1))
 
 
 def _layer_norm(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:

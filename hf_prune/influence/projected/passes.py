@@ -34,12 +34,13 @@ class WindowPass:
     Args:
         sweep (`Sweep`): knows the trajectory, the objective, the rows, and their weights.
         projection (`Projection`): of the recorded parameters.
+        half (`bool`): whether gradients are computed in bfloat16; sketches and all that follows are float32.
     """
 
-    def __init__(self, sweep: Sweep, projection: Projection):
+    def __init__(self, sweep: Sweep, projection: Projection, *, half: bool):
         self.sweep, self.projection = sweep, projection
         self.objective, self.trajectory = sweep.objective, sweep.trajectory
-        self.pulls = Pulls(sweep.objective, projection)
+        self.pulls = Pulls(sweep.objective, projection, half=half)
         self._reference: list[torch.Tensor] = []
         self._dead: torch.Tensor | None = None
 

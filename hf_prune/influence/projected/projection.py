@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -59,6 +60,11 @@ class Projection:
             for rows, columns in self.shapes
         ]
 
+    @property
+    def folds(self) -> bool:
+        """Whether most entries share a bucket, so that inner products have an error far above bfloat16's rounding."""
+        return 2 * self.width < sum(rows * columns for rows, columns in self.shapes)
+
     def fold(self, place: int, signed: torch.Tensor) -> torch.Tensor:
         """Entries `(B, size)` of parameter `place`, signs already on them, to its buckets `(B, m)`."""
         m, size = self.sizes[place], signed.shape[1]
@@ -66,7 +72,9 @@ class Projection:
             return signed
         whole = size // m * m
         parts = signed[:, :whole].view(len(signed), -1, m)
-        folded = (parts.new_ones(1, parts.shape[1]) @ parts)[:, 0]
+        # a product is the faster sum of floats, and the slower of half floats
+        ones = parts.new_ones(1, parts.shape[1])
+        folded = (ones @ parts)[:, 0] if parts.dtype == torch.float32 else parts.sum(1)
         if whole < size:
             folded[:, : size - whole] += signed[:, whole:]
         return folded
@@ -83,6 +91,14 @@ class Projection:
             parts.append(self.fold(place, part if scale is None else part * scale))
             start += rows * columns
         return torch.cat(parts, 1)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are in this device's hardware."""
+    if device.type == "cpu":
+        tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch of old has none
+        return bool(tell().get("amx_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:

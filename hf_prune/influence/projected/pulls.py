@@ -32,10 +32,15 @@ class Pulls:
     owns (a class token, an RMSNorm's weight) gets one copy an example. On the first batch the sum over examples is
     compared with autograd's gradient, and one example's is asked for alone; where they differ, `vmap` computes all of
     them, more slowly.
+
+    Args:
+        objective (`Objective`): the model.
+        projection (`Projection`): of the recorded parameters.
+        half (`bool`): whether the hooked passes and products are made in bfloat16.
     """
 
-    def __init__(self, objective: Objective, projection: Projection):
-        self.objective, self.projection = objective, projection
+    def __init__(self, objective: Objective, projection: Projection, *, half: bool):
+        self.objective, self.projection, self.half = objective, projection, half
         self.hooked: bool | None = None
         places = {name: place for place, name in enumerate(objective.names)}
         by_id = {id(p): places[n] for n, p in objective.model.named_parameters() if n in places}
@@ -65,16 +70,17 @@ class Pulls:
             yield _Forward(self, theta, inputs, None, {})
             return
         with self._hooks():
-            yield self._run(theta, inputs)
+            yield self._run(theta, inputs, self.half)
 
-    def _run(self, theta: torch.Tensor, inputs: Inputs) -> _Forward:
+    def _run(self, theta: torch.Tensor, inputs: Inputs, half: bool) -> _Forward:
         self._batch = len(next(iter(inputs.values())))
         parameters = self.objective.unflatten(theta.detach())
         copies = {place: self._copies(parameters[self.objective.names[place]], place) for place in self._owners}
         values = parameters | {self.objective.names[place]: copy for place, copy in copies.items()}
-        with torch.enable_grad(), plain_masks():
+        autocast = torch.autocast(self.objective.device.type, torch.bfloat16, enabled=half)
+        with torch.enable_grad(), plain_masks(), autocast:
             outputs = functional_call(self.objective.model, (values, self.objective.fixed), kwargs=inputs)
-        return _Forward(self, theta, inputs, logits_of(outputs), copies)
+        return _Forward(self, theta, inputs, logits_of(outputs).float(), copies)
 
     def _copies(self, value: torch.Tensor, place: int) -> torch.Tensor:
         """One copy of a parameter an example: in its first dimension if that is 1, else in a new one."""
@@ -142,7 +148,7 @@ class Pulls:
         self._note_ranks(theta, inputs)
         try:
             with self._hooks():
-                forward = self._run(theta, inputs)
+                forward = self._run(theta, inputs, False)
                 found = forward.pull(cotangents, none)[0].sum(0)
                 alone = torch.zeros_like(cotangents)
                 alone[0] = cotangents[0]
