@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from hf_prune.digest import column_digests, content_digest
 from hf_prune.influence.checks import check_arguments, check_choices, check_dataset
 from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
+from hf_prune.influence.keeping import remove_unused
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.scorer import Scorer
 from hf_prune.record.files import json_made_once
@@ -154,7 +154,7 @@ def add_influence(
         curvature_of_loss = _curvature(scorer, cache, asked)
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
-    shutil.rmtree(cache / f"parts-{fingerprint}", ignore_errors=True)
+    remove_unused(cache / f"parts-{fingerprint}")
     of_loss = {"recorded_share": (last - first) / len(record), "held_out_curvature": curvature_of_loss}
     run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
     return with_scoring(

@@ -20,12 +20,12 @@ from hf_prune.influence.checks import row_positions
 from hf_prune.influence.directions import loss_direction, output_directions, parameter_directions
 from hf_prune.influence.engines import directions_at_once, in_parts
 from hf_prune.influence.gradients import example_gradients
+from hf_prune.influence.keeping import in_use, remove_superseded
 from hf_prune.influence.losses import one_item
 from hf_prune.influence.memory import free_memory
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.factors import FACTORED_LOGITS, logit_hessians
-from hf_prune.influence.projected.keeping import in_use, remove_superseded
 from hf_prune.influence.projected.questions import output_questions, parameter_questions
 from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
@@ -107,9 +107,10 @@ class Scorer:
             if expected and ranks.world == 1 and at_once >= len(questions):
                 self.segments = sweep.segments(questions)
             else:
-                self.shifts = in_parts(
-                    directory, len(questions), at_once, ranks, lambda part: self._dense(sweep, questions[part])
-                )
+                with in_use(directory):
+                    self.shifts = in_parts(
+                        directory, len(questions), at_once, ranks, lambda part: self._dense(sweep, questions[part])
+                    )
         found = [torch.from_numpy(self.shifts)] if self.shifts is not None else [s.cotangents for s in self.segments]
         if not all(bool(part.isfinite().all()) for part in found):
             raise UnsupportedError(

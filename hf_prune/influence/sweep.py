@@ -11,6 +11,7 @@ import torch
 from datasets.utils import tqdm
 from transformers.utils import logging
 
+from hf_prune.errors import UnsupportedError
 from hf_prune.influence.clipping import Clip
 from hf_prune.influence.curvature import step_work
 from hf_prune.influence.gradients import batch_gradient
@@ -97,7 +98,15 @@ class Sweep:
 
         What makes them differ makes the scores differ too: dropout, BatchNorm, random augmentation or masking, a
         loss that is not the model's own, other frozen parameters than the trained model's.
+
+        Raises:
+            `UnsupportedError`: if the optimizer made no step in the window.
         """
+        if all(self.trajectory.step(t).skipped for t in range(*self.trajectory.window)):
+            raise UnsupportedError(
+                "Every step of the recorded window was skipped for gradients that overflowed, so no row moved the "
+                "model there: record a run that trains, or one with a larger window."
+            )
         step = self.trajectory.step(self.trajectory.window[0])
         trainable = sum(p.numel() for p in self.objective.model.parameters() if p.requires_grad)
         if step.skipped or trainable != sum(self.objective.sizes):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_prune.influence.projected.keeping import in_use
+from hf_prune.influence.keeping import in_use, remove_unused
 from tests.influence.runs import mlp
 
 
@@ -82,3 +82,25 @@ def test_superseded_sketches_are_removed_unless_a_process_is_at_work_with_them(t
         os.waitpid(child, 0)
     (third,) = score("third")
     assert third not in both
+
+
+def test_parts_that_another_process_reads_stay(tmp_path: Path):
+    parts = tmp_path / "parts-0"
+    ready, tell = os.pipe()
+
+    def work():
+        with in_use(parts):
+            os.write(tell, b".")
+            signal.pause()
+
+    child = forked(work)
+    try:
+        os.read(ready, 1)
+        remove_unused(parts)
+        assert parts.exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    remove_unused(parts)
+    assert not parts.exists()
+    remove_unused(parts)  # once more does no harm

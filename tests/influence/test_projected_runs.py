@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import DataCollatorForTokenClassification
 
 from hf_prune import add_influence
+from hf_prune.errors import UnsupportedError
 from hf_prune.influence.directions import output_signs
 from hf_prune.influence.losses import CROSS_ENTROPY
 from hf_prune.influence.projected import questions
@@ -89,6 +91,18 @@ def test_a_skipped_step_leaves_nothing(tmp_path: Path):
     found = run.score("projected")
     assert distance(found, run.score("dense")) < 0.05
     assert distance(found, before) > 0.01
+
+
+@pytest.mark.parametrize("engine", ["dense", "projected"])
+def test_a_window_of_skipped_steps_is_refused(tmp_path: Path, engine: str):
+    run = mlp(tmp_path)
+    (ledger,) = (run.path / "ledger").iterdir()
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    ledger.write_text(
+        "".join(json.dumps(line | {"skipped": True} if "step" in line else line) + "\n" for line in lines)
+    )
+    with pytest.raises(UnsupportedError, match="was skipped"):
+        run.score(engine)
 
 
 def test_rows_without_a_visit_in_the_window_score_as_in_the_dense_sweep(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Which sketches stay on disk: the last ones used, and those that a living process is at work with."""
+"""Which intermediate results stay on disk: the last sketches used, and what a living process is at work with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS = "in-use-*.lock"
 @contextmanager
 def in_use(directory: Path) -> Iterator[None]:
     """
-    Keeps [`remove_superseded`] of other processes away from `directory` while the block runs.
+    Keeps [`remove_unused`] and [`remove_superseded`] of other processes away from `directory` while the block runs.
 
     A mark is a lock of the operating system's, which ends with its process however that ends.
     """
@@ -36,10 +36,16 @@ def in_use(directory: Path) -> Iterator[None]:
 
 def remove_superseded(kept: Path) -> None:
     """Removes the sketches beside `kept`, of other rows, models or states of the run, that nobody is at work with."""
-    with _one_at_a_time(kept.parent):
-        for directory in kept.parent.glob("sketches-*"):
-            if directory != kept and not _used(directory):
-                shutil.rmtree(directory)
+    for directory in kept.parent.glob("sketches-*"):
+        if directory != kept:
+            remove_unused(directory)
+
+
+def remove_unused(directory: Path) -> None:
+    """Removes a directory, if it is there, unless somebody is at work with it."""
+    with _one_at_a_time(directory.parent):
+        if directory.exists() and not _used(directory):
+            shutil.rmtree(directory)
 
 
 def _one_at_a_time(parent: Path) -> FileLock:
