@@ -11,7 +11,10 @@ Rows: train (pruned), held out (influence is asked on them), dev (choices were m
 `ccs-0.0` and so on, and the best of all rivals on the test rows is what the default is compared with, which favours
 the rival. A win or a loss is a difference of pairs of the same seed beyond its 95 % interval.
 
-    python benchmarks/curves.py --profile full --cifar FILE --mnist DIRECTORY
+    python benchmarks/curves.py --profile full --task digits --out results/curves-digits.json
+    python benchmarks/curves.py --profile full --task reviews --out results/curves-reviews.json
+    python benchmarks/curves.py --profile full --task mnist --mnist DIRECTORY --out results/curves-mnist.json
+    python benchmarks/curves.py --profile full --task cifar10 --cifar FILE --out results/curves-cifar10.json
 """
 
 from __future__ import annotations
@@ -150,31 +153,30 @@ def summarise(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     return {f"{name}_{key}": value for key, value in (named | {"lossless_rate": lossless}).items()}
 
 
-def tasks(profile: str, mnist: Path | None, cifar: Path | None) -> dict[str, Callable[[int], Task]]:
-    """The tasks of a profile whose data are there, each as a function of the seed."""
-    found: dict[str, Callable[[int], Task]] = {"digits": digits_task, "reviews": reviews_task}
-    if mnist is not None:
-        found["mnist"] = lambda seed: mnist_task(mnist, seed=seed)
-    if cifar is not None:
-        found["cifar10"] = lambda seed: cifar_task(cifar, seed=seed)
-    for name in PROFILES[profile].keys() - found.keys():
-        print(f"Skipping {name}: its data were not given.", file=sys.stderr)
-    return {name: found[name] for name in PROFILES[profile] if name in found}
+def maker(name: str, mnist: Path | None, cifar: Path | None) -> Callable[[int], Task]:
+    """The task as a function of the seed."""
+    if name == "mnist":
+        if mnist is None:
+            raise SystemExit("MNIST is not shipped: pass --mnist DIRECTORY.")
+        return lambda seed: mnist_task(mnist, seed=seed)
+    if name == "cifar10":
+        if cifar is None:
+            raise SystemExit("CIFAR-10 is not shipped: pass --cifar FILE.")
+        return lambda seed: cifar_task(cifar, seed=seed)
+    return {"digits": digits_task, "reviews": reviews_task}[name]
 
 
-def run(profile: str, mnist: Path | None, cifar: Path | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(profile: str, name: str, make: Callable[[int], Task]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
-    rows, summary = [], {}
-    for name, make in tasks(profile, mnist, cifar).items():
-        found = measure(make, PROFILES[profile][name], "test", FIRST_SEED)
-        summary |= summarise(name, found)
-        rows += [{"task": name} | row for row in found]
-    return rows, summary
+    found = measure(make, PROFILES[profile][name], "test", FIRST_SEED)
+    return [{"task": name} | row for row in found], summarise(name, found)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--task", choices=PROFILES["full"], default="digits")
     parser.add_argument("--mnist", type=Path, help="directory of MNIST's four idx files, not compressed")
     parser.add_argument("--cifar", type=Path, help="Parquet file of CIFAR-10: image.bytes, label, split")
     known, sys.argv[1:] = parser.parse_known_args()
-    main("curves", lambda profile: run(profile, known.mnist, known.cifar))
+    make = maker(known.task, known.mnist, known.cifar)
+    main("curves", lambda profile: run(profile, known.task, make))

@@ -1,5 +1,6 @@
 """
-The selection in buckets: one linear program each, and their rounding residuals carried from bucket to bucket.
+The selection in buckets: one linear program each, and their rounding residuals carried from bucket to bucket; or
+herding in each, where the kept rows are to represent all.
 
 Every bucket's program aims at the bucket's own share of the sum of all centred vectors, which is zero: so the
 fractional solutions balance exactly, and only the rounding is left over. That residual is then taken through the
@@ -16,6 +17,7 @@ from datasets.utils import tqdm
 from joblib import Parallel, delayed
 
 from .classes import largest_remainder
+from .geometry import herd
 from .linear import solve
 from .problem import Problem
 from .rounding import refine, round_to_counts, swap_pool
@@ -69,8 +71,9 @@ def partition(codes: np.ndarray, buckets: int, rng: np.random.Generator) -> list
 
 
 def drop_rows(
-    problem: Problem, cost: np.ndarray, counts: np.ndarray, buckets: int, rng: np.random.Generator
-) -> tuple[np.ndarray, int]:
+    problem: Problem, cost: np.ndarray, counts: np.ndarray, buckets: int, rng: np.random.Generator,
+    *, represent: bool = False,
+) -> tuple[np.ndarray, int]:  # fmt: skip
     """
     Chooses the rows to drop.
 
@@ -80,6 +83,9 @@ def drop_rows(
         counts (`np.ndarray`): Rows to drop of each class, `(classes,)`; of shape `(1,)` where nothing is balanced.
         buckets (`int`): Number of buckets.
         rng (`np.random.Generator`): Draws the buckets.
+        represent (`bool`, *optional*, defaults to `False`):
+            Whether the kept rows of each class are chosen to have the class's mean influence, by [`represented`],
+            instead of the dropped rows to have none by the linear program.
 
     Returns:
         `tuple[np.ndarray, int]`: Mask of the dropped rows, bool of shape `(n,)`, and the number of buckets whose
@@ -93,6 +99,9 @@ def drop_rows(
     def tasks() -> Iterator[object]:  # one bucket's vectors at a time, made when a worker asks for them
         for ids, share in zip(rows, shares, strict=True):
             vectors = problem.solver_vectors(ids)
+            if represent:
+                yield delayed(represented)(ids, vectors, cost[ids], codes[ids], share)
+                continue
             # the centred sums of all buckets add up to zero; of plain sums each has to be zero by itself
             target = rate * vectors.sum(axis=0) if problem.centred else np.zeros(problem.solver)
             yield delayed(_first_pass)(ids, vectors, cost[ids], codes[ids], share, rate, target)
@@ -104,7 +113,8 @@ def drop_rows(
     dropped = np.zeros(problem.n, dtype=bool)
     for part in parts:
         dropped[part.dropped] = True
-    _carry(problem, dropped, codes, [part.pool for part in parts])
+    if not represent:
+        _carry(problem, dropped, codes, [part.pool for part in parts])
     return dropped, sum(not part.exact for part in parts)
 
 
@@ -129,9 +139,26 @@ def _first_pass(
     return Part(ids[dropped], ids[swap_pool(solution.reduced_cost, dropped, codes)], solution.exact)
 
 
+def represented(ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> Part:
+    """
+    One bucket by herding, class by class: each kept row brings the kept rows' mean nearest to that of the class.
+
+    Rows of cost -inf are left out, as many as can go. Herding: Welling, ICML 2009.
+    """
+    kept = np.zeros(len(ids), dtype=bool)
+    for code, dropped in enumerate(counts):
+        rows = np.flatnonzero(codes == code)
+        wanted = len(rows) - int(dropped)
+        left = rows[np.isfinite(cost[rows])]
+        if len(left) < wanted:
+            left = rows
+        kept[left[list(herd(vectors[left], wanted))]] = True
+    return Part(ids[~kept], ids[:0], True)
+
+
 def _carry(problem: Problem, dropped: np.ndarray, codes: np.ndarray, pools: list[np.ndarray]) -> None:
     """Block-coordinate passes: each bucket in turn cancels the residual that it is handed. Changes `dropped`."""
-    residual = problem.centred_sums(dropped[None])[0, : problem.solver]
+    residual = problem.solver_sum(dropped)
     for _ in range(PASSES):
         before = float(np.linalg.norm(residual))
         for pool in pools:

@@ -35,7 +35,7 @@ def herding(problem: Problem, dropped: int, options: Options) -> Choice:
 
     Welling, ICML 2009, as used for exemplars by iCaRL, [arXiv 1611.07725](https://hf.co/papers/1611.07725).
     """
-    return _one_by_one(problem, dropped, options, _herd)
+    return _one_by_one(problem, dropped, options, herd)
 
 
 def kcenter(problem: Problem, dropped: int, options: Options) -> Choice:
@@ -72,7 +72,8 @@ def _one_by_one(
     return Choice(mask, _notes(options))
 
 
-def _herd(vectors: np.ndarray, count: int) -> Iterator[int]:
+def herd(vectors: np.ndarray, count: int) -> Iterator[int]:
+    """Rows of `vectors` `(n, d)`, one by one: each brings the mean of those taken nearest to the mean of all."""
     lengths = (vectors**2).sum(axis=1)
     mean, total = vectors.mean(axis=0), np.zeros(vectors.shape[1])
     for size in range(1, count + 1):

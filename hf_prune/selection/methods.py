@@ -14,19 +14,22 @@ from .problem import Problem
 
 
 def influence(problem: Problem, dropped: int, options: Options) -> Choice:
-    """The linear program: the subset whose predicted shift is least, among them the one that `difficulty` prefers."""
+    """The subset whose predicted shift is small, among all such the one that `difficulty` prefers."""
     rng = np.random.default_rng(options.seed)
     if options.cost is None:
         rate = dropped / problem.n
-        preference = difficulty.choose(options.difficulty, problem.norm, rate, problem.has_all("aum"))
-        hardness = -problem.column("aum") if preference.by == "aum" else problem.norm
-        cost = difficulty.cost(preference, hardness, rng)
+        preference = difficulty.choose(
+            options.difficulty, problem.norm, problem.eval_loss, rate, options.epsilon is not None
+        )
+        cost = difficulty.cost(preference, problem.norm, rng)
     else:
         preference = difficulty.Preference("column", None, None, f"rows of large {options.cost!r} were asked for")
         values = problem.column(options.cost, "name another column with `cost=`, or leave cost out")
         cost = difficulty.cost_of(values, rng)
+    bound = problem.with_free_mean() if preference.free_mean else problem
     number = buckets.count(options.buckets, problem)
-    mask, inexact = buckets.drop_rows(problem, cost, drop_counts(problem, dropped), number, rng)
+    represent = preference.kind == "cover"
+    mask, inexact = buckets.drop_rows(bound, cost, drop_counts(problem, dropped), number, rng, represent=represent)
     notes = [f"{'Cost' if options.cost else f'Difficulty {options.difficulty}'}: {preference.reason}."]
     if inexact:
         notes.append(

@@ -15,7 +15,7 @@ def _residual(data, dropped: np.ndarray) -> float:
 
 def _drop(data, number: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    cost = difficulty.cost(difficulty.choose(0.7, data.norm, 0.5), data.norm, rng)
+    cost = difficulty.cost(difficulty.choose(0.7, data.norm, None, 0.5), data.norm, rng)
     return buckets.drop_rows(data, cost, np.array([data.n // 2]), number, rng)[0]
 
 

@@ -67,7 +67,7 @@ def test_no_more_rows_go_than_were_asked_for_and_the_worst_go_first(method):
 
 def test_the_rows_that_are_left_are_balanced_among_themselves():
     dataset = _dataset()
-    kept = select(dataset, 0.5, harmful="drop").keep_indices
+    kept = select(dataset, 0.5, harmful="drop", difficulty=None).keep_indices
     left = np.setdiff1d(np.arange(400), WRONG)
     influence = np.array(dataset["influence"])[:, :12]
     gap = np.linalg.norm(influence[kept].mean(axis=0) - influence[left].mean(axis=0))

@@ -19,17 +19,17 @@ def test_a_path_holds_what_prune_gives_at_each_rate():
 
 
 def test_a_nested_path_only_loses_rows():
-    path = prune_path(scored(), [0.3, 0.7, 0.5], nested=True)
+    path = prune_path(scored(), [0.3, 0.7, 0.5], nested=True, difficulty=None)
     kept = [set(path[rate].selection.keep_indices) for rate in (0.3, 0.5, 0.7)]
     assert [len(rows) for rows in kept] == [280, 200, 120]
     assert kept[0] > kept[1] > kept[2]
     assert path[0.7].selection.certificate.n == 400
-    free = prune_path(scored(), [0.3, 0.7])
+    free = prune_path(scored(), [0.3, 0.7], difficulty=None)
     assert not set(free[0.3].selection.keep_indices) > set(free[0.7].selection.keep_indices)
 
 
 def test_a_nested_path_stays_balanced_on_the_whole_dataset():
-    certificate = prune_path(scored(1500), [0.3, 0.6], nested=True)[0.6].selection.certificate
+    certificate = prune_path(scored(1500), [0.3, 0.6], nested=True, difficulty=None)[0.6].selection.certificate
     assert certificate.predicted_shift < 0.5 * certificate.random_shift.mean
 
 
@@ -100,5 +100,7 @@ def test_plain_sums_that_cannot_vanish_are_made_as_small_as_can_be():
 def test_buckets_of_plain_sums_cancel_too():
     rng = np.random.default_rng(0)
     influence = (rng.normal(size=(1000, 8)) + 0.1).astype("float32")
-    certificate = select(scored(1000, influence=influence, k=8), 0.5, centred=False, buckets=5).certificate
+    certificate = select(
+        scored(1000, influence=influence, k=8), 0.5, centred=False, buckets=5, difficulty=None
+    ).certificate
     assert certificate.solver_residual < 0.05 * certificate.random_solver_residual.mean
