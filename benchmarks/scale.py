@@ -8,6 +8,9 @@ more. On a machine that does other work too, CPU seconds (workers and their star
 The rows lie on disk as `datasets` writes them. Influence is drawn: 200 latent directions of falling weight,
 classes with centres of their own, heavy tails over the rows.
 
+The default of these rows, which look far from saturated, is herding; `none`, with `difficulty=None`, is the linear
+program. Both are measured.
+
 `growth_*`: the certificate's `audit_ratio` of the default and of `difficulty=None`, for ever more of the same rows, in
 this process. Above 1, a preference moves the unseen directions further than chance does.
 """
@@ -74,7 +77,7 @@ def write(rows: int, directory: str) -> None:
     Dataset.from_file(file).save_to_disk(str(Path(directory) / "scored"))
 
 
-def one_run(directory: str, rate: float, buckets: str) -> None:
+def one_run(directory: str, rate: float, buckets: str, difficulty: str) -> None:
     """The child process: selects, and prints seconds, peak memory and the certificate's figures."""
     import joblib
     from joblib.externals.loky import get_reusable_executor
@@ -84,14 +87,19 @@ def one_run(directory: str, rate: float, buckets: str) -> None:
     rows = load_from_disk(str(Path(directory) / "scored"))
     start, before = time.perf_counter(), time.process_time()
     with joblib.parallel_config(n_jobs=JOBS):
-        certificate = select(rows, 1 - rate, buckets=buckets if buckets == "auto" else int(buckets)).certificate
+        selection = select(
+            rows, 1 - rate, buckets=buckets if buckets == "auto" else int(buckets),
+            difficulty=None if difficulty == "none" else difficulty,
+        )  # fmt: skip
+    certificate = selection.certificate
     seconds = time.perf_counter() - start
     peak, workers_peak = peak_memory(), workers_peak_memory()
     get_reusable_executor().shutdown(wait=True)  # what workers used is known when they have ended
     own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu = sum(used.ru_utime + used.ru_stime for used in (own, workers)) - before
     figures = {
-        "rows": len(rows), "rate": rate, "buckets": buckets, "seconds": seconds, "cpu_seconds": cpu,
+        "rows": len(rows), "rate": rate, "difficulty": difficulty, "buckets": buckets,
+        "seconds": seconds, "cpu_seconds": cpu,
         "peak_gb": peak / 1024, "workers_peak_gb": workers_peak / 1024,
         "audit_ratio": certificate.audit_ratio, "audit_residual": certificate.audit_residual,
         "predicted_shift": certificate.predicted_shift,
@@ -109,8 +117,8 @@ def workers_peak_memory() -> float:
     return total
 
 
-def child(directory: str, rate: float, buckets: int | str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", directory, str(rate), str(buckets)]
+def child(directory: str, rate: float, buckets: int | str, difficulty: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", directory, str(rate), str(buckets), difficulty]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -138,19 +146,30 @@ def exponent(found: list[dict[str, Any]], key: str) -> float:
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     settings = PROFILES[profile]
+    rows, summary = [], {}
+    for difficulty, suffix in (("auto", ""), ("none", "_none")):
+        found, figures = measure(settings, difficulty)
+        rows += found
+        summary |= {key + suffix: value for key, value in figures.items()}
+    grown = growth()
+    summary |= {f"growth_{key}": grown[-1][key] / grown[0][key] for key in ("audit_ratio_auto", "audit_ratio_none")}
+    return rows + grown, summary
+
+
+def measure(settings: dict[str, Any], difficulty: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     sizes, quality = [], []
     for size in settings["sizes"]:
         with tempfile.TemporaryDirectory() as directory:
             write(size, directory)
-            sizes.append(child(directory, 1 - KEEP, "auto"))
+            sizes.append(child(directory, 1 - KEEP, "auto", difficulty))
     with tempfile.TemporaryDirectory() as directory:
         write(QUALITY_ROWS, directory)
         for rate in settings["rates"]:
-            quality.append([child(directory, rate, number) for number in (1, BUCKETS)])
+            quality.append([child(directory, rate, number, difficulty) for number in (1, BUCKETS)])
     ratios = [many["audit_residual"] / one["audit_residual"] for one, many in quality]
     largest = sizes[-1]
     label = {1_000_000: "1m", 100_000: "100k"}[largest["rows"]]
-    summary = {
+    figures = {
         "exponent": exponent(sizes, "seconds"),
         "cpu_exponent": exponent(sizes, "cpu_seconds"),
         f"seconds_{label}": largest["seconds"],
@@ -159,13 +178,11 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "bucket_ratio": math.exp(np.mean(np.log(ratios))),
         "bucket_ratio_worst": max(ratios),
     }
-    grown = growth()
-    summary |= {f"growth_{key}": grown[-1][key] / grown[0][key] for key in ("audit_ratio_auto", "audit_ratio_none")}
-    return sizes + [row for pair in quality for row in pair] + grown, summary
+    return sizes + [row for pair in quality for row in pair], figures
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        one_run(sys.argv[2], float(sys.argv[3]), sys.argv[4])
+        one_run(sys.argv[2], float(sys.argv[3]), *sys.argv[4:6])
     else:
         main("scale", run)
