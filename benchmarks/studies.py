@@ -68,8 +68,16 @@ def retrain(
     task: Task, subsets: Sequence[np.ndarray], seeds: Sequence[int], on: str, *, steps: int | None = None,
     net: Callable[[], nn.Module] | None = None,
 ) -> np.ndarray:  # fmt: skip
+    """Accuracies, float64 of shape `(networks,)`, of networks that are trained anew; see [`predict`]."""
+    return predict(task, subsets, seeds, on, steps=steps, net=net).mean(axis=1)
+
+
+def predict(
+    task: Task, subsets: Sequence[np.ndarray], seeds: Sequence[int], on: str, *, steps: int | None = None,
+    net: Callable[[], nn.Module] | None = None,
+) -> np.ndarray:  # fmt: skip
     """
-    Accuracies of networks trained on some rows each, in plain torch with the optimizer of the recorded run.
+    Which rows networks get right that are trained on some rows each, with the optimizer of the recorded run.
 
     Args:
         task (`Task`): The task.
@@ -80,7 +88,7 @@ def retrain(
         net (`Callable`, *optional*): Makes another network than the task's.
 
     Returns:
-        `np.ndarray`: Accuracies, float64 of shape `(networks,)`.
+        `np.ndarray`: bool of shape `(networks, rows)`.
     """
     rows, found = getattr(task, on), []
     inputs = torch.tensor(rows.x)
@@ -88,7 +96,7 @@ def retrain(
         part = slice(start, start + TOGETHER)
         for trained in train(task, subsets[part], seeds[part], steps, net):
             with torch.no_grad():
-                found.append((trained(inputs).argmax(1).numpy() == rows.y).mean())
+                found.append(trained(inputs).argmax(1).numpy() == rows.y)
     return np.array(found)
 
 

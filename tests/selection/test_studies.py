@@ -10,6 +10,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+curves = pytest.importorskip("curves", reason="the benchmarks are not beside the tests")
 study_tasks = pytest.importorskip("study_tasks", reason="the benchmarks are not beside the tests")
 studies = pytest.importorskip("studies")
 
@@ -49,3 +50,13 @@ def test_test_rows_are_the_same_for_every_seed_and_no_others():
     assert not np.array_equal(first.train.x, second.train.x)
     rows = np.concatenate([part.x for part in (first.train, first.held_out, first.dev, first.test)])
     assert len(rows) == 1797
+
+
+@pytest.mark.parametrize(("of_seeds", "of_rows"), [(0.02, 0.2), (0.2, 0.2), (0.2, 0.0)])
+def test_the_interval_over_seeds_and_rows_covers_the_truth(of_seeds: float, of_rows: float):
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        table = of_seeds * rng.normal(size=(8, 1)) + of_rows * rng.normal(size=(1, 50)) + rng.normal(size=(8, 50))
+        inside += abs(table.mean()) < curves.half_width_of_both(table)
+    assert 0.93 < inside / 400 <= 0.995
