@@ -51,10 +51,18 @@ FEW = (
 """Where a network is dear to train; the methods left out rank hard rows first, as EL2N and AUM do."""
 FIRST_SEED = 1000
 """Seeds from here on were used by no study that a rule was made on."""
+SECOND_SEED = 2000
+"""The rule for saturated models was changed, on dev rows, after a first look at digits' test rows: seeds since then."""
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {"digits": {"seeds": 2, "repeats": 1, "rates": (0.3, 0.7), "budgets": ("epochs",)}},
     "full": {
-        "digits": {"seeds": 8, "repeats": 2, "rates": RATES, "budgets": ("epochs", "steps")},
+        "digits": {
+            "seeds": 8,
+            "repeats": 2,
+            "rates": RATES,
+            "budgets": ("epochs", "steps"),
+            "first": SECOND_SEED,
+        },
         "reviews": {"seeds": 8, "repeats": 2, "rates": RATES, "budgets": ("epochs", "steps")},
         "cifar10": {"seeds": 3, "repeats": 1, "rates": RATES, "budgets": ("epochs",), "methods": FEW},
         "mnist": {"seeds": 4, "repeats": 1, "rates": RATES, "budgets": ("epochs",)},
@@ -188,7 +196,8 @@ def maker(name: str, mnist: Path | None, cifar: Path | None) -> Callable[[int], 
 
 def run(profile: str, name: str, make: Callable[[int], Task]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
-    found = measure(make, PROFILES[profile][name], "test", FIRST_SEED)
+    settings = PROFILES[profile][name]
+    found = measure(make, settings, "test", settings.get("first", FIRST_SEED))
     return [{"task": name} | row for row in found], summarise(name, found)
 
 

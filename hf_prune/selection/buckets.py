@@ -143,22 +143,25 @@ def represented(ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: n
     """
     One bucket by herding, class by class: each kept row brings the kept rows' mean nearest to that of the class.
 
-    Rows of cost -inf are left out, as many as can go. Herding: Welling, ICML 2009.
+    Rows of cost inf are kept and rows of cost -inf are left out, as far as counts allow; the mean is that of the
+    others. Herding: Welling, ICML 2009.
     """
     kept = np.zeros(len(ids), dtype=bool)
     for code, dropped in enumerate(counts):
         rows = np.flatnonzero(codes == code)
         wanted = len(rows) - int(dropped)
-        left = rows[np.isfinite(cost[rows])]
-        if len(left) < wanted:
-            left = rows
-        kept[left[list(herd(vectors[left], wanted))]] = True
+        sure = rows[cost[rows] == np.inf][:wanted]
+        others = rows[cost[rows] == 0]
+        if len(sure) + len(others) < wanted:
+            others = np.setdiff1d(rows, sure)
+        kept[sure] = True
+        kept[others[list(herd(vectors[others], wanted - len(sure)))]] = True
     return Part(ids[~kept], ids[:0], True)
 
 
 def _carry(problem: Problem, dropped: np.ndarray, codes: np.ndarray, pools: list[np.ndarray]) -> None:
     """Block-coordinate passes: each bucket in turn cancels the residual that it is handed. Changes `dropped`."""
-    residual = problem.solver_sum(dropped)
+    residual = problem.centred_sums(dropped[None])[0, : problem.solver]
     for _ in range(PASSES):
         before = float(np.linalg.norm(residual))
         for pool in pools:

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from .rounding import rank_within
+
 SATURATED_SHARE = 0.4
 """Share of influential rows below which the model counts as saturated."""
-PLENTY = 1.0
-"""Rows kept for each influential row from which on a saturated model is best served by a band."""
-BAND_START, BAND_SLOPE, BAND_END = 0.55, 0.25, 0.95
-"""The band's quantile: its start where rows are just plenty, plus the slope for each further row, up to the end."""
-CUT, CUT_FAR, CUT_OF_REMOVED = 0.1, 0.2, 0.5
-"""Hardest share that a cover leaves out, the same far from saturation, and how much of the removed share it may be."""
+HARD_FROM, HARD_SLOPE, HARD_MOST = 0.6, 0.35, 0.6
+"""
+Share of the kept rows that goes to the hardest ones of a saturated model: the slope times what rows are kept for each
+influential row beyond the start, up to the most.
+"""
+CUT, CUT_OF_REMOVED = 0.2, 0.5
+"""Hardest share that is left out far from saturation, and the part of the removed share that it may be at most."""
 HARDEST = 0.1
 """Share of the rows that is asked whether hard rows help."""
 
@@ -23,23 +26,24 @@ HARDEST = 0.1
 @dataclass(frozen=True)
 class Preference:
     """
-    Which rows to keep where the balance leaves a choice.
+    Which rows to keep.
 
     Args:
         kind (`str`):
-            `"band"` keeps the rows near `quantile`, `"cover"` leaves the hardest share `cut` out and represents the
-            rest, `"none"` has no preference.
-        quantile (`float`, *optional*): Centre of the band, a quantile of `influence_norm`.
-        cut (`float`, *optional*): Share of all rows that is left out.
+            `"cover"` keeps the hardest ones up to a share `hard` of what is kept, leaves the hardest share `cut` out,
+            and represents the rest; `"band"` keeps, of the balanced subsets, the one near `quantile`; `"none"` any;
+            `"column"` that of the largest values in a column.
         reason (`str`): Why, in words.
-        free_mean (`bool`): Whether the balance leaves the mean influence free, see [`Problem.with_free_mean`].
+        quantile (`float`, *optional*): Centre of the band, a quantile of `influence_norm`.
+        hard (`float`, *optional*): Share of the kept rows.
+        cut (`float`, *optional*): Share of all rows.
     """
 
     kind: str
-    quantile: float | None
-    cut: float | None
     reason: str
-    free_mean: bool = False
+    quantile: float | None = None
+    hard: float | None = None
+    cut: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,10 +81,10 @@ def automatic(share: float, rate: float, help: bool = True) -> Preference:
     """
     The rule behind `difficulty="auto"`.
 
-    A saturated model needs its influential rows: while there is room for most of them, a band around a high quantile
-    of the influence norm keeps the accuracy best, the higher the more room there is. Where there is not, or the model
-    is far from saturated, or hard rows are predicted to harm, the hardest few go and the rest is represented. Chosen
-    on dev rows of `benchmarks/study_tasks.py`: digits and MNIST (saturated), reviews and CIFAR-10 (not).
+    A saturated model needs its hard rows: the more room there is for the influential ones, the larger a part of what
+    is kept goes to the hardest, and the rest represents the others. Far from saturation, or where hard rows are
+    predicted to harm, the hardest go instead. Chosen on dev rows of `benchmarks/study_tasks.py`: digits and MNIST
+    (saturated), reviews and CIFAR-10 (not), digits with wrong labels.
 
     Args:
         share (`float`): [`influential_share`] of the dataset, in (0, 1].
@@ -88,20 +92,16 @@ def automatic(share: float, rate: float, help: bool = True) -> Preference:
         help (`bool`, *optional*, defaults to `True`): [`hard_rows_help`].
     """
     seen = f"the influence is carried by an effective {share:.0%} of the rows"
-    room = (1 - rate) / share
-    if share < SATURATED_SHARE and room >= PLENTY and help:
-        quantile = min(BAND_END, BAND_START + BAND_SLOPE * (room - PLENTY))
-        why = f"{seen}, for which there is room: rows near quantile {quantile:.2f} of influence_norm are kept"
-        return Preference("band", quantile, None, why, free_mean=True)
-    cut = CUT if share < SATURATED_SHARE else CUT_FAR
-    if not help:
-        why = f"{seen}, but the hardest {HARDEST:.0%} are predicted to harm the held-out loss (are labels wrong?)"
-    elif share < SATURATED_SHARE:
-        why = f"{seen}, more than there is room for"
-    else:
+    if share < SATURATED_SHARE and help:
+        hard = min(HARD_MOST, max(0.0, HARD_SLOPE * ((1 - rate) / share - HARD_FROM)))
+        why = f"{seen}: {hard:.0%} of the kept rows are the hardest, the others represent the rest"
+        return Preference("cover", why, hard=hard, cut=0.0)
+    if help:
         why = f"{seen}, which looks far from saturated"
-    cut = min(cut, CUT_OF_REMOVED * rate)
-    return Preference("cover", None, cut, f"{why}: all but the hardest {cut:.0%} are represented")
+    else:
+        why = f"{seen}, but the hardest {HARDEST:.0%} are predicted to harm the held-out loss (are labels wrong?)"
+    cut = min(CUT, CUT_OF_REMOVED * rate)
+    return Preference("cover", f"{why}: all but the hardest {cut:.0%} are represented", hard=0.0, cut=cut)
 
 
 def choose(
@@ -118,13 +118,14 @@ def choose(
         within (`bool`, *optional*, defaults to `False`): Whether the shift is to stay within a bound.
     """
     if difficulty == "auto" and within:
-        return Preference("none", None, None, "the shift is bounded, and any preference adds to it")
+        return Preference("none", "the shift is bounded, and any preference adds to it")
     if difficulty == "auto":
         return automatic(influential_share(norm), rate, hard_rows_help(norm, eval_loss))
     if difficulty is None:
-        return Preference("none", None, None, "no preference was asked for")
+        return Preference("none", "no preference was asked for")
     quantile = float(difficulty)
-    return Preference("band", quantile, None, f"rows near quantile {quantile:.2f} of influence_norm were asked for")
+    why = f"rows near quantile {quantile:.2f} of influence_norm were asked for"
+    return Preference("band", why, quantile=quantile)
 
 
 def cost(preference: Preference, norm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -132,17 +133,33 @@ def cost(preference: Preference, norm: np.ndarray, rng: np.random.Generator) -> 
     Cost of dropping each row, float64 of shape `(n,)`; the linear program minimises its sum over the dropped rows.
 
     Keeping rows near quantile q means dropping those far from it: the cost is `-|rank - q|`, with ranks of `norm` in
-    [0, 1]. Ties are broken by the seed: by less than half a rank, so that no order of unequal rows is turned. A cover
-    costs nothing, but -inf for the rows that it leaves out.
+    [0, 1]. Ties are broken by the seed: by less than half a rank, so that no order of unequal rows is turned.
     """
-    n = len(norm)
-    ranks = (rankdata(norm) - 1) / max(n - 1, 1)
-    noise = rng.random(n)
-    if preference.kind == "band":
-        return -np.abs(ranks - preference.quantile) + 0.5 * noise / n
-    if preference.kind == "cover":
-        return np.where(ranks > 1 - float(preference.cut or 0.0), -np.inf, 0.0)
-    return noise
+    noise = rng.random(len(norm))
+    if preference.quantile is None:
+        return noise
+    return -np.abs(_ranks(norm) - preference.quantile) + 0.5 * noise / len(norm)
+
+
+def cover_cost(preference: Preference, norm: np.ndarray, codes: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """
+    What a cover keeps in any case (inf), leaves out (-inf), and chooses among (0), float64 of shape `(n,)`.
+
+    Args:
+        preference (`Preference`): A cover.
+        norm (`np.ndarray`): `influence_norm`, `(n,)`.
+        codes (`np.ndarray`): Class of each row, `(n,)`.
+        kept (`np.ndarray`): Rows to keep of each class, `(classes,)`.
+    """
+    hard, cut = float(preference.hard or 0.0), float(preference.cut or 0.0)
+    found = np.where(_ranks(norm) > 1 - cut, -np.inf, 0.0)
+    found[rank_within(codes, -norm) < np.floor(hard * kept)[codes]] = np.inf
+    return found
+
+
+def _ranks(norm: np.ndarray) -> np.ndarray:
+    """Ranks in [0, 1]; equal values share theirs."""
+    return (rankdata(norm) - 1) / max(len(norm) - 1, 1)
 
 
 def cost_of(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from . import baselines, buckets, difficulty, geometry
-from .choice import Choice, drop_counts
+from .choice import Choice, class_codes, drop_counts
 from .options import Options
 from .problem import Problem
 
@@ -16,20 +16,23 @@ from .problem import Problem
 def influence(problem: Problem, dropped: int, options: Options) -> Choice:
     """The subset whose predicted shift is small, among all such the one that `difficulty` prefers."""
     rng = np.random.default_rng(options.seed)
+    counts, codes = drop_counts(problem, dropped), class_codes(problem)
     if options.cost is None:
+        within = options.epsilon is not None
         rate = dropped / problem.n
-        preference = difficulty.choose(
-            options.difficulty, problem.norm, problem.eval_loss, rate, options.epsilon is not None
-        )
-        cost = difficulty.cost(preference, problem.norm, rng)
+        preference = difficulty.choose(options.difficulty, problem.norm, problem.eval_loss, rate, within)
     else:
-        preference = difficulty.Preference("column", None, None, f"rows of large {options.cost!r} were asked for")
-        values = problem.column(options.cost, "name another column with `cost=`, or leave cost out")
+        preference = difficulty.Preference("column", f"rows of large {options.cost!r} were asked for")
+    if preference.kind == "cover":
+        cost = difficulty.cover_cost(preference, problem.norm, codes, np.bincount(codes) - counts)
+    elif preference.kind == "column":
+        values = problem.column(str(options.cost), "name another column with `cost=`, or leave cost out")
         cost = difficulty.cost_of(values, rng)
-    bound = problem.with_free_mean() if preference.free_mean else problem
+    else:
+        cost = difficulty.cost(preference, problem.norm, rng)
     number = buckets.count(options.buckets, problem)
     represent = preference.kind == "cover"
-    mask, inexact = buckets.drop_rows(bound, cost, drop_counts(problem, dropped), number, rng, represent=represent)
+    mask, inexact = buckets.drop_rows(problem, cost, counts, number, rng, represent=represent)
     notes = [f"{'Cost' if options.cost else f'Difficulty {options.difficulty}'}: {preference.reason}."]
     if inexact:
         notes.append(

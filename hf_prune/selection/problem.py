@@ -26,7 +26,6 @@ class Problem:
         mean (`np.ndarray`): What is taken off each vector, float64 of shape `(k,)`: their mean, or 0.
         centred (`bool`): Whether vectors are centred, and shifts re-weighted; else both are the plain sums.
         rows (`np.ndarray`, *optional*): Which rows of the dataset these are, int64 of shape `(n,)`; all by default.
-        free (`np.ndarray`, *optional*): A unit vector that no solver balances along, float64 of shape `(solver,)`.
     """
 
     dataset: Dataset
@@ -37,7 +36,6 @@ class Problem:
     mean: np.ndarray
     centred: bool = True
     rows: np.ndarray | None = None
-    free: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -58,26 +56,8 @@ class Problem:
         return self.k - self.audit
 
     def solver_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Centred influence on the solver directions, without what is free, float64 of shape `(rows, solver)`."""
-        return self._bound(self.vectors.take(rows)[:, : self.solver] - self.mean[: self.solver])
-
-    def solver_sum(self, dropped: np.ndarray) -> np.ndarray:
-        """Sum of the [`~Problem.solver_vectors`] over the rows of the mask `dropped`, float64 of shape `(solver,)`."""
-        return self._bound(self.centred_sums(dropped[None])[:, : self.solver])[0]
-
-    def with_free_mean(self) -> Problem:
-        """
-        The problem without balance along the mean influence.
-
-        What all rows push along is where training goes on. Rows without influence can go if the others, re-weighted,
-        push there as much as before and more: as longer training does. A centred balance forbids it.
-        """
-        along = self.mean[: self.solver]
-        length = float(np.linalg.norm(along))
-        return replace(self, free=along / length) if length > 0 else self
-
-    def _bound(self, vectors: np.ndarray) -> np.ndarray:
-        return vectors if self.free is None else vectors - np.outer(vectors @ self.free, self.free)
+        """Centred influence on the solver directions, float64 of shape `(rows, solver)`."""
+        return self.vectors.take(rows)[:, : self.solver] - self.mean[: self.solver]
 
     def centred_sums(self, dropped: np.ndarray) -> np.ndarray:
         """

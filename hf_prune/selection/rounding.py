@@ -12,7 +12,7 @@ SWAPS = 400
 """Swaps made at most in one refinement; 100 are common."""
 
 
-def _rank_within(groups: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+def rank_within(groups: np.ndarray, *keys: np.ndarray) -> np.ndarray:
     """Position of each row within its group when sorted by the keys, the first key first, then by row; `(n,)`."""
     order = np.lexsort((*reversed(keys), groups))
     sizes = np.bincount(groups)
@@ -38,14 +38,14 @@ def round_to_counts(
         `np.ndarray`: Mask of the dropped rows, bool of shape `(n,)`.
     """
     # 1e-9: what the solver means by 0 and 1 must not decide
-    return _rank_within(codes, -np.round(weights, 9), reduced_cost) < counts[codes]
+    return rank_within(codes, -np.round(weights, 9), reduced_cost) < counts[codes]
 
 
 def swap_pool(reduced_cost: np.ndarray, dropped: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Rows whose move changes the cost least, sorted: the fractional ones first of all. Indices of shape `(pool,)`."""
     classes = int(codes.max()) + 1
     each = max(LEAST_PER_SIDE, POOL // (2 * classes))
-    return np.flatnonzero(_rank_within(2 * codes + dropped, np.abs(reduced_cost)) < each)
+    return np.flatnonzero(rank_within(2 * codes + dropped, np.abs(reduced_cost)) < each)
 
 
 def refine(

@@ -9,7 +9,6 @@ import pytest
 from datasets import Dataset
 
 from hf_prune.selection import difficulty, select
-from hf_prune.selection.problem import read_problem
 from tests.selection.scored import scored
 
 
@@ -41,41 +40,68 @@ def _preference(dataset: Dataset, keep: float) -> dict[str, Any]:
     return select(dataset, keep).arguments["resolved"]["difficulty"]
 
 
-def test_auto_keeps_a_band_where_there_is_room_for_the_influential_rows():
-    dataset = helping(scored(1200, k=8, tail=1.0))
-    share = difficulty.influential_share(np.array(dataset["influence_norm"]))
-    ranks = _ranks(dataset)
-    expected = difficulty.BAND_START + difficulty.BAND_SLOPE * (0.3 / share - 1)
-    assert difficulty.BAND_START < expected < 0.85, "the band must lie within the ranks"
-    assert abs(np.median(ranks) - expected) < 0.1
-    assert _preference(dataset, 0.3)["kind"] == "band"
+def _saturated() -> Dataset:
+    """Few influential rows, which lower the held-out loss."""
+    return _with_effect(scored(1200, k=8, tail=1.0), 1.0)
 
 
-def test_auto_covers_where_there_is_no_room_for_them():
-    preference = difficulty.automatic(0.3, 0.9)
-    assert (preference.kind, preference.cut) == ("cover", difficulty.CUT)
+def _with_effect(dataset: Dataset, sign: float) -> Dataset:
+    """The dataset with hard rows that lower the held-out loss, or raise it."""
+    effect = sign * np.array(dataset["influence_norm"], dtype="float32")
+    return dataset.remove_columns("influence_eval_loss").add_column("influence_eval_loss", effect)
 
 
-def test_auto_covers_where_hard_rows_harm():
-    dataset = scored(1200, k=8, tail=1.0)
-    assert _preference(helping(dataset), 0.5)["kind"] == "band"
-    assert _preference(helping(dataset, -1.0), 0.5)["kind"] == "cover"
-    assert _preference(dataset.remove_columns("influence_eval_loss"), 0.5)["kind"] == "band"
+def _preference(dataset: Dataset, keep: float) -> dict[str, Any]:
+    return select(dataset, keep).arguments["resolved"]["difficulty"]
 
 
-def test_auto_leaves_the_hardest_rows_out_and_represents_the_others_where_all_rows_matter():
-    dataset = scored(1200, k=8, tail=0.1)
-    ranks = _ranks(dataset)
-    assert np.mean(ranks > 1 - difficulty.CUT_FAR) == 0
+def _nearness(dataset: Dataset, kept: np.ndarray, among: np.ndarray) -> float:
+    """How far the kept rows' mean influence is from that of the rows `among`, in units of random rows'."""
     labels, vectors = np.array(dataset["label"]), np.array(dataset["influence"])[:, :6]
-    kept = select(dataset, 0.3).keep_indices
-    left = np.argsort(np.argsort(dataset["influence_norm"])) <= (1 - difficulty.CUT_FAR) * 1199
+    found = []
     for code in range(3):
-        every, own = np.flatnonzero(left & (labels == code)), kept[labels[kept] == code]
+        every, own = among[labels[among] == code], kept[labels[kept] == code]
         center = vectors[every].mean(axis=0)
         drawn = [np.random.default_rng(seed).permutation(every)[: len(own)] for seed in range(20)]
         chance = np.mean([np.linalg.norm(vectors[rows].mean(axis=0) - center) for rows in drawn])
-        assert np.linalg.norm(vectors[own].mean(axis=0) - center) < 0.1 * chance
+        found.append(np.linalg.norm(vectors[own].mean(axis=0) - center) / chance)
+    return float(max(found))
+
+
+@pytest.mark.parametrize(("buckets", "near"), [(1, 0.2), (3, 0.5)])
+def test_auto_keeps_the_hardest_of_a_saturated_model_and_represents_the_rest(buckets: int, near: float):
+    dataset = _saturated()
+    share = difficulty.influential_share(np.array(dataset["influence_norm"]))
+    hard = difficulty.automatic(share, 0.5).hard
+    assert 0.1 < hard < difficulty.HARD_MOST
+    selection = select(dataset, 0.5, buckets=buckets)
+    kept, labels = selection.keep_indices, np.array(dataset["label"])
+    assert selection.arguments["resolved"]["difficulty"]["kind"] == "cover"
+    hardest = []
+    for code in range(3):
+        rows = np.flatnonzero(labels == code)
+        count = int(hard * (labels[kept] == code).sum())
+        hardest.append(rows[np.argsort(-np.array(dataset["influence_norm"])[rows])[:count]])
+    hardest = np.concatenate(hardest)
+    assert np.isin(hardest, kept).all()
+    assert _nearness(dataset, np.setdiff1d(kept, hardest), np.setdiff1d(np.arange(1200), hardest)) < near
+
+
+def test_auto_leaves_the_hardest_out_where_all_rows_matter_and_represents_the_rest():
+    dataset = scored(1200, k=8, tail=0.1)
+    kept = select(dataset, 0.3).keep_indices
+    ranks = np.argsort(np.argsort(dataset["influence_norm"])) / 1199
+    left = np.flatnonzero(ranks <= 1 - difficulty.CUT)
+    assert np.isin(kept, left).all()
+    assert _nearness(dataset, kept, left) < 0.1
+
+
+def test_auto_leaves_the_hardest_out_where_they_harm():
+    dataset = scored(1200, k=8, tail=1.0)
+    helps, harms = (_preference(_with_effect(dataset, sign), 0.5) for sign in (1.0, -1.0))
+    assert (helps["cut"], harms["hard"]) == (0.0, 0.0)
+    assert min(helps["hard"], harms["cut"]) > 0.1
+    assert _preference(dataset.remove_columns("influence_eval_loss"), 0.5) == helps
 
 
 def test_a_cover_keeps_hard_rows_of_a_class_that_has_too_few_others():
@@ -84,30 +110,21 @@ def test_a_cover_keeps_hard_rows_of_a_class_that_has_too_few_others():
     vectors = rng.normal(size=(220, 4)) * norm[:, None]
     dataset = scored(220, k=4, classes=2, influence=vectors, label=np.repeat([0, 1], [200, 20]))
     selection = select(dataset, 0.8)
-    assert selection.arguments["resolved"]["difficulty"]["kind"] == "cover"
+    assert selection.arguments["resolved"]["difficulty"]["cut"] > 0
     assert np.bincount(np.array(dataset["label"])[selection.keep_indices]).tolist() == [160, 16]
 
 
-def test_the_mean_influence_is_free_in_the_band_of_auto_and_nowhere_else():
-    dataset = helping(scored(1200, k=8, tail=1.0))
-    problem = read_problem(dataset, "influence", None)
-    along = problem.mean[:6] / np.linalg.norm(problem.mean[:6])
-    everything = np.arange(1200)
-    assert np.abs(problem.with_free_mean().solver_vectors(everything) @ along).max() < 1e-9
-    residuals = {}
-    for chosen in ("auto", 1.0):
-        dropped = np.isin(everything, select(dataset, 0.5, difficulty=chosen).drop_indices)
-        total = problem.centred_sums(dropped[None])[0, :6]
-        residuals[chosen] = abs(total @ along), np.linalg.norm(total - (total @ along) * along)
-    assert residuals["auto"][0] > 20 * residuals[1.0][0]
-    assert residuals["auto"][1] < 0.05 * residuals["auto"][0]
-
-
-def test_the_band_falls_with_the_rate_and_a_cover_cuts_less_than_goes():
-    bands = [difficulty.automatic(0.2, rate).quantile for rate in (0.1, 0.5, 0.7)]
+def test_with_less_room_fewer_hard_rows_are_kept_and_a_cut_is_a_part_of_what_goes():
+    hard = [difficulty.automatic(0.2, rate).hard for rate in (0.1, 0.5, 0.7, 0.9)]
     cuts = [difficulty.automatic(0.9, rate).cut for rate in (0.1, 0.3, 0.9)]
-    assert bands == sorted(bands, reverse=True)
-    assert cuts == [0.05, 0.15, difficulty.CUT_FAR]
+    assert hard == sorted(hard, reverse=True)
+    assert (hard[0], hard[-1]) == (difficulty.HARD_MOST, 0.0)
+    assert cuts == [0.05, 0.15, difficulty.CUT]
+
+
+def test_within_a_bound_auto_prefers_nothing():
+    dataset = _saturated()
+    assert select(dataset, epsilon=1e-3).arguments["resolved"]["difficulty"]["kind"] == "none"
 
 
 @pytest.mark.parametrize(("norm", "share"), [([1.0] * 8, 1.0), ([0.0] * 7 + [3.0], 1 / 8), ([0.0] * 8, 1.0)])

@@ -158,4 +158,4 @@ def test_arguments_hold_what_was_asked_and_what_came_of_it():
     assert arguments["resolved"]["kept"] == 200
     assert arguments["resolved"]["balance"] == "label"
     assert arguments["resolved"]["buckets"] == 1
-    assert arguments["resolved"]["difficulty"]["kind"] in ("band", "cover")
+    assert arguments["resolved"]["difficulty"]["kind"] == "cover"
