@@ -52,7 +52,7 @@ FEW = (
 FIRST_SEED = 1000
 """Seeds from here on were used by no study that a rule was made on."""
 SECOND_SEED = 2000
-"""The rule for saturated models was changed, on dev rows, after a first look at digits' test rows: seeds since then."""
+"""Seeds since the rule for saturated models was changed, on dev rows, after a first look at digits' test rows."""
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {"digits": {"seeds": 2, "repeats": 1, "rates": (0.3, 0.7), "budgets": ("epochs",)}},
     "full": {

@@ -67,16 +67,15 @@ def prune(
             `n/(n-m) * sum over the m dropped rows of (S_i - mean S)`) at most this large; found to n/1024 rows. Its
             unit is that of the influence column: the RMS shift of a held-out logit vector.
         method (`str`, *optional*, defaults to `"influence"`):
-            `"influence"` balances the dropped rows' influence by a linear program, or the kept rows' by herding,
-            whichever `difficulty` asks for. Baselines that need no other column
+            `"influence"` chooses by influence vectors what `difficulty` asks for: rows that represent the others, or
+            dropped rows that cancel out. Baselines that need no other column
             are `"random"`, `"stratified"` (random within classes) and `"norm"` (keeps the largest `influence_norm`);
             `"el2n"`, `"grand"`, `"forgetting"`, `"aum"`, `"loss"`, `"tdds"` and `"ccs"` read the columns of
             `add_scores`; `"moderate"`, `"herding"` and `"kcenter"` measure distances between rows.
         difficulty (`str` or `float`, *optional*, defaults to `"auto"`):
             Which of the balanced subsets to take: a quantile in [0, 1] of `influence_norm` to stay near (1 keeps the
-            hardest rows), None for no preference, or `"auto"` to choose by what the columns show: hard rows where the
-            model is saturated and they help and fit, else rows that represent all but the hardest (see
-            docs/SELECTION.md). With `epsilon`, `"auto"` is None.
+            hardest rows), or None for no preference. `"auto"` keeps some of the hardest rows or leaves them out, by
+            what the columns show, and rows that represent the rest (see docs/SELECTION.md); with `epsilon` it is None.
         cost (`str`, *optional*):
             A column of numbers that takes the place of `difficulty`: the cost of dropping each row in the linear
             program, so that rows of large values are kept.
