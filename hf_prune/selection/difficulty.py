@@ -63,9 +63,10 @@ def influential_share(norm: np.ndarray) -> float:
 
 def hard_rows_help(norm: np.ndarray, eval_loss: np.ndarray | None) -> bool:
     """
-    Whether the hardest tenth of the rows is predicted to lower the held-out loss, as far as is known.
+    Whether the hardest tenth of the rows is not clearly predicted to raise the held-out loss, as far as is known.
 
-    Row by row that prediction is rough; summed over the hardest tenth it tells hard rows from wrong labels.
+    Row by row that prediction is rough; summed over the hardest tenth it tells hard rows from wrong labels. Clearly:
+    by more than the sum's standard error.
 
     Args:
         norm (`np.ndarray`): `influence_norm`, `(n,)`.
@@ -74,7 +75,8 @@ def hard_rows_help(norm: np.ndarray, eval_loss: np.ndarray | None) -> bool:
     if eval_loss is None:
         return True
     hardest = np.argsort(-norm, kind="stable")[: max(1, round(HARDEST * len(norm)))]
-    return float(eval_loss[hardest].astype(np.float64).sum()) >= 0
+    effects = eval_loss[hardest].astype(np.float64)
+    return bool(effects.sum() >= -effects.std() * len(effects) ** 0.5)
 
 
 def automatic(share: float, rate: float, help: bool = True) -> Preference:

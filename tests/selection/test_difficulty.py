@@ -104,6 +104,15 @@ def test_auto_leaves_the_hardest_out_where_they_harm():
     assert _preference(dataset.remove_columns("influence_eval_loss"), 0.5) == helps
 
 
+def test_harm_has_to_be_clear():
+    norm = np.arange(1.0, 401.0)
+    effect = np.tile([1.0, -1.0], 200)
+    effect[-1] = -2.0  # the hardest tenth: a sum of -1, with a standard error of 6.4
+    assert difficulty.hard_rows_help(norm, effect)
+    assert not difficulty.hard_rows_help(norm, effect - 0.2)
+    assert difficulty.hard_rows_help(norm, None)
+
+
 def test_a_cover_keeps_hard_rows_of_a_class_that_has_too_few_others():
     norm = np.concatenate([np.linspace(1, 2, 200), np.linspace(3, 4, 20)])
     rng = np.random.default_rng(0)
