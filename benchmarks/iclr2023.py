@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +31,19 @@ from torch import nn
 
 from hf_prune import select
 from hf_prune.record.trajectory import Trajectory
+from hf_prune.scores import last_layer
+from hf_prune.scores.last_layer import LEAN, Recursion
+from hf_prune.selection.annealing import anneal
 
-
-@dataclass(frozen=True)
-class Recursion:
-    """Steps of each recursion, how many are averaged, and rows that each step's product is the mean over."""
-
-    depth: int
-    repeats: int
-    batch: int
-
-
-LEAN = Recursion(100, 1, 16)
 PUBLISHED = Recursion(5000, 3, 1)
 DIRECTIONS = 64
 RATES = (0.3, 0.5, 0.7)
 PROFILES = {"quick": {"seeds": 1, "theirs": {"lean": LEAN}},
             "full": {"seeds": 4, "theirs": {"lean": LEAN, "published": PUBLISHED}}}  # fmt: skip
 FIRST_SEED = 1000
-DAMPING = 0.01
-"""What is added to the Hessian's diagonal."""
-SWAPS = 20
-"""Swaps tried in the annealing, for each row of the dataset."""
 
 
-def last_layer(model: Classifier, rows: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
+def layer(model: Classifier, rows: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs of the last linear layer, with a 1 for its bias, `(n, d + 1)`, and probabilities `(n, classes)`."""
     caught: list[torch.Tensor] = []
     layer = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
@@ -68,56 +55,9 @@ def last_layer(model: Classifier, rows: Arrays) -> tuple[torch.Tensor, torch.Ten
     return torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1), logits.softmax(dim=1)
 
 
-def inverse_products(
-    inputs: torch.Tensor, probabilities: torch.Tensor, gradients: torch.Tensor, how: Recursion, seed: int
-) -> torch.Tensor:
-    """`(H + damping)^-1 gradients` by LiSSA, `(rows, classes, d + 1)`: one Hessian-vector product a row and step."""
-    generator = torch.Generator().manual_seed(seed)
-    # the recursion converges where the scaled Hessian is below 1; softmax's own is at most a half
-    scale = 0.5 * float((inputs**2).sum(dim=1).max()) + DAMPING
-    total = torch.zeros_like(gradients)
-    for _ in range(how.repeats):
-        estimate = gradients.clone()
-        for chosen in torch.randint(len(inputs), (how.depth, how.batch), generator=generator):
-            x, p = inputs[chosen], probabilities[chosen]
-            a = torch.einsum("rcd,bd->rbc", estimate, x)
-            a = p * a - p * (p * a).sum(dim=2, keepdim=True)
-            product = torch.einsum("rbc,bd->rcd", a, x) / how.batch
-            estimate = gradients + estimate - (product + DAMPING * estimate) / scale
-        total += estimate
-    return total / (how.repeats * scale)
-
-
 def influences(model: Classifier, rows: Arrays, seed: int, how: Recursion = LEAN) -> np.ndarray:
     """Influence of removing each row on the last layer, `(n, p)`."""
-    inputs, probabilities = last_layer(model, rows)
-    errors = probabilities - nn.functional.one_hot(torch.tensor(rows.y), probabilities.shape[1])
-    found = []
-    for part in torch.split(torch.arange(len(inputs)), 500):
-        gradients = errors[part, :, None] * inputs[part, None, :]
-        found.append(inverse_products(inputs, probabilities, gradients, how, seed).flatten(1) / len(inputs))
-    return torch.cat(found).numpy()
-
-
-def anneal(vectors: np.ndarray, removed: int, seed: int) -> tuple[np.ndarray, float]:
-    """Mask of `removed` rows whose vectors' sum is short, and its length."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(vectors))
-    total = vectors[order[:removed]].sum(axis=0, dtype=np.float64)
-    length = np.linalg.norm(total)
-    tries = SWAPS * len(vectors)
-    heat = length / 10
-    places = np.stack([rng.integers(0, removed, tries), rng.integers(removed, len(vectors), tries)], axis=1)
-    luck = np.log(rng.random(tries))
-    for step, (out, into) in enumerate(places):
-        moved = total - vectors[order[out]] + vectors[order[into]]
-        new = np.linalg.norm(moved)
-        if length - new > luck[step] * heat * (1 - step / tries) ** 2:
-            order[[out, into]] = order[[into, out]]
-            total, length = moved, new
-    mask = np.zeros(len(vectors), dtype=bool)
-    mask[order[:removed]] = True
-    return mask, float(length)
+    return last_layer.influences(*layer(model, rows), torch.tensor(rows.y), how, seed)
 
 
 def theirs(task: Task, model: Classifier, how: Recursion, seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Value
+from datasets import Dataset, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
 from transformers.utils import logging
@@ -21,9 +21,11 @@ from hf_prune.record.trajectory import Trajectory
 from hf_prune.record.visits import read_visits
 from hf_prune.scores import grand
 from hf_prune.scores.formulas import FORMULAS, RowVisits, el2n
+from hf_prune.scores.last_layer import last_layer_influence
 
 logger = logging.get_logger(__name__)
 
+LAST_LAYER = "last_layer_influence"
 COLUMNS = ("el2n", "grand", "forgetting", "aum", "loss", "confidence", "variability")
 # Columns made by another version of the computation must not pass for these.
 VERSION = "scores/v1"
@@ -36,6 +38,7 @@ def add_scores(
     *,
     model: nn.Module | None = None,
     early: int = 10,
+    last_layer: bool = False,
     batch_size: int | None = None,
     data_collator: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
@@ -59,6 +62,11 @@ def add_scores(
     - `confidence`, `variability` ([arXiv 2009.10795](https://hf.co/papers/2009.10795)): mean and standard deviation of
       the label's probability over visits.
 
+    - `last_layer_influence` (only with `last_layer=True`): what removing the row would do to the last linear layer,
+      weights and biases, by its inverse Hessian ([arXiv 2205.09329](https://hf.co/papers/2205.09329)); vectors of
+      `classes * (inputs + 1)` numbers, for classifiers that end in a linear layer. `prune(method="iclr2023")` reads
+      them.
+
     A row of tokens counts with the mean over its labelled tokens. A regression has the columns `loss` and `grand`
     alone. Rows that were never visited have NaN in all columns but `grand`, and a warning tells how many they are.
 
@@ -68,11 +76,13 @@ def add_scores(
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded with `row_statistics=True`.
         model (`nn.Module`, *optional*):
-            The trained model, for `grand`. It is copied, and left as it is.
+            The trained model, for `grand` and `last_layer`. It is copied, and left as it is.
         early (`int`, *optional*, defaults to 10):
             Visits of a row that `el2n` is the mean over, counted from the first.
+        last_layer (`bool`, *optional*, defaults to `False`):
+            Whether to add `last_layer_influence`; takes a `model`.
         batch_size (`int`, *optional*, defaults to 32):
-            Rows in one pass for `grand`.
+            Rows in one pass for `grand` and `last_layer`.
         data_collator (`Callable`, *optional*):
             As given to the Trainer, for `grand`.
         loss (`Callable`, *optional*):
@@ -86,6 +96,8 @@ def add_scores(
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
     _check(dataset, early, batch_size)
+    if last_layer and model is None:
+        raise ValueError("last_layer=True needs the trained model: pass model=trainer.model.")
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     visits = read_visits(record)
     check_dataset(dataset, record)
@@ -103,7 +115,29 @@ def add_scores(
             fingerprint = Hasher.hash([dataset._fingerprint, name, *key])
             values = pa.array(found[name].astype(np.float32), from_pandas=False)
             dataset = dataset.add_column(name, values, new_fingerprint=fingerprint, feature=Value("float32"))
+    if last_layer:
+        dataset = _with_last_layer(dataset, record, model, batch_size or BATCH_SIZE, data_collator, key)
     return dataset
+
+
+def _with_last_layer(
+    dataset: Dataset,
+    record: Trajectory,
+    model: Any,
+    batch_size: int,
+    data_collator: Callable[..., Any] | None,
+    key: list[Any],
+) -> Dataset:
+    objective = Objective(model, record.manifest.parameters)
+    rows = Rows(dataset, objective.model, data_collator, record.manifest.padding)
+    theta = record.parameters_at(record.window[1]).to(objective.device, objective.dtype)
+    vectors = last_layer_influence(objective, theta, rows, batch_size)
+    width = vectors.shape[1]
+    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
+    fingerprint = Hasher.hash([dataset._fingerprint, LAST_LAYER, *key])
+    return dataset.add_column(
+        LAST_LAYER, values, new_fingerprint=fingerprint, feature=List(Value("float32"), length=width)
+    )
 
 
 def _grand(
@@ -141,7 +175,7 @@ def _check(dataset: Any, early: Any, batch_size: Any) -> None:
         raise TypeError(
             f"dataset is a {type(dataset).__name__}; pass a datasets.Dataset, such as the split that was trained on."
         )
-    taken = [name for name in COLUMNS if name in dataset.column_names]
+    taken = [name for name in (*COLUMNS, LAST_LAYER) if name in dataset.column_names]
     if taken:
         raise ValueError(f"The dataset has a column {taken[0]!r} already; remove or rename it first.")
     for name, value in (("early", early), ("batch_size", batch_size)):

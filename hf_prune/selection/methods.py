@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from . import baselines, buckets, difficulty, geometry
+from . import annealing, baselines, buckets, difficulty, geometry
 from .choice import Choice, class_codes, drop_counts
 from .options import Options
 from .problem import Problem
@@ -52,6 +52,7 @@ METHODS: dict[str, Callable[[Problem, int, Options], Choice]] = {
     "moderate": geometry.moderate,
     "herding": geometry.herding,
     "kcenter": geometry.kcenter,
+    "iclr2023": annealing.iclr2023,
 }
 
 

@@ -71,7 +71,8 @@ def prune(
             dropped rows that cancel out. Baselines that need no other column
             are `"random"`, `"stratified"` (random within classes) and `"norm"` (keeps the largest `influence_norm`);
             `"el2n"`, `"grand"`, `"forgetting"`, `"aum"`, `"loss"`, `"tdds"` and `"ccs"` read the columns of
-            `add_scores`; `"moderate"`, `"herding"` and `"kcenter"` measure distances between rows.
+            `add_scores`; `"moderate"`, `"herding"` and `"kcenter"` measure distances between rows;
+            `"iclr2023"` ([arXiv 2205.09329](https://hf.co/papers/2205.09329)) reads the last layer's influence.
         difficulty (`str` or `float`, *optional*, defaults to `"auto"`):
             Which of the balanced subsets to take: a quantile in [0, 1] of `influence_norm` to stay near (1 keeps the
             hardest rows), or None for no preference. `"auto"` keeps some of the hardest rows or leaves them out, by
