@@ -1,4 +1,4 @@
-"""Which of the many balanced subsets to take: the cost of the linear program, from how hard each row is."""
+"""Which rows to prefer: what `difficulty` asks for, from how hard each row is."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .problem import Problem
 
 
 def influence(problem: Problem, dropped: int, options: Options) -> Choice:
-    """The subset whose predicted shift is small, among all such the one that `difficulty` prefers."""
+    """By influence vectors, what `difficulty` asks for: rows that represent all, or dropped rows that cancel out."""
     rng = np.random.default_rng(options.seed)
     counts, codes = drop_counts(problem, dropped), class_codes(problem)
     if options.cost is None:
