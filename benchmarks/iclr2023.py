@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from common import main
-from studies import Classifier, recorded_run, retrain, scored
+from studies import Classifier, recorded_run, retrain
 from study_tasks import Arrays, Task, digits_task
 from torch import nn
 
-from hf_prune import select
+from hf_prune import add_influence, select
 from hf_prune.record.trajectory import Trajectory
 from hf_prune.scores import last_layer
 from hf_prune.scores.last_layer import LEAN, Recursion
@@ -71,9 +71,12 @@ def theirs(task: Task, model: Classifier, how: Recursion, seed: int) -> dict[str
 
 
 def ours(task: Task, model: Classifier, directory: Path, **options: Any) -> dict[str, Any]:
-    """Cost and kept rows of this library, by rate, with the columns that the default choice reads."""
+    """Cost and kept rows of this library, by rate, by default: from influence alone."""
+    record, held_out = directory / "trajectory", task.held_out.dataset()
     start = time.process_time()
-    rows = scored(task, model, directory, directions=DIRECTIONS, **options)
+    rows = add_influence(
+        task.train.dataset(), record, model=model, eval_dataset=held_out, directions=DIRECTIONS, **options
+    )
     middle = time.process_time()
     kept = {rate: select(rows, 1 - rate).keep_indices for rate in RATES}
     end = time.process_time()
