@@ -37,8 +37,8 @@ from hf_prune.selection.problem import read_problem
 NOISE = (0.1, 0.3)
 FOLDS = 5
 REPEATS = 2
-FIRST_SEED = 1000
-"""Seeds from here on were used by no study that the rule was made on."""
+FIRST_SEED = 2000
+"""Seeds from here on were used by no study that the rule was made on, nor by an earlier version of it."""
 PROFILES: dict[str, dict[str, int]] = {"quick": {"digits": 1}, "full": {"digits": 6, "mnist": 3}}
 
 

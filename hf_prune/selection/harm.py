@@ -10,10 +10,11 @@ from .classes import read_classes
 from .problem import Problem
 
 RULE = (
-    "over the recorded epochs another class was believed more than the row's own (aum < 0), and either removing the "
-    "row is predicted to lower the held-out loss or the row's own loss is worse than a guess's (loss > ln classes)"
+    "the lowest margins (aum), of as many rows as were believed of another class over the recorded epochs (aum < 0) "
+    "while either removing them is predicted to lower the held-out loss or their own loss is worse than a guess's "
+    "(loss > ln classes)"
 )
-"""Margins find wrong labels and hard rows alike; the other two tell them apart, each where the other fails."""
+"""Margins order wrong labels best, but fall below 0 for hard rows too; the other two tell how many are wrong."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class HarmfulRows:
 
 def find(problem: Problem) -> HarmfulRows:
     """
-    Finds the harmful rows: those of [`RULE`], by falling `aum`.
+    Finds the harmful rows: those of [`RULE`], by rising `aum`.
 
     Without predictions for held-out rows, or without classes, that part of the rule names no row; without both, `aum`
     decides.
@@ -83,8 +84,8 @@ def find(problem: Problem) -> HarmfulRows:
     if labels is not None:
         reasons.append(problem.column("loss") > np.log(len(labels.names)))
     bad = (margin < 0) & (np.logical_or.reduce(reasons) if reasons else True)
+    spared = np.zeros(problem.n, dtype=bool)
     if problem.classes is not None:
         # all rows of a class are not errors of labelling: the model has not learned that class
-        whole = problem.classes.counts(bad) == problem.classes.counts()
-        bad &= ~whole[problem.classes.codes]
-    return HarmfulRows(np.lexsort((margin, ~bad)), int(bad.sum()))
+        spared = (problem.classes.counts(bad) == problem.classes.counts())[problem.classes.codes]
+    return HarmfulRows(np.lexsort((margin, spared)), int((bad & ~spared).sum()))

@@ -82,10 +82,10 @@ def prune(
             program, so that rows of large values are kept.
         harmful (`str`, *optional*, defaults to `"keep"`):
             `"drop"` drops rows that are predicted to harm the model, such as wrongly labelled ones, before all others
-            (and no more rows than go anyway); the certificate says which, and by which rule. A row counts as harmful
-            if another class was believed more over the recorded epochs (`aum < 0`) and, besides, removing it is
-            predicted to lower the held-out loss (`influence_eval_loss < 0`) or its own loss is worse than a guess's
-            (`loss > ln classes`). Needs the columns of `add_scores`.
+            (and no more rows than go anyway); the certificate says which, and by which rule. They are those of the
+            lowest `aum`, as many as have `aum < 0` (another class was believed more over the recorded epochs) and,
+            besides, are predicted to lower the held-out loss by going (`influence_eval_loss < 0`) or have a loss worse
+            than a guess's (`loss > ln classes`). Needs the columns of `add_scores`.
         balance (`str` or `False`, *optional*):
             Column whose class shares are kept, or `False` for none. By default `label` or `labels`, if it holds
             classes.
