@@ -27,7 +27,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from hf_prune import TrajectoryCallback, add_influence
 from hf_prune.influence.projected import engine
 
-PROFILES = {"quick": {"rows": 64, "repeats": 1}, "full": {"rows": 640, "repeats": 3}}
+PROFILES = {"quick": {"rows": 64, "repeats": 1}, "full": {"rows": 640, "repeats": 1}}
 HELD_OUT = 64
 
 
