@@ -43,21 +43,14 @@ PROFILES = {"quick": {"seeds": 1, "theirs": {"lean": LEAN}},
 FIRST_SEED = 1000
 
 
-def layer(model: Classifier, rows: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs of the last linear layer, with a 1 for its bias, `(n, d + 1)`, and probabilities `(n, classes)`."""
-    caught: list[torch.Tensor] = []
-    layer = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    hook = layer.register_forward_hook(lambda module, inputs, output: caught.append(inputs[0].detach()))
-    with torch.no_grad():
-        logits = torch.cat([model(torch.tensor(part))["logits"] for part in np.array_split(rows.x, 8)])
-    hook.remove()
-    inputs = torch.cat(caught)
-    return torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1), logits.softmax(dim=1)
-
-
 def influences(model: Classifier, rows: Arrays, seed: int, how: Recursion = LEAN) -> np.ndarray:
     """Influence of removing each row on the last layer, `(n, p)`."""
-    return last_layer.influences(*layer(model, rows), torch.tensor(rows.y), how, seed)
+    assert isinstance(model.net, nn.Sequential)
+    with torch.no_grad():
+        inputs = model.net[:-1](torch.tensor(rows.x))
+        probabilities = model.net[-1](inputs).softmax(dim=1)
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)  # the bias
+    return last_layer.influences(inputs, probabilities, torch.tensor(rows.y), how, seed)
 
 
 def theirs(task: Task, model: Classifier, how: Recursion, seed: int) -> dict[str, Any]:

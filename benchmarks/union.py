@@ -27,7 +27,7 @@ RUNS = 3
 RATES = (0.3, 0.5, 0.7, 0.9)
 FIRST_SEED = 3000
 REPEATS = 2
-PROFILES = {"quick": 2, "full": 12}
+PROFILES = {"quick": 2, "full": 4}
 
 
 def side_by_side(scored: Sequence[Dataset]) -> Dataset:

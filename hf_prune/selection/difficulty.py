@@ -79,7 +79,7 @@ def hard_rows_help(norm: np.ndarray, eval_loss: np.ndarray | None) -> bool:
     return bool(effects.sum() >= -effects.std() * len(effects) ** 0.5)
 
 
-def automatic(share: float, rate: float, help: bool = True) -> Preference:
+def automatic(share: float, rate: float, hard_help: bool = True) -> Preference:
     """
     The rule behind `difficulty="auto"`.
 
@@ -91,14 +91,14 @@ def automatic(share: float, rate: float, help: bool = True) -> Preference:
     Args:
         share (`float`): [`influential_share`] of the dataset, in (0, 1].
         rate (`float`): Share of the rows that is removed, in [0, 1).
-        help (`bool`, *optional*, defaults to `True`): [`hard_rows_help`].
+        hard_help (`bool`, *optional*, defaults to `True`): [`hard_rows_help`].
     """
     seen = f"the influence is carried by an effective {share:.0%} of the rows"
-    if share < SATURATED_SHARE and help:
+    if share < SATURATED_SHARE and hard_help:
         hard = min(HARD_MOST, max(0.0, HARD_SLOPE * ((1 - rate) / share - HARD_FROM)))
         why = f"{seen}: {hard:.0%} of the kept rows are the hardest, the others represent the rest"
         return Preference("cover", why, hard=hard, cut=0.0)
-    if help:
+    if hard_help:
         why = f"{seen}, which looks far from saturated"
     else:
         why = f"{seen}, but the hardest {HARDEST:.0%} are predicted to harm the held-out loss (are labels wrong?)"

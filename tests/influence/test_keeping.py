@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,25 @@ def forked(work: Callable[[], None]) -> int:
         finally:
             os._exit(1)
     return child
+
+
+@contextmanager
+def another_at_work_with(directory: Path) -> Iterator[None]:
+    """A child process that is at work with `directory`, and is killed in the end."""
+    ready, tell = os.pipe()
+
+    def work():
+        with in_use(directory):
+            os.write(tell, b".")
+            signal.pause()
+
+    child = forked(work)
+    try:
+        os.read(ready, 1)
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_scoring_that_was_killed_in_the_middle_goes_on_where_it_stopped(tmp_path: Path):
@@ -64,43 +84,19 @@ def test_superseded_sketches_are_removed_unless_a_process_is_at_work_with_them(t
         return set((run.path / "scores").glob("sketches-*"))
 
     (first,) = score("first")
-    ready, tell = os.pipe()
-
-    def work():
-        with in_use(first):
-            os.write(tell, b".")
-            signal.pause()
-
-    child = forked(work)
-    try:
-        os.read(ready, 1)
+    with another_at_work_with(first):
         both = score("second")
         assert first in both
         assert len(both) == 2
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
     (third,) = score("third")
     assert third not in both
 
 
 def test_parts_that_another_process_reads_stay(tmp_path: Path):
     parts = tmp_path / "parts-0"
-    ready, tell = os.pipe()
-
-    def work():
-        with in_use(parts):
-            os.write(tell, b".")
-            signal.pause()
-
-    child = forked(work)
-    try:
-        os.read(ready, 1)
+    with another_at_work_with(parts):
         remove_unused(parts)
         assert parts.exists()
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
     remove_unused(parts)
     assert not parts.exists()
     remove_unused(parts)  # once more does no harm
