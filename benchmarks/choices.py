@@ -31,9 +31,15 @@ from hf_prune import add_influence
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"rows": 320, "left_out": 8, "groups": 4, "windows": (0.5,), "snapshots": (1, 4), "k": (16, 64)},
-    "full": {"rows": 1000, "left_out": 32, "groups": 12, "windows": (0.1, 0.25, 0.5, 1.0), "snapshots": (0.5, 1, 2, 4),
-             "k": (16, 32, 64, 128, 256)},
-}  # fmt: skip
+    "full": {
+        "rows": 1000,
+        "left_out": 32,
+        "groups": 12,
+        "windows": (0.1, 0.25, 0.5, 1.0),
+        "snapshots": (0.5, 1, 2, 4),
+        "k": (16, 32, 64, 128, 256),
+    },
+}
 TESTS = 16
 CURVATURES = ("exact", "gauss-newton", ours.PLAIN, "fisher", "none")
 
@@ -87,9 +93,13 @@ def of_directions(task: Task, settings: dict[str, Any]) -> list[dict[str, Any]]:
         absent = [group for each in sets.values() for group in each]
         begin = run.thetas[run.first].expand(len(absent), -1)
         thetas = train(
-            task, network, begin, window_batches(run, absent), moments=run.moments,
+            task,
+            network,
+            begin,
+            window_batches(run, absent),
+            moments=run.moments,
             updates=run.trajectory.updates_before(run.first),
-        )  # fmt: skip
+        )
         with torch.no_grad():
             base = network.logits(run.last, x)
             # `influence` has the root mean square over test rows of the change of a row's logits as its length
@@ -105,10 +115,16 @@ def of_directions(task: Task, settings: dict[str, Any]) -> list[dict[str, Any]]:
                 own = slice(start, start := start + len(groups))
                 error = np.sqrt(np.square(lengths[own] / truth[own] - 1).mean())
                 rows.append(
-                    {"run": task.name, "choice": "k", "value": k, "left out": kind,
-                     "length_r": pearson(lengths[own], truth[own]),
-                     "length_rho": float(spearmanr(lengths[own], truth[own])[0]), "length_error": float(error)}
-                )  # fmt: skip
+                    {
+                        "run": task.name,
+                        "choice": "k",
+                        "value": k,
+                        "left out": kind,
+                        "length_r": pearson(lengths[own], truth[own]),
+                        "length_rho": float(spearmanr(lengths[own], truth[own])[0]),
+                        "length_error": float(error),
+                    }
+                )
     return rows
 
 
@@ -120,10 +136,12 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         tasks.append(vit(settings["rows"], TESTS))
     rows = [row for task in tasks for row in (*of_recordings(task, settings), *of_directions(task, settings))]
     summary = {
-        f"{row['run']}_{row['choice']}_{row['value']}_{row['left out']}".replace(" ", "_").replace("/adamw", ""):
-            row.get("margin_r", row.get("length_rho"))
-        for row in rows if row.get("curvature", "gauss-newton") == "gauss-newton"
-    }  # fmt: skip
+        f"{row['run']}_{row['choice']}_{row['value']}_{row['left out']}".replace(" ", "_").replace(
+            "/adamw", ""
+        ): row.get("margin_r", row.get("length_rho"))
+        for row in rows
+        if row.get("curvature", "gauss-newton") == "gauss-newton"
+    }
     return rows, summary
 
 

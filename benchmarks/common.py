@@ -25,11 +25,13 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scipy", "numpy")
 def environment() -> dict[str, Any]:
     """Where the figures were measured, without naming the machine."""
     return {
-        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         "packages": {name: version(name) for name in PACKAGES},
-    }  # fmt: skip
+    }
 
 
 def main(name: str, run: Callable[[str], tuple[list[dict[str, Any]], dict[str, Any]]]) -> None:
@@ -43,8 +45,12 @@ def main(name: str, run: Callable[[str], tuple[list[dict[str, Any]], dict[str, A
     print(json.dumps(summary))
     if options.out:
         result = {
-            "name": name, "profile": options.profile, "environment": environment(), "rows": rows, "summary": summary,
-        }  # fmt: skip
+            "name": name,
+            "profile": options.profile,
+            "environment": environment(),
+            "rows": rows,
+            "summary": summary,
+        }
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -113,13 +113,16 @@ def of_model(name: str, repeats: int, names: tuple[str, ...]) -> list[dict[str, 
     training, idle = middle["train"]["seconds"], middle["nothing"]["peak_mb"]
     return [
         {
-            "model": name, "method": "training run, recorded" if action == "train" else action,
-            "seconds": figures["seconds"], "training_runs": figures["seconds"] / training,
-            "peak_mb": figures["peak_mb"], "peak_mb_above_idle": figures["peak_mb"] - idle,
+            "model": name,
+            "method": "training run, recorded" if action == "train" else action,
+            "seconds": figures["seconds"],
+            "training_runs": figures["seconds"] / training,
+            "peak_mb": figures["peak_mb"],
+            "peak_mb_above_idle": figures["peak_mb"] - idle,
         }
         for action, figures in middle.items()
         if action != "nothing"
-    ]  # fmt: skip
+    ]
 
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -46,8 +46,18 @@ RATES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 CUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
 LOSSLESS = 0.003
 FEW = (
-    "influence", "random", "stratified", "el2n", "aum", "ccs", "ccs-0.1", "ccs-0.3", "moderate", "herding", "iclr2023",
-)  # fmt: skip
+    "influence",
+    "random",
+    "stratified",
+    "el2n",
+    "aum",
+    "ccs",
+    "ccs-0.1",
+    "ccs-0.3",
+    "moderate",
+    "herding",
+    "iclr2023",
+)
 """Where a network is dear to train; the methods left out rank hard rows first, as EL2N and AUM do."""
 FIRST_SEED = 1000
 """Seeds from here on were used by no study that a rule was made on."""

@@ -26,9 +26,16 @@ class Mlp(nn.Module):
 
 
 def train_together(
-    x: torch.Tensor, y: torch.Tensor, subsets: Sequence[np.ndarray], seeds: Sequence[int], sizes: tuple[int, int, int],
-    *, steps: int, learning_rate: float, batch_size: int,
-) -> list[torch.Tensor]:  # fmt: skip
+    x: torch.Tensor,
+    y: torch.Tensor,
+    subsets: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    sizes: tuple[int, int, int],
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+) -> list[torch.Tensor]:
     """
     Trains an `Mlp` on each subset with each seed: AdamW, warm-up and linear decay, clipping, shuffled epochs.
 

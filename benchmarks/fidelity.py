@@ -79,9 +79,17 @@ def train(train_rows: Dataset, settings: dict[str, Any], epochs: int, callbacks:
     set_seed(0)
     model = Classifier()
     arguments = TrainingArguments(
-        directory, num_train_epochs=epochs, per_device_train_batch_size=32, report_to=[], save_strategy="no",
-        logging_strategy="no", disable_tqdm=True, use_cpu=True, seed=0, **settings,
-    )  # fmt: skip
+        directory,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=32,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=0,
+        **settings,
+    )
     for callback in callbacks:
         if isinstance(callback, LeaveOut):
             callback.model = model
@@ -126,9 +134,15 @@ def measure(name: str, window: float, profile: dict[str, int]) -> list[dict[str,
             truth = (torch.stack(shifts[space]) @ asked[space].T).numpy()
             for curvature in KINDS[name]:
                 scored = add_influence(
-                    train_rows, record, model=model, eval_dataset=held_out, directions=DIRECTIONS, space=space,
-                    mode="visits", curvature=curvature,
-                )  # fmt: skip
+                    train_rows,
+                    record,
+                    model=model,
+                    eval_dataset=held_out,
+                    directions=DIRECTIONS,
+                    space=space,
+                    mode="visits",
+                    curvature=curvature,
+                )
                 predicted = np.array(scored["influence"])[chosen]
                 rows.append(
                     {"run": name, "window": window, "space": space, "curvature": curvature, "rows": len(chosen)}
@@ -186,16 +200,20 @@ def run(profile: str, cifar: Path = CIFAR, before: Path | None = None) -> tuple[
     rows = [row for name in RUNS for row in measure(name, 0.5, PROFILES[profile])]
     figures = {(r["run"], r["curvature"]): r["pearson"] for r in rows if r["space"] == "parameters"}
     summary = {
-        "sgd_exact": figures["sgd", "exact"], "sgd_none": figures["sgd", "none"],
-        "momentum_exact": figures["momentum", "exact"], "momentum_none": figures["momentum", "none"],
-        "adamw_exact": figures["adamw", "exact"], "adamw_fisher": figures["adamw", "fisher"],
+        "sgd_exact": figures["sgd", "exact"],
+        "sgd_none": figures["sgd", "none"],
+        "momentum_exact": figures["momentum", "exact"],
+        "momentum_none": figures["momentum", "none"],
+        "adamw_exact": figures["adamw", "exact"],
+        "adamw_fisher": figures["adamw", "fisher"],
         "adamw_none": figures["adamw", "none"],
-    }  # fmt: skip
+    }
     known = [] if before is None else measured_before(before)
     compared = known + [
-        row for task, sizes in tasks(profile, cifar)
+        row
+        for task, sizes in tasks(profile, cifar)
         for row in study(task, replace(sizes, names=()) if known else sizes)
-    ]  # fmt: skip
+    ]
     summary |= of_libraries(compared)
     limits = snapshots(vit_from_scratch(1000, 8, cifar), left_out=12) if profile == "full" and cifar.exists() else []
     return rows + compared + limits, summary

@@ -45,16 +45,28 @@ from hf_prune import Trajectory, TrajectoryCallback, add_influence, select
 from hf_prune.scores import add_scores
 
 METHODS: dict[str, dict[str, Any]] = {
-    "random": {"method": "random", "seed": 1}, "random 2": {"method": "random", "seed": 2},
-    "stratified": {"method": "stratified"}, "norm": {"method": "norm"}, "ccs": {"method": "ccs"},
-    "moderate": {"method": "moderate"}, "herding": {"method": "herding"}, "kcenter": {"method": "kcenter"},
-    "influence": {}, "influence, hard": {"difficulty": 1.0}, "influence, easy": {"difficulty": 0.0},
-}  # fmt: skip
+    "random": {"method": "random", "seed": 1},
+    "random 2": {"method": "random", "seed": 2},
+    "stratified": {"method": "stratified"},
+    "norm": {"method": "norm"},
+    "ccs": {"method": "ccs"},
+    "moderate": {"method": "moderate"},
+    "herding": {"method": "herding"},
+    "kcenter": {"method": "kcenter"},
+    "influence": {},
+    "influence, hard": {"difficulty": 1.0},
+    "influence, easy": {"difficulty": 0.0},
+}
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"data": ("digits",), "rates": (0.2, 0.5), "seeds": 2, "epochs": 0.4, "directions": 32},
-    "full": {"data": ("digits", "reviews"), "rates": (0.1, 0.2, 0.3, 0.4, 0.5), "seeds": 8, "epochs": 1.0,
-             "directions": 64},
-}  # fmt: skip
+    "full": {
+        "data": ("digits", "reviews"),
+        "rates": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "seeds": 8,
+        "epochs": 1.0,
+        "directions": 64,
+    },
+}
 BATCH = 32
 WINDOW = 0.5
 BUDGETS = ("steps", "epochs")
@@ -67,10 +79,18 @@ def recorded(job: Task, directions: int, directory: str) -> tuple[Dataset, torch
     """The scored rows, held-out logits, and held-out loss with its power: of one run of the real Trainer."""
     set_seed(0)
     arguments = TrainingArguments(
-        directory, num_train_epochs=job.epochs, per_device_train_batch_size=BATCH, warmup_steps=0.1,
-        learning_rate=job.learning_rate, report_to=[], save_strategy="no", logging_strategy="no", seed=0,
-        disable_tqdm=True, use_cpu=True,
-    )  # fmt: skip
+        directory,
+        num_train_epochs=job.epochs,
+        per_device_train_batch_size=BATCH,
+        warmup_steps=0.1,
+        learning_rate=job.learning_rate,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        seed=0,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
     path = Path(directory) / "trajectory"
     recorder = TrajectoryCallback(path, WINDOW, row_statistics=True)  # the method "ccs" asks for margins
     trainer = Trainer(Mlp(*job.sizes), arguments, train_dataset=job.train, callbacks=[recorder])
@@ -180,9 +200,11 @@ def agree(rows: list[dict[str, Any]], prediction: str, budget: str) -> dict[str,
     line = linregress(x, y)
     within = [spearmanr(x[rates == rate], y[rates == rate])[0] for rate in np.unique(rates)]
     return {
-        "spearman": float(spearmanr(x, y)[0]), "spearman_within_rates": float(np.mean(within)),
-        "r2": float(line.rvalue**2), "slope": float(line.slope),
-    }  # fmt: skip
+        "spearman": float(spearmanr(x, y)[0]),
+        "spearman_within_rates": float(np.mean(within)),
+        "r2": float(line.rvalue**2),
+        "slope": float(line.slope),
+    }
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
@@ -197,9 +219,14 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
             splits = sorted({row["split"] for row in found})
             for row in found:
                 ax.errorbar(
-                    row[prediction], row[f"observed_{budget}"], yerr=row[f"error_{budget}"], fmt="os^"[row["split"]],
-                    markersize=4, color=colours[row["method"]], label=row["method"],
-                )  # fmt: skip
+                    row[prediction],
+                    row[f"observed_{budget}"],
+                    yerr=row[f"error_{budget}"],
+                    fmt="os^"[row["split"]],
+                    markersize=4,
+                    color=colours[row["method"]],
+                    label=row["method"],
+                )
             low, high = (pick(row[prediction] for row in found) for pick in (min, max))
             ax.plot([low, high], [low, high], ":", color="grey", label="as predicted")
             figures = [agree([row for row in found if row["split"] == split], prediction, budget) for split in splits]

@@ -60,9 +60,7 @@ def features(texts: list[str]) -> np.ndarray:
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in tqdm(range(0, len(texts), 32), desc="Reading reviews"):
         part = order[start : start + 32]
-        batch = tokenizer(
-            [texts[i] for i in part], truncation=True, max_length=64, padding=True, return_tensors="pt"
-        )  # fmt: skip
+        batch = tokenizer([texts[i] for i in part], truncation=True, max_length=64, padding=True, return_tensors="pt")
         with torch.no_grad():
             hidden, mask = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
         found[part] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()

@@ -161,14 +161,19 @@ def recorded(kind: str, train: Dataset, decay: float, seed: int, directory: Path
     falls = recipe["falls"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) ** -0.5 if falls else 1.0)
     arguments = TrainingArguments(
-        str(directory / "out"), num_train_epochs=recipe["epochs"], per_device_train_batch_size=recipe["batch"],
-        max_grad_norm=0.0, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True,
+        str(directory / "out"),
+        num_train_epochs=recipe["epochs"],
+        per_device_train_batch_size=recipe["batch"],
+        max_grad_norm=0.0,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
         seed=seed,
-    )  # fmt: skip
+    )
     recorder = TrajectoryCallback(directory / "trajectory", window=1.0, snapshots_per_epoch=snapshots)
-    trainer = Trainer(
-        model, arguments, train_dataset=train, callbacks=[recorder], optimizers=(optimizer, schedule)
-    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=train, callbacks=[recorder], optimizers=(optimizer, schedule))
     trainer.train()
     return model, begin, Trajectory.open(directory / "trajectory")
 
@@ -213,11 +218,16 @@ def run(profile: str, folder: Path | None = None) -> tuple[list[dict[str, Any]],
                 taus, jaccards = (np.array([r[name][i] for r in results]) for i in (0, 1))
                 rows.append(
                     {
-                        "data": data, "model": kind, "method": name, "seeds": len(results),
-                        "kendall_tau": float(taus.mean()), "tau_sd": float(taus.std()),
-                        "jaccard": float(jaccards.mean()), "jaccard_sd": float(jaccards.std()),
+                        "data": data,
+                        "model": kind,
+                        "method": name,
+                        "seeds": len(results),
+                        "kendall_tau": float(taus.mean()),
+                        "tau_sd": float(taus.std()),
+                        "jaccard": float(jaccards.mean()),
+                        "jaccard_sd": float(jaccards.std()),
                     }
-                )  # fmt: skip
+                )
                 short = f"{data.split()[0].lower()}_{'network' if kind == 'network' else 'logistic'}"
                 if name in SUMMARY:
                     summary[f"tau_{short}{SUMMARY[name]}"] = float(taus.mean())

@@ -38,8 +38,10 @@ from hf_prune.selection.annealing import anneal
 PUBLISHED = Recursion(5000, 3, 1)
 DIRECTIONS = 64
 RATES = (0.3, 0.5, 0.7)
-PROFILES = {"quick": {"seeds": 1, "theirs": {"lean": LEAN}},
-            "full": {"seeds": 4, "theirs": {"lean": LEAN, "published": PUBLISHED}}}  # fmt: skip
+PROFILES = {
+    "quick": {"seeds": 1, "theirs": {"lean": LEAN}},
+    "full": {"seeds": 4, "theirs": {"lean": LEAN, "published": PUBLISHED}},
+}
 FIRST_SEED = 1000
 
 
@@ -84,10 +86,14 @@ def _cost(
     scoring: float, selecting: float, products: int, rows: int, parameters: int, kept: dict[float, np.ndarray]
 ) -> dict[str, Any]:
     return {
-        "cpu_seconds_scoring": scoring, "cpu_seconds_selecting": selecting / len(kept), "products": products,
-        "rows_a_product": rows, "parameters": parameters, "product_work": float(products * rows * parameters),
+        "cpu_seconds_scoring": scoring,
+        "cpu_seconds_selecting": selecting / len(kept),
+        "products": products,
+        "rows_a_product": rows,
+        "parameters": parameters,
+        "product_work": float(products * rows * parameters),
         "kept": kept,
-    }  # fmt: skip
+    }
 
 
 def measure(seed: int, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -50,15 +50,26 @@ from hf_prune.influence.sweep import Sweep
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"rows": 96, "tests": 16, "left_out": 2, "groups": 1, "halves": 4, "dropouts": (0.0,), "libraries": 3},
-    "full": {"rows": 640, "tests": 64, "left_out": 20, "groups": 12, "halves": 32, "dropouts": (0.0, 0.1),
-             "libraries": 5},
-}  # fmt: skip
+    "full": {
+        "rows": 640,
+        "tests": 64,
+        "left_out": 20,
+        "groups": 12,
+        "halves": 32,
+        "dropouts": (0.0, 0.1),
+        "libraries": 5,
+    },
+}
 SEED = 11
 SHARES = (0.05, 0.2)
 CURVATURES = ("gauss-newton", "fisher", "none")
 LIBRARIES = (
-    "TracInCP (captum)", "gradient dot product (captum)", "EK-FAC (kronfluence)", "TRAK (traker)", "DVEmb (dattri)"
-)  # fmt: skip
+    "TracInCP (captum)",
+    "gradient dot product (captum)",
+    "EK-FAC (kronfluence)",
+    "TRAK (traker)",
+    "DVEmb (dattri)",
+)
 
 
 def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -157,9 +168,12 @@ def compared(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def of_logits(
-    run: Run, found: dict[str, np.ndarray], kinds: dict[str, list[np.ndarray]], base: np.ndarray,
+    run: Run,
+    found: dict[str, np.ndarray],
+    kinds: dict[str, list[np.ndarray]],
+    base: np.ndarray,
     truths: dict[str, np.ndarray],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """One row for each curvature and kind of group."""
     labels = run.task.test_tensors[1]
 
@@ -179,10 +193,19 @@ def of_logits(
             r_loss, loss_error = compared(loss(base + predicted) - own, change)
             r_slope, slope_error = compared((predicted * slope).sum((1, 2)), change)
             rows.append(
-                {"run": run.task.name, "curvature": curvature, "left out": kind, "arms": len(truth), "logits r": r,
-                 "logits error": error, "loss r": r_loss, "loss error": loss_error, "linear loss r": r_slope,
-                 "linear loss error": slope_error}
-            )  # fmt: skip
+                {
+                    "run": run.task.name,
+                    "curvature": curvature,
+                    "left out": kind,
+                    "arms": len(truth),
+                    "logits r": r,
+                    "logits error": error,
+                    "loss r": r_loss,
+                    "loss error": loss_error,
+                    "linear loss r": r_slope,
+                    "linear loss error": slope_error,
+                }
+            )
     return rows
 
 
@@ -215,9 +238,14 @@ def best_of_each(rows: list[dict[str, Any]], figure: str) -> list[dict[str, Any]
 
 
 def margins_left_out(
-    run: Run, place: Path, found: dict[str, np.ndarray], kinds: dict[str, list[np.ndarray]], base: np.ndarray,
-    truths: dict[str, np.ndarray], names: tuple[str, ...],
-) -> list[dict[str, Any]]:  # fmt: skip
+    run: Run,
+    place: Path,
+    found: dict[str, np.ndarray],
+    kinds: dict[str, list[np.ndarray]],
+    base: np.ndarray,
+    truths: dict[str, np.ndarray],
+    names: tuple[str, ...],
+) -> list[dict[str, Any]]:
     """Every method on rows and groups left out of the window."""
     sign = 2 * functional.one_hot(run.task.test_tensors[1], 2).numpy() - 1
     ours = {f"hf_prune, {name}": ((effect * sign).sum(2), None) for name, effect in found.items()}
@@ -229,9 +257,15 @@ def margins_left_out(
             figures = fidelity(of_sets(scores, sets), shifts, start)
             figures = {key: figures[key] for key in ("margin_r", "row_rho", "loss_linear_r")}
             rows.append(
-                {"run": run.task.name, "question": kind, "method": name, "sets": len(sets), **figures,
-                 "seconds": seconds}
-            )  # fmt: skip
+                {
+                    "run": run.task.name,
+                    "question": kind,
+                    "method": name,
+                    "sets": len(sets),
+                    **figures,
+                    "seconds": seconds,
+                }
+            )
     return best_of_each(rows, "margin_r")
 
 
@@ -255,11 +289,18 @@ def datamodel(run: Run, place: Path, count: int, names: tuple[str, ...]) -> list
     scores |= scores_of_others(run, place / "scores", 0, names)
     draws = bootstrap_lds({name: found for name, (found, _) in scores.items()}, sets, truth)
     rows = [
-        {"run": run.task.name, "question": "LDS", "method": name, "sets": count,
-         "lds": linear_datamodeling_score(found, sets, truth), "lds_se": float(draws[name].std()),
-         "lead_se": float((draws["hf_prune (expected)"] - draws[name]).std()), "seconds": seconds}
+        {
+            "run": run.task.name,
+            "question": "LDS",
+            "method": name,
+            "sets": count,
+            "lds": linear_datamodeling_score(found, sets, truth),
+            "lds_se": float(draws[name].std()),
+            "lead_se": float((draws["hf_prune (expected)"] - draws[name]).std()),
+            "seconds": seconds,
+        }
         for name, (found, seconds) in scores.items()
-    ]  # fmt: skip
+    ]
     return best_of_each(rows, "lds")
 
 
@@ -312,8 +353,11 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, float]:
         suffix = "_dropout" if "dropout" in row["run"] else ""
         if row.get("curvature") == "gauss-newton" and row["left out"] in ("single rows", "groups"):
             name = "loo" if row["left out"] == "single rows" else "groups"
-            summary |= {f"{name}_minilm{suffix}": row["logits r"], f"{name}_loss_minilm{suffix}": row["loss r"],
-                        f"{name}_loss_error_minilm{suffix}": row["loss error"]}  # fmt: skip
+            summary |= {
+                f"{name}_minilm{suffix}": row["logits r"],
+                f"{name}_loss_minilm{suffix}": row["loss r"],
+                f"{name}_loss_error_minilm{suffix}": row["loss error"],
+            }
     asked = {row["method"]: row["lds"] for row in rows if row.get("question") == "LDS"}
     summary["lds_minilm"] = asked["hf_prune (expected)"]
     summary["lds_minilm_whole_none"] = asked["hf_prune, whole run, none"]

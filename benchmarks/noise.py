@@ -72,8 +72,10 @@ def findings(task: Task, rows: Dataset, model: Classifier) -> dict[str, Finding]
     }
     with torch.no_grad():
         own = model(torch.tensor(task.train.x))["logits"].softmax(dim=1).numpy()
-    return found | {"cleanlab, this run": cleanlab(task.train.y, own), "cleanlab, 5 folds": cleanlab(
-        task.train.y, out_of_fold(task))}  # fmt: skip
+    return found | {
+        "cleanlab, this run": cleanlab(task.train.y, own),
+        "cleanlab, 5 folds": cleanlab(task.train.y, out_of_fold(task)),
+    }
 
 
 def by(score: np.ndarray) -> Finding:
@@ -160,9 +162,10 @@ def run(profile: str, mnist: Path | None) -> tuple[list[dict[str, Any]], dict[st
             rows += [{"task": name, "noise": share} | row for row in measure(makers[name], share, seeds)]
     summary = {
         f"{row['task']}_{int(100 * row['noise'])}_{row['method'].replace(', ', '_').replace(' ', '_')}_{key}": row[key]
-        for row in rows for key in ("precision", "accuracy")
+        for row in rows
+        for key in ("precision", "accuracy")
         if key in row and row["method"] in ("harmful", "loss", "cleanlab, this run", "cleanlab, 5 folds")
-    }  # fmt: skip
+    }
     return rows, summary
 
 

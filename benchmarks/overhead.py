@@ -32,17 +32,28 @@ def trainer_for(name: str, size: int, callbacks: list[Any], directory: str) -> A
 
     set_seed(0)
     shared = {
-        "output_dir": directory, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
-        "logging_steps": 50, "seed": 0,
-    }  # fmt: skip
+        "output_dir": directory,
+        "report_to": [],
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "logging_steps": 50,
+        "seed": 0,
+    }
     if name == "vit":
         from common import digits
         from transformers import ViTConfig, ViTForImageClassification
 
         config = ViTConfig(
-            image_size=8, patch_size=2, num_channels=1, hidden_size=64, num_hidden_layers=4, num_attention_heads=4,
-            intermediate_size=128, num_labels=10,
-        )  # fmt: skip
+            image_size=8,
+            patch_size=2,
+            num_channels=1,
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=128,
+            num_labels=10,
+        )
         rows = digits()[0].map(
             lambda row: {"pixel_values": np.reshape(row["x"], (1, 8, 8))}, remove_columns=["x", "row"]
         )

@@ -53,10 +53,12 @@ def write(rows: int, directory: str) -> None:
     """Draws a scored dataset and saves it, block by block."""
     features = Features(
         {
-            "label": ClassLabel(num_classes=CLASSES), "influence": List(Value("float32"), length=K),
-            "influence_norm": Value("float32"), "influence_eval_loss": Value("float32"),
+            "label": ClassLabel(num_classes=CLASSES),
+            "influence": List(Value("float32"), length=K),
+            "influence_norm": Value("float32"),
+            "influence_eval_loss": Value("float32"),
         }
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(0)
     sketch = rng.normal(size=(LATENT, K)) / np.arange(1, LATENT + 1)[:, None] / K**0.5
     centres = 0.5 * rng.normal(size=(CLASSES, LATENT))
@@ -68,10 +70,11 @@ def write(rows: int, directory: str) -> None:
             latent = (centres[label] + rng.normal(size=(size, LATENT))) * np.exp(0.7 * rng.normal(size=(size, 1)))
             influence = (latent @ sketch / rows).astype("float32")
             columns = {
-                "label": pa.array(label), "influence": pa.FixedSizeListArray.from_arrays(influence.ravel(), K),
+                "label": pa.array(label),
+                "influence": pa.FixedSizeListArray.from_arrays(influence.ravel(), K),
                 "influence_norm": pa.array(np.linalg.norm(influence, axis=1)),
                 "influence_eval_loss": pa.array(influence[:, 0]),
-            }  # fmt: skip
+            }
             writer.write_table(pa.table(columns).cast(features.arrow_schema))
         writer.finalize()
     Dataset.from_file(file).save_to_disk(str(Path(directory) / "scored"))
@@ -88,9 +91,11 @@ def one_run(directory: str, rate: float, buckets: str, difficulty: str) -> None:
     start, before = time.perf_counter(), time.process_time()
     with joblib.parallel_config(n_jobs=JOBS):
         selection = select(
-            rows, 1 - rate, buckets=buckets if buckets == "auto" else int(buckets),
+            rows,
+            1 - rate,
+            buckets=buckets if buckets == "auto" else int(buckets),
             difficulty=None if difficulty == "none" else difficulty,
-        )  # fmt: skip
+        )
     certificate = selection.certificate
     seconds = time.perf_counter() - start
     peak, workers_peak = peak_memory(), workers_peak_memory()
@@ -98,12 +103,18 @@ def one_run(directory: str, rate: float, buckets: str, difficulty: str) -> None:
     own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu = sum(used.ru_utime + used.ru_stime for used in (own, workers)) - before
     figures = {
-        "rows": len(rows), "rate": rate, "difficulty": difficulty, "buckets": buckets,
-        "seconds": seconds, "cpu_seconds": cpu,
-        "peak_gb": peak / 1024, "workers_peak_gb": workers_peak / 1024,
-        "audit_ratio": certificate.audit_ratio, "audit_residual": certificate.audit_residual,
+        "rows": len(rows),
+        "rate": rate,
+        "difficulty": difficulty,
+        "buckets": buckets,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_gb": peak / 1024,
+        "workers_peak_gb": workers_peak / 1024,
+        "audit_ratio": certificate.audit_ratio,
+        "audit_residual": certificate.audit_residual,
         "predicted_shift": certificate.predicted_shift,
-    }  # fmt: skip
+    }
     print(json.dumps(figures))
 
 

@@ -41,9 +41,17 @@ def once(rows: int) -> None:
     train, held_out = reviews.select(range(rows)), reviews.select(range(rows, rows + HELD_OUT))
     with tempfile.TemporaryDirectory() as directory:
         arguments = TrainingArguments(
-            directory, num_train_epochs=3, per_device_train_batch_size=16, learning_rate=3e-5, warmup_steps=0.1,
-            report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, seed=0,
-        )  # fmt: skip
+            directory,
+            num_train_epochs=3,
+            per_device_train_batch_size=16,
+            learning_rate=3e-5,
+            warmup_steps=0.1,
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            seed=0,
+        )
         record = Path(directory) / "trajectory"
         trainer = Trainer(
             model, arguments, train_dataset=train, processing_class=tokenizer, callbacks=[TrajectoryCallback(record)]

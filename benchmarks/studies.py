@@ -31,9 +31,11 @@ class Classifier(nn.Module):
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         logits = self.net(x)
-        return {"logits": logits} if labels is None else {
-            "loss": nn.functional.cross_entropy(logits, labels), "logits": logits
-        }  # fmt: skip
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        )
 
 
 def recorded_run(task: Task, directory: Path, seed: int = 0) -> Classifier:
@@ -41,10 +43,19 @@ def recorded_run(task: Task, directory: Path, seed: int = 0) -> Classifier:
     set_seed(seed)
     model = Classifier(task.net())
     arguments = TrainingArguments(
-        str(directory), num_train_epochs=task.epochs, per_device_train_batch_size=task.batch, learning_rate=task.lr,
-        warmup_steps=WARM_UP, weight_decay=0.0, report_to=[], save_strategy="no", logging_strategy="no",
-        disable_tqdm=True, use_cpu=True, seed=seed,
-    )  # fmt: skip
+        str(directory),
+        num_train_epochs=task.epochs,
+        per_device_train_batch_size=task.batch,
+        learning_rate=task.lr,
+        warmup_steps=WARM_UP,
+        weight_decay=0.0,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=seed,
+    )
     recorder = TrajectoryCallback(directory / "trajectory", row_statistics=True)
     Trainer(model, arguments, train_dataset=task.train.dataset().with_format("torch"), callbacks=[recorder]).train()
     return model
@@ -65,17 +76,27 @@ def scored_run(task: Task, *, seed: int = 0, **options: Any) -> tuple[Dataset, C
 
 
 def retrain(
-    task: Task, subsets: Sequence[np.ndarray], seeds: Sequence[int], on: str, *, steps: int | None = None,
+    task: Task,
+    subsets: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    on: str,
+    *,
+    steps: int | None = None,
     net: Callable[[], nn.Module] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Accuracies, float64 of shape `(networks,)`, of networks that are trained anew; see [`predict`]."""
     return predict(task, subsets, seeds, on, steps=steps, net=net).mean(axis=1)
 
 
 def predict(
-    task: Task, subsets: Sequence[np.ndarray], seeds: Sequence[int], on: str, *, steps: int | None = None,
+    task: Task,
+    subsets: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    on: str,
+    *,
+    steps: int | None = None,
     net: Callable[[], nn.Module] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """
     Which rows networks get right that are trained on some rows each, with the optimizer of the recorded run.
 
@@ -106,9 +127,12 @@ def train_one(task: Task, rows: np.ndarray, seed: int) -> nn.Module:
 
 
 def train(
-    task: Task, subsets: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None = None,
+    task: Task,
+    subsets: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    steps: int | None = None,
     net: Callable[[], nn.Module] | None = None,
-) -> list[nn.Module]:  # fmt: skip
+) -> list[nn.Module]:
     """Trains networks as the Trainer does: AdamW, warm-up, linear decay, clipping at 1, shuffled epochs."""
     nets = []
     for seed in seeds:

@@ -34,8 +34,9 @@ class Arrays:
         width, classes = self.x.shape[1], int(self.y.max()) + 1
         kinds = Features({"x": List(Value("float32"), length=width), "labels": ClassLabel(num_classes=classes)})
         columns = {
-            "x": pa.FixedSizeListArray.from_arrays(pa.array(self.x.ravel()), width), "labels": pa.array(self.y),
-        }  # fmt: skip
+            "x": pa.FixedSizeListArray.from_arrays(pa.array(self.x.ravel()), width),
+            "labels": pa.array(self.y),
+        }
         return Dataset(pa.table(columns).cast(kinds.arrow_schema))
 
 
@@ -80,9 +81,14 @@ def cnn(channels: int = 3, side: int = 16, width: int = 16) -> nn.Module:
         return [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(4, after), nn.ReLU(), nn.MaxPool2d(2)]
 
     return nn.Sequential(
-        nn.Unflatten(1, (channels, side, side)), *block(channels, width), *block(width, 2 * width),
-        *block(2 * width, 4 * width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10),
-    )  # fmt: skip
+        nn.Unflatten(1, (channels, side, side)),
+        *block(channels, width),
+        *block(width, 2 * width),
+        *block(2 * width, 4 * width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, 10),
+    )
 
 
 def split(pool: Arrays, sizes: Sequence[int], seed: int) -> list[Arrays]:

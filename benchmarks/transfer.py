@@ -34,15 +34,18 @@ METHODS = ("influence", "random", "ccs", "el2n")
 RATES = (0.3, 0.5, 0.7)
 TREES = 200
 PROFILES: dict[str, dict[str, int]] = {
-    "quick": {"digits": 2}, "full": {"digits": 8, "reviews": 8, "cifar10": 3},
-}  # fmt: skip
+    "quick": {"digits": 2},
+    "full": {"digits": 8, "reviews": 8, "cifar10": 3},
+}
 NETS: dict[str, dict[str, Callable[[], nn.Module] | None]] = {
     "digits": {
-        "MLP 64 (chose)": None, "MLP 256 x 2": partial(mlp, 64, 256, 256, 10), "CNN": partial(cnn, 1, 8, 8),
+        "MLP 64 (chose)": None,
+        "MLP 256 x 2": partial(mlp, 64, 256, 256, 10),
+        "CNN": partial(cnn, 1, 8, 8),
     },
     "reviews": {"MLP 16 (chose)": None, "MLP 128 x 2": partial(mlp, 384, 128, 128, 2)},
     "cifar10": {"CNN (chose)": None, "MLP 256": partial(mlp, 768, 256, 10)},
-}  # fmt: skip
+}
 """What learns, by task; None is the network that was recorded."""
 
 
@@ -58,7 +61,7 @@ def learned_by(task: Task, subsets: list[np.ndarray], seed: int) -> dict[str, li
         found[name] = [
             float(make().fit(task.train.x[rows], task.train.y[rows]).score(task.test.x, task.test.y))
             for rows in subsets
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -79,10 +82,15 @@ def measure(make: Callable[[int], Task], seeds: int) -> list[dict[str, Any]]:
         gain = np.array(accuracies) - np.array(found[rate, learner, "random"])
         result.append(
             {
-                "rate": rate, "learner": learner, "method": method, "accuracy": float(np.mean(accuracies)),
-                "gain": float(gain.mean()), "interval": half_width(gain), "seeds": accuracies,
+                "rate": rate,
+                "learner": learner,
+                "method": method,
+                "accuracy": float(np.mean(accuracies)),
+                "gain": float(gain.mean()),
+                "interval": half_width(gain),
+                "seeds": accuracies,
             }
-        )  # fmt: skip
+        )
     return result
 
 

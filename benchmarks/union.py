@@ -42,10 +42,11 @@ def side_by_side(scored: Sequence[Dataset]) -> Dataset:
     kinds = Features(
         {
             "influence": List(Value("float32"), length=vectors.shape[1]),
-            "influence_norm": Value("float32"), "influence_eval_loss": Value("float32"),
+            "influence_norm": Value("float32"),
+            "influence_eval_loss": Value("float32"),
             "labels": scored[0].features["labels"],
         }
-    )  # fmt: skip
+    )
     return Dataset.from_dict(columns | {"labels": scored[0]["labels"]}, features=kinds)
 
 
@@ -78,9 +79,15 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     for (rate, name), accuracies in found.items():
         gain = np.array(accuracies) - np.array(found[rate, "one"])
         rows.append(
-            {"rate": rate, "method": name, "accuracy": float(np.mean(accuracies)), "gain": float(gain.mean()),
-             "interval": half_width(gain), "seeds": accuracies}
-        )  # fmt: skip
+            {
+                "rate": rate,
+                "method": name,
+                "accuracy": float(np.mean(accuracies)),
+                "gain": float(gain.mean()),
+                "interval": half_width(gain),
+                "seeds": accuracies,
+            }
+        )
         if name != "one":
             summary[f"gain_{name}_{rate}"] = float(gain.mean())
     return rows, summary

@@ -39,10 +39,24 @@ _HOMES = {
 }
 
 __all__ = [
-    "PrunedDataset", "RecordingError", "Selection", "Trajectory", "TrajectoryCallback", "TrajectoryError",
-    "UnsupportedError", "add_influence", "add_scores", "diagnose", "estimate", "prune", "prune_path", "replay",
-    "select", "verify", "with_example_ids",
-]  # fmt: skip
+    "PrunedDataset",
+    "RecordingError",
+    "Selection",
+    "Trajectory",
+    "TrajectoryCallback",
+    "TrajectoryError",
+    "UnsupportedError",
+    "add_influence",
+    "add_scores",
+    "diagnose",
+    "estimate",
+    "prune",
+    "prune_path",
+    "replay",
+    "select",
+    "verify",
+    "with_example_ids",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -119,10 +119,16 @@ class Hub:
         dropped = ("HF_", "HUGGING", "TRANSFORMERS_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         client = {
-            "HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": ALICE,
-            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1",
-        }  # fmt: skip
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(home),
+            "HF_TOKEN": ALICE,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
         return kept | client | extra
 
     def fault(self, method: str, path: str, action: str, skip: int = 0) -> None:
@@ -276,10 +282,21 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.find(kind, repo_id)
         commit = repo.at(revision or "main")
         siblings = [{"rfilename": path, "size": len(blob.content)} for path, blob in sorted(commit.files.items())]
-        self.answer({
-            "id": repo_id, "sha": commit.sha, "private": repo.private, "tags": [], "siblings": siblings,
-            "lastModified": DATE, "createdAt": DATE, "downloads": 0, "likes": 0, "disabled": False, "gated": False,
-        })  # fmt: skip
+        self.answer(
+            {
+                "id": repo_id,
+                "sha": commit.sha,
+                "private": repo.private,
+                "tags": [],
+                "siblings": siblings,
+                "lastModified": DATE,
+                "createdAt": DATE,
+                "downloads": 0,
+                "likes": 0,
+                "disabled": False,
+                "gated": False,
+            }
+        )
 
     def preupload(self, kind: str, repo_id: str, revision: str) -> None:
         files = self.find(kind, repo_id, write=True).at(revision).files
@@ -287,10 +304,14 @@ class Handler(BaseHTTPRequestHandler):
         for item in json.loads(self.body)["files"]:
             binary = b"\0" in base64.b64decode(item["sample"]) or item["path"].endswith((".parquet", ".safetensors"))
             old = files.get(item["path"])
-            answer.append({
-                "path": item["path"], "uploadMode": "lfs" if binary else "regular", "shouldIgnore": False,
-                "oid": old.oid if old else None,
-            })  # fmt: skip
+            answer.append(
+                {
+                    "path": item["path"],
+                    "uploadMode": "lfs" if binary else "regular",
+                    "shouldIgnore": False,
+                    "oid": old.oid if old else None,
+                }
+            )
         self.answer({"files": answer})
 
     def lfs_batch(self, kind: str, repo_id: str) -> None:

@@ -16,9 +16,17 @@ ROOT = Path(__file__).parents[1]
 def launch(module: str, *arguments: Any) -> None:
     """Runs `python -m module ARGUMENTS` in two processes of one launch on the CPU, to their end."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        str(get_torch_dist_unique_port()), "-m", module, *map(str, arguments),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(get_torch_dist_unique_port()),
+        "-m",
+        module,
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-12000:]

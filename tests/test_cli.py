@@ -57,9 +57,17 @@ def run_dir(tmp_path_factory) -> Path:
 def scored_dir(run_dir) -> Path:
     out = run_dir / "scored"
     values = run_json(
-        "score", run_dir / "train", run_dir / "trajectory", out, "--model", run_dir / "model",
-        "--eval-dataset", run_dir / "dev", "--directions", 8,
-    )  # fmt: skip
+        "score",
+        run_dir / "train",
+        run_dir / "trajectory",
+        out,
+        "--model",
+        run_dir / "model",
+        "--eval-dataset",
+        run_dir / "dev",
+        "--directions",
+        8,
+    )
     assert values["rows"] == 32
     assert values["scoring"]["directions"] == 8
     return out
@@ -137,9 +145,12 @@ def test_score_writes_what_add_influence_makes(run_dir, scored_dir):
     assert {"influence", "influence_norm", "influence_eval_loss"} <= set(scored.column_names)
     model = type(vit()).from_pretrained(run_dir / "model")
     again = hf_prune.add_influence(
-        load_from_disk(str(run_dir / "train")), run_dir / "trajectory", model=model, directions=8,
+        load_from_disk(str(run_dir / "train")),
+        run_dir / "trajectory",
+        model=model,
+        directions=8,
         eval_dataset=load_from_disk(str(run_dir / "dev")),
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(scored["influence_norm"], again["influence_norm"], rtol=1e-5)
 
 

@@ -42,9 +42,14 @@ def test_the_readmes_five_lines_work_unchanged(tmp_path: Path):
     with Hub() as hub:
         environment = hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
         done = subprocess.run(
-            [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+            [sys.executable, str(script)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
             check=False,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr[-4000:]
         assert "hf_prune/provenance.json" in hub.files("me/imdb-half")
         assert "README.md" in hub.files("me/imdb-half")

@@ -102,51 +102,94 @@ def images(rows: int = 48, size: int = 8, classes: int = CLASSES, seed: int = 0)
 
 def bert(**kwargs: Any) -> BertForSequenceClassification:
     config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, num_labels=CLASSES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=CLASSES,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
         **kwargs,
-    )  # fmt: skip
+    )
     return BertForSequenceClassification(config)
 
 
 def gpt2() -> GPT2ForSequenceClassification:
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=16, num_labels=CLASSES, pad_token_id=0,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=16,
+        num_labels=CLASSES,
+        pad_token_id=0,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
     return GPT2ForSequenceClassification(config)
 
 
 def llama() -> LlamaForSequenceClassification:
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=16, num_labels=CLASSES, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16,
+        num_labels=CLASSES,
+        pad_token_id=0,
+    )
     return LlamaForSequenceClassification(config)
 
 
 def vit() -> ViTForImageClassification:
     config = ViTConfig(
-        image_size=8, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, num_labels=CLASSES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=CLASSES,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     return ViTForImageClassification(config)
 
 
 def arguments(output_dir: str | Path, **overrides: Any) -> TrainingArguments:
     """TrainingArguments of a short, silent run on the CPU."""
     settings: dict[str, Any] = {
-        "output_dir": str(output_dir), "num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 0.01,
-        "save_strategy": "no", "report_to": [], "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True,
+        "output_dir": str(output_dir),
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 0.01,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
         "seed": 0,
-    }  # fmt: skip
+    }
     return TrainingArguments(**(settings | overrides))
 
 
 def train(
-    model: nn.Module, dataset: Any, output_dir: str | Path, callbacks: list[Any] | None = None, *,
-    resume: str | bool | None = None, eval_dataset: Any = None, **overrides: Any,
-) -> Trainer:  # fmt: skip
+    model: nn.Module,
+    dataset: Any,
+    output_dir: str | Path,
+    callbacks: list[Any] | None = None,
+    *,
+    resume: str | bool | None = None,
+    eval_dataset: Any = None,
+    **overrides: Any,
+) -> Trainer:
     """Runs the real Trainer and returns it."""
     set_seed(0)
     args = arguments(output_dir, **overrides)

@@ -44,14 +44,19 @@ def _scores(run: Run, checkpoint: int) -> np.ndarray:
     if len(run.last) > MOST:
         kind, layer = TracInCPFast, [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
         options = {
-            "final_fc_layer": layer, "loss_fn": nn.CrossEntropyLoss(reduction="sum"),
+            "final_fc_layer": layer,
+            "loss_fn": nn.CrossEntropyLoss(reduction="sum"),
             "test_loss_fn": lambda logits, labels: margins(logits, labels).sum(),
-        }  # fmt: skip
+        }
         options["test_loss_fn"].reduction = "sum"
     method = kind(
-        model, train_dataset=TensorDataset(*run.task.train_tensors), checkpoints=[checkpoint],
-        checkpoints_load_func=load, batch_size=BATCH, **options,
-    )  # fmt: skip
+        model,
+        train_dataset=TensorDataset(*run.task.train_tensors),
+        checkpoints=[checkpoint],
+        checkpoints_load_func=load,
+        batch_size=BATCH,
+        **options,
+    )
     # <grad margin, grad loss>: how much a step on the row lowers the margin, so how much its removal raises it.
     found: torch.Tensor = method.influence(tuple(run.task.test_tensors))  # type: ignore[assignment]
     return found.T.detach().double().numpy()

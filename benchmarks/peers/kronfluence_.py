@@ -52,8 +52,13 @@ def _scores(run: Run) -> np.ndarray:
             "factors", train, per_device_batch_size=BATCH, factor_args=FactorArguments(strategy="ekfac")
         )
         analyzer.compute_pairwise_scores(
-            "scores", "factors", test, train, per_device_query_batch_size=BATCH, per_device_train_batch_size=BATCH,
+            "scores",
+            "factors",
+            test,
+            train,
+            per_device_query_batch_size=BATCH,
+            per_device_train_batch_size=BATCH,
             score_args=ScoreArguments(damping_factor=None),
-        )  # fmt: skip
+        )
         found = analyzer.load_pairwise_scores("scores")["all_modules"]
     return found.T.double().numpy() / len(run.task.train)

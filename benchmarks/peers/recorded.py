@@ -92,9 +92,15 @@ class Keep(TrainerCallback):
 def arguments(task: Task, directory: Path, seed: int) -> TrainingArguments:
     """The recipe of a task."""
     return TrainingArguments(
-        str(directory / "out"), report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
-        use_cpu=True, seed=seed, **task.settings,
-    )  # fmt: skip
+        str(directory / "out"),
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=seed,
+        **task.settings,
+    )
 
 
 def record(task: Task, directory: Path, *, seed: int = 0, window: float = 0.5, **options: Any) -> Run:

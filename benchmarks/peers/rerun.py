@@ -57,9 +57,14 @@ class Network:
 
 
 def train(
-    task: Task, network: Network, thetas: torch.Tensor, batches: list[Batch], *,
-    moments: dict[str, torch.Tensor] | None = None, updates: int = 0,
-) -> torch.Tensor:  # fmt: skip
+    task: Task,
+    network: Network,
+    thetas: torch.Tensor,
+    batches: list[Batch],
+    *,
+    moments: dict[str, torch.Tensor] | None = None,
+    updates: int = 0,
+) -> torch.Tensor:
     """
     Trains m models side by side, each as the Trainer would: clipping, then AdamW or SGD of torch.
 
@@ -78,9 +83,14 @@ def train(
 
 
 def _train(
-    task: Task, network: Network, thetas: torch.Tensor, batches: Iterator[Batch], moments: dict[str, torch.Tensor],
-    updates: int, steps: int,
-) -> torch.Tensor:  # fmt: skip
+    task: Task,
+    network: Network,
+    thetas: torch.Tensor,
+    batches: Iterator[Batch],
+    moments: dict[str, torch.Tensor],
+    updates: int,
+    steps: int,
+) -> torch.Tensor:
     parameter = nn.Parameter(thetas.clone())
     optimizer = _optimizer(task, parameter)
     if moments:
@@ -102,9 +112,15 @@ def _train(
 
 
 def train_one(
-    model: nn.Module, task: Task, theta: torch.Tensor, batches: list[Batch], *,
-    moments: dict[str, torch.Tensor] | None = None, updates: int = 0, seed: int = 0,
-) -> nn.Module:  # fmt: skip
+    model: nn.Module,
+    task: Task,
+    theta: torch.Tensor,
+    batches: list[Batch],
+    *,
+    moments: dict[str, torch.Tensor] | None = None,
+    updates: int = 0,
+    seed: int = 0,
+) -> nn.Module:
     """
     The same for one large model, which is trained in place with AdamW by plain autograd, with its own dropout.
 

@@ -156,9 +156,11 @@ def _datamodel(runs: list[Run], whole: list[Run], sizes: Sizes, methods: Answers
     """Models trained from scratch on random halves of the rows."""
     truth = subsets(runs[0].task, sizes.halves, sizes.retrainings)
     own = {
-        "hf_prune (expected)": ("auto", runs), "hf_prune, whole run": ("auto", whole),
-        "hf_prune, whole run, fisher": ("fisher", whole), "hf_prune, whole run, none": ("none", whole),
-    }  # fmt: skip
+        "hf_prune (expected)": ("auto", runs),
+        "hf_prune, whole run": ("auto", whole),
+        "hf_prune, whole run, fisher": ("fisher", whole),
+        "hf_prune, whole run, none": ("none", whole),
+    }
     rows: list[dict[str, Any]] = []
     matrices: dict[str, np.ndarray] = {}
     for name in (*own, *methods.methods):
@@ -177,11 +179,17 @@ def _datamodel(runs: list[Run], whole: list[Run], sizes: Sizes, methods: Answers
         singles = [linear_datamodeling_score(part[0][best], truth.sets, truth.margins) for part in parts]
         rows.append(
             {
-                "run": runs[0].task.name, "question": "LDS", "method": best, "sets": sizes.halves,
-                "lds_1_run": float(np.mean(singles)), "runs": len(runs), "lds": scored[best],
-                "ceiling": reliability(truth.margins), "seconds": float(np.mean([part[1] for part in parts])),
+                "run": runs[0].task.name,
+                "question": "LDS",
+                "method": best,
+                "sets": sizes.halves,
+                "lds_1_run": float(np.mean(singles)),
+                "runs": len(runs),
+                "lds": scored[best],
+                "ceiling": reliability(truth.margins),
+                "seconds": float(np.mean([part[1] for part in parts])),
             }
-        )  # fmt: skip
+        )
         print(json.dumps(rows[-1]), flush=True)
     draws = bootstrap_lds(matrices, truth.sets, truth.margins)
     for row in rows:

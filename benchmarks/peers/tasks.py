@@ -136,8 +136,11 @@ def vit(rows: int, tests: int, file: Path = CIFAR) -> Task:
         return fresh
 
     settings = {
-        "num_train_epochs": 5, "per_device_train_batch_size": 32, "learning_rate": 3e-4, "warmup_steps": 0.1,
-    }  # fmt: skip
+        "num_train_epochs": 5,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 3e-4,
+        "warmup_steps": 0.1,
+    }
     train, test = _cifar(file, "train", PRETRAINING, rows), _cifar(file, "test", 0, tests)
     return Task("vit/adamw", train, test, ("pixel_values",), model, settings)
 
@@ -146,8 +149,11 @@ def vit_from_scratch(rows: int, tests: int, file: Path = CIFAR) -> Task:
     """The same ViT from scratch at a high learning rate: a run in which small changes grow."""
     train, test = _cifar(file, "train", 0, rows), _cifar(file, "test", 0, tests)
     settings = {
-        "num_train_epochs": 10, "per_device_train_batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 0.1,
-    }  # fmt: skip
+        "num_train_epochs": 10,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0.1,
+    }
     return Task("vit from scratch/adamw", train, test, ("pixel_values",), _vit, settings)
 
 
@@ -161,8 +167,11 @@ def minilm(rows: int, tests: int, dropout: float = 0.0, seed: int = 0) -> Task:
 
     reviews = movie_reviews(rows + tests, seed).map(tokens, remove_columns="text")
     settings = {
-        "num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 3e-5, "warmup_steps": 0.1,
-    }  # fmt: skip
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 3e-5,
+        "warmup_steps": 0.1,
+    }
     parts = reviews.select(range(rows)), reviews.select(range(rows, rows + tests))
     name = "minilm/adamw" + (f", dropout {dropout}" if dropout else "")
     return Task(name, *parts, ("input_ids", "attention_mask"), lambda: pretrained_minilm(dropout)[0], settings)
@@ -170,9 +179,17 @@ def minilm(rows: int, tests: int, dropout: float = 0.0, seed: int = 0) -> Task:
 
 def _vit() -> ViTForImageClassification:
     config = ViTConfig(
-        image_size=16, patch_size=4, num_channels=3, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        image_size=16,
+        patch_size=4,
+        num_channels=3,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_labels=10,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     return ViTForImageClassification(config)
 
 
@@ -185,9 +202,16 @@ def _pretrained(cifar: Path) -> dict[str, torch.Tensor]:
         model = _vit()
         with tempfile.TemporaryDirectory() as directory:
             options = TrainingArguments(
-                directory, num_train_epochs=5, per_device_train_batch_size=64, learning_rate=1e-3, report_to=[],
-                save_strategy="no", logging_strategy="no", use_cpu=True, disable_tqdm=True,
-            )  # fmt: skip
+                directory,
+                num_train_epochs=5,
+                per_device_train_batch_size=64,
+                learning_rate=1e-3,
+                report_to=[],
+                save_strategy="no",
+                logging_strategy="no",
+                use_cpu=True,
+                disable_tqdm=True,
+            )
             Trainer(model, options, train_dataset=rows).train()
         partial = file.with_suffix(f".{os.getpid()}")
         torch.save(model.vit.state_dict(), partial)

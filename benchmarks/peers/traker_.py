@@ -32,11 +32,17 @@ def trak(runs: list[Run], first: int = 0, *, ridge: float = 1.0) -> np.ndarray:
     strength = ridge * _mean_eigenvalue(models[0], looked_at, *run_tensors)
     with tempfile.TemporaryDirectory() as directory:
         traker = TRAKer(
-            models[0], "image_classification", len(x), save_dir=directory, device="cpu",
-            proj_dim=min(DIMENSION, len(x) // 2), use_half_precision=False, lambda_reg=strength,
+            models[0],
+            "image_classification",
+            len(x),
+            save_dir=directory,
+            device="cpu",
+            proj_dim=min(DIMENSION, len(x) // 2),
+            use_half_precision=False,
+            lambda_reg=strength,
             grad_wrt=list(looked_at),
             logging_level=logging.ERROR,
-        )  # fmt: skip
+        )
         states = [{name: value.clone() for name, value in model.state_dict().items()} for model in models]
         for number, state in enumerate(states):
             traker.load_checkpoint(state, model_id=number)

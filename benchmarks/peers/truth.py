@@ -38,9 +38,13 @@ def leave_out(run: Run, sets: list[np.ndarray]) -> LeftOut:
     absent = [np.array([], dtype=np.int64), *sets]
     begin = run.thetas[run.first].expand(len(absent), -1)
     thetas = train(
-        run.task, network, begin, window_batches(run, absent),
-        moments=run.moments, updates=run.trajectory.updates_before(run.first),
-    )  # fmt: skip
+        run.task,
+        network,
+        begin,
+        window_batches(run, absent),
+        moments=run.moments,
+        updates=run.trajectory.updates_before(run.first),
+    )
     found = network.margins(thetas, *run.task.test_tensors).double().numpy()
     recorded = network.margins(run.last[None], *run.task.test_tensors).double().numpy()[0]
     result = LeftOut(sets, found[0], found[1:] - found[0], float(np.abs(found[0] - recorded).max()))

@@ -28,10 +28,14 @@ class SentenceGroup(TyperGroup):
 
 
 app = typer.Typer(
-    name="hf-prune", cls=SentenceGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="hf-prune",
+    cls=SentenceGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Prune a training set by what its rows did in training: record, score, prune, verify, publish.",
-)  # fmt: skip
+)
 
 
 def _version(value: bool) -> None:

@@ -48,10 +48,19 @@ def score(
         held_out = None if eval_dataset is None else load_rows(eval_dataset)
         record = Trajectory.open(trajectory)
         scored = add_influence(
-            rows, record, model=_trained_model(model, record.manifest.model), eval_dataset=held_out,
-            directions=directions, space=space, mode=mode, curvature=curvature, batch_size=batch_size,
-            num_proc=num_proc, seed=seed, column=column,
-        )  # fmt: skip
+            rows,
+            record,
+            model=_trained_model(model, record.manifest.model),
+            eval_dataset=held_out,
+            directions=directions,
+            space=space,
+            mode=mode,
+            curvature=curvature,
+            batch_size=batch_size,
+            num_proc=num_proc,
+            seed=seed,
+            column=column,
+        )
         save_scored(scored, out)
     if json:
         print_json({"rows": len(scored), "directory": str(out), "scoring": scored.info.hf_prune["influence"]})
@@ -98,10 +107,20 @@ def prune(
         from hf_prune.selection import prune as prune_rows
 
         pruned = prune_rows(
-            load_rows(dataset), share, epsilon=epsilon, method=method, difficulty=quantile, cost=cost,
-            harmful=harmful, balance=False if balance == "none" else balance, centred=centred, features=features,
-            buckets=parts, column=column, seed=seed,
-        )  # fmt: skip
+            load_rows(dataset),
+            share,
+            epsilon=epsilon,
+            method=method,
+            difficulty=quantile,
+            cost=cost,
+            harmful=harmful,
+            balance=False if balance == "none" else balance,
+            centred=centred,
+            features=features,
+            buckets=parts,
+            column=column,
+            seed=seed,
+        )
         pruned.save_to_disk(str(out))
     certificate = pruned.selection.certificate
     if json:
@@ -133,9 +152,11 @@ def report(
             rows = load_rows(source)
             selection = load_pruned(pruned, rows).selection
         data = ReportData(
-            title=f"Pruning report: {pruned.resolve().name}", made=how_it_was_made(record.provenance),
-            **selection_parts(selection, rows), **_verified(verification, selection),
-        )  # fmt: skip
+            title=f"Pruning report: {pruned.resolve().name}",
+            made=how_it_was_made(record.provenance),
+            **selection_parts(selection, rows),
+            **_verified(verification, selection),
+        )
         write_report(out, data)
     if json:
         print_json({"report": str(out), "bytes": out.stat().st_size})

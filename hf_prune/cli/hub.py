@@ -34,11 +34,20 @@ def push(
         rows = load_pruned(pruned, load_rows(source))
         known = Record.open(str(pruned)).provenance
         done = push_to_hub(
-            rows, repo_id, config_name=config_name, split=split, revision=revision, private=private or None,
-            create_pr=create_pr, source_id=source_id or _source_id(known), license=license,
-            include_scores=include_scores, include_dropped=include_dropped, observed=known["observed"],
+            rows,
+            repo_id,
+            config_name=config_name,
+            split=split,
+            revision=revision,
+            private=private or None,
+            create_pr=create_pr,
+            source_id=source_id or _source_id(known),
+            license=license,
+            include_scores=include_scores,
+            include_dropped=include_dropped,
+            observed=known["observed"],
             dry_run=dry_run,
-        )  # fmt: skip
+        )
     if isinstance(done, Plan):
         if json:
             print_json({"dry_run": True, "repo_id": done.repo_id, "files": done.files, "provenance": done.provenance})

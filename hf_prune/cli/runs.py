@@ -78,9 +78,15 @@ def diagnose(
         record = Trajectory.open(trajectory)
         shares: dict[str, Any] = {"groups": tuple(group)} if group else {}
         found = diagnose_run(
-            load_rows(dataset), record, model=_trained_model(model, record.manifest.model),
-            eval_dataset=load_rows(eval_dataset), steps=steps, batch_size=batch_size, seed=seed, **shares,
-        )  # fmt: skip
+            load_rows(dataset),
+            record,
+            model=_trained_model(model, record.manifest.model),
+            eval_dataset=load_rows(eval_dataset),
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            **shares,
+        )
     if out is not None:
         _write_json(out, found.to_dict())
     if json:
@@ -113,13 +119,23 @@ def estimate(
 
         with tempfile.TemporaryDirectory() as scratch:
             args = TrainingArguments(
-                output_dir=scratch, per_device_train_batch_size=batch_size, num_train_epochs=epochs,
-                gradient_accumulation_steps=accumulation, report_to=[], use_cpu=True,
-            )  # fmt: skip
+                output_dir=scratch,
+                per_device_train_batch_size=batch_size,
+                num_train_epochs=epochs,
+                gradient_accumulation_steps=accumulation,
+                report_to=[],
+                use_cpu=True,
+            )
             found = estimate_run(
-                _empty_model(model), args, rows, window=window, snapshots_per_epoch=snapshots_per_epoch,
-                parameters=parameters, snapshot_dtype=snapshot_dtype, step_seconds=step_seconds,
-            )  # fmt: skip
+                _empty_model(model),
+                args,
+                rows,
+                window=window,
+                snapshots_per_epoch=snapshots_per_epoch,
+                parameters=parameters,
+                snapshot_dtype=snapshot_dtype,
+                step_seconds=step_seconds,
+            )
         values = asdict(found)
     if json:
         print_json(values)
@@ -152,9 +168,15 @@ def verify(
         scores = influence_columns(subset.selection.arguments["column"])
         plain = rows.remove_columns([name for name in scores if name in rows.column_names and name not in LABELS])
         result = verify_rows(
-            _function(factory), plain, subset, eval_dataset=load_rows(eval_dataset), seeds=seeds, metric=metric,
-            budget=budget, random=random,
-        )  # fmt: skip
+            _function(factory),
+            plain,
+            subset,
+            eval_dataset=load_rows(eval_dataset),
+            seeds=seeds,
+            metric=metric,
+            budget=budget,
+            random=random,
+        )
     if out is not None:
         _write_json(out, result.to_dict())
     if json:

@@ -31,8 +31,14 @@ def digits(sizes: Sizes | None = None) -> Task:
     parts = np.split(order[: ends[-1]], ends[:-1])
     train, dev, test = (_dataset(pixels[part].reshape(-1, 8, 8), classes[part]) for part in parts)
     return Task(
-        name="digits", title="Handwritten digits, a small ViT from scratch", sizes=sizes, train=train, dev=dev,
-        test=test, model=_model, scoring={"directions": sizes.directions},
+        name="digits",
+        title="Handwritten digits, a small ViT from scratch",
+        sizes=sizes,
+        train=train,
+        dev=dev,
+        test=test,
+        model=_model,
+        scoring={"directions": sizes.directions},
         training={"per_device_train_batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 0.1},
         recording={"window": WINDOW},
         notes=(
@@ -40,15 +46,23 @@ def digits(sizes: Sizes | None = None) -> Task:
             f"The last {WINDOW:.0%} of the training steps are recorded: before them this run's steps are so large "
             "that influence carried back over them grows without bound.",
         ),
-    )  # fmt: skip
+    )
 
 
 def _model() -> nn.Module:
     config = ViTConfig(
-        image_size=8, patch_size=4, num_channels=1, hidden_size=64, num_hidden_layers=1, num_attention_heads=4,
-        intermediate_size=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        id2label={i: str(i) for i in range(10)}, label2id={str(i): i for i in range(10)},
-    )  # fmt: skip
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        id2label={i: str(i) for i in range(10)},
+        label2id={str(i): i for i in range(10)},
+    )
     return ViTForImageClassification(config)
 
 
@@ -58,9 +72,10 @@ def _dataset(pixels: np.ndarray, classes: np.ndarray) -> Dataset:
 
     line = List(Value("float32"), length=8)
     features = Features(
-        image=Image(), pixel_values=List(List(line, length=8), length=1),
+        image=Image(),
+        pixel_values=List(List(line, length=8), length=1),
         label=ClassLabel(names=[str(i) for i in range(10)]),
-    )  # fmt: skip
+    )
     grey = (pixels * 255 / 16).round().astype("uint8")
     rows = {
         "image": [fromarray(image) for image in grey],

@@ -23,9 +23,12 @@ def table(result: DemoResult) -> Group:
     for rate, verification in result.test.items():
         pruned, random = verification.pruned.metric, verification.random.metric if verification.random else None
         grid.add_row(
-            f"{rate:.0%}", str(verification.pruned.rows), _spread(pruned), "" if random is None else _spread(random),
+            f"{rate:.0%}",
+            str(verification.pruned.rows),
+            _spread(pruned),
+            "" if random is None else _spread(random),
             "" if random is None else f"{pruned.mean - random.mean:+.4f}",
-        )  # fmt: skip
+        )
     seeds = f"Mean ± standard deviation over {len(full.runs)} seeds, equal epochs."
     lines = (seeds, _gap_line(result), _seconds_line(result), *result.task.notes)
     return Group(grid, *(Text(line) for line in lines))
@@ -56,10 +59,13 @@ def report_data(result: DemoResult) -> ReportData:
         title=f"Pruning report: {result.task.title}",
         lead=f"Every row's influence on the trained model was estimated, rows were pruned at {len(result.test)} "
         "rates, and the model was trained again on what was left, beside random rows of the same number.",
-        highlights=highlights, curve=Curve.of(result.test),
+        highlights=highlights,
+        curve=Curve.of(result.test),
         gaps=[gap for rate, found in result.dev.items() for gap in gaps(rate, result.pruned[rate].selection, found)],
-        made=_made(result), notes=result.task.notes, **selection_parts(selection, result.scored),
-    )  # fmt: skip
+        made=_made(result),
+        notes=result.task.notes,
+        **selection_parts(selection, result.scored),
+    )
 
 
 def _made(result: DemoResult) -> list[tuple[str, str]]:

@@ -72,10 +72,18 @@ class Task:
 
         def make(train_dataset: Dataset, seed: int) -> Trainer:
             args = TrainingArguments(
-                output_dir=str(scratch), num_train_epochs=self.sizes.epochs, seed=seed, save_strategy="no",
-                logging_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, log_level="error",
-                per_device_eval_batch_size=256, **self.training,
-            )  # fmt: skip
+                output_dir=str(scratch),
+                num_train_epochs=self.sizes.epochs,
+                seed=seed,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                log_level="error",
+                per_device_eval_batch_size=256,
+                **self.training,
+            )
             trainer = Trainer(self.model(), args, train_dataset=train_dataset, **self.trainer)
             trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
             trainer.add_callback(TrainingBar())

@@ -50,10 +50,18 @@ def text(sizes: Sizes | None = None) -> Task:
         return made
 
     return Task(
-        name="text", title="Film reviews, MiniLM", sizes=sizes, train=train, dev=dev, test=test, model=model,
+        name="text",
+        title="Film reviews, MiniLM",
+        sizes=sizes,
+        train=train,
+        dev=dev,
+        test=test,
+        model=model,
         scoring={"directions": sizes.directions, "data_collator": collator},
         training={
-            "per_device_train_batch_size": 8, "learning_rate": 3e-4, "warmup_steps": 0.1,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 3e-4,
+            "warmup_steps": 0.1,
             "train_sampling_strategy": "group_by_length",
         },
         trainer={"processing_class": tokenizer, "data_collator": collator},
@@ -63,7 +71,7 @@ def text(sizes: Sizes | None = None) -> Task:
             "To stay within minutes on two cores, only MiniLM's last layer, its pooler and the head are trained, and "
             f"{sizes.directions} directions are asked; fewer directions make a coarser selection.",
         ),
-    )  # fmt: skip
+    )
 
 
 def _by_length(rows: Dataset) -> Dataset:
@@ -85,11 +93,15 @@ def _reviews(file: Path) -> list[tuple[str, int]]:
 def _dataset(reviews: list[tuple[str, int]], tokenizer: Any) -> Dataset:
     tokens = tokenizer([review for review, _ in reviews], truncation=True, max_length=LONGEST)
     features = Features(
-        text=Value("string"), input_ids=List(Value("int32")), attention_mask=List(Value("int8")),
+        text=Value("string"),
+        input_ids=List(Value("int32")),
+        attention_mask=List(Value("int8")),
         label=ClassLabel(names=["negative", "positive"]),
-    )  # fmt: skip
+    )
     rows = {
-        "text": [review for review, _ in reviews], "input_ids": tokens["input_ids"],
-        "attention_mask": tokens["attention_mask"], "label": [label for _, label in reviews],
-    }  # fmt: skip
+        "text": [review for review, _ in reviews],
+        "input_ids": tokens["input_ids"],
+        "attention_mask": tokens["attention_mask"],
+        "label": [label for _, label in reviews],
+    }
     return Dataset.from_dict(rows, features=features)

@@ -81,9 +81,13 @@ class Experiment:
             if self.dropout:
                 conditions.append(self._condition("dropout", base, largest, self._recorded, dropout=True))
         return Diagnosis(
-            steps=(first, last), rows=len(visited), groups=found, conditions=tuple(conditions),
-            replay_error=self._replay_error(theta), scoring=dict(self.scoring),
-        )  # fmt: skip
+            steps=(first, last),
+            rows=len(visited),
+            groups=found,
+            conditions=tuple(conditions),
+            replay_error=self._replay_error(theta),
+            scoring=dict(self.scoring),
+        )
 
     def _run(
         self, updates: Callable[[], Iterable[Update]], left_out: np.ndarray, dropout: bool = False
@@ -109,15 +113,24 @@ class Experiment:
         predicted = self._predicted(group)
         count = int(group.sum())
         return Group(
-            rows=count, share=count / visited, shift=true.length, predicted_shift=predicted.length,
-            correlation=true.correlation(predicted), relative_error=true.error(predicted), loss_change=true.loss,
+            rows=count,
+            share=count / visited,
+            shift=true.length,
+            predicted_shift=predicted.length,
+            correlation=true.correlation(predicted),
+            relative_error=true.error(predicted),
+            loss_change=true.loss,
             predicted_loss_change=predicted.loss,
-        )  # fmt: skip
+        )
 
     def _condition(
-        self, name: str, base: Answers, group: np.ndarray, updates: Callable[[], Iterable[Update]],
+        self,
+        name: str,
+        base: Answers,
+        group: np.ndarray,
+        updates: Callable[[], Iterable[Update]],
         dropout: bool = False,
-    ) -> Condition:  # fmt: skip
+    ) -> Condition:
         whole = self._run(updates, np.zeros_like(group), dropout)[0]
         true = self._run(updates, group, dropout)[0] - whole
         predicted = self._predicted(group)

@@ -124,14 +124,28 @@ def add_influence(
     if eval_dataset is None:
         logger.warning("No eval_dataset: asking outputs on training rows, and predicting no held-out loss.")
     scoring = {
-        "version": VERSION, "engine": engine, "mode": mode, "space": space, "curvature": curvature,
-        "directions": directions, "seed": seed, "column": column,
+        "version": VERSION,
+        "engine": engine,
+        "mode": mode,
+        "space": space,
+        "curvature": curvature,
+        "directions": directions,
+        "seed": seed,
+        "column": column,
         "eval_digest": None if eval_dataset is None else content_digest(eval_dataset),
-    }  # fmt: skip
+    }
     scorer = Scorer(
-        dataset, record, model, eval_dataset, scoring, train_dataset=train_dataset,
-        batch_size=batch_size or BATCH_SIZE, data_collator=data_collator, loss=loss, max_memory=max_memory,
-    )  # fmt: skip
+        dataset,
+        record,
+        model,
+        eval_dataset,
+        scoring,
+        train_dataset=train_dataset,
+        batch_size=batch_size or BATCH_SIZE,
+        data_collator=data_collator,
+        loss=loss,
+        max_memory=max_memory,
+    )
     k = List(Value("float32"), length=directions)
     features = Features({**dataset.features, column: k, f"{column}_norm": Value("float32")})
     if eval_dataset is not None:
@@ -147,10 +161,16 @@ def add_influence(
         scorer.prepare(cache / f"parts-{fingerprint}", cache / f"sketches-{Hasher.hash(swept)}", ranks)
     with ranks.one_first():
         scored = dataset.map(
-            scorer, batched=True, batch_size=batch_size or BATCH_SIZE, with_indices=True, num_proc=num_proc,
-            features=features, new_fingerprint=fingerprint, cache_file_name=str(cache / f"{fingerprint}.arrow"),
+            scorer,
+            batched=True,
+            batch_size=batch_size or BATCH_SIZE,
+            with_indices=True,
+            num_proc=num_proc,
+            features=features,
+            new_fingerprint=fingerprint,
+            cache_file_name=str(cache / f"{fingerprint}.arrow"),
             desc="Scoring rows",
-        )  # fmt: skip
+        )
         curvature_of_loss = _curvature(scorer, cache, asked)
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})

@@ -164,10 +164,13 @@ class Scorer:
     def _sweep(self) -> Sweep:
         """The dense sweep, which the projected engine asks for rows and weights; its first step is checked."""
         sweep = Sweep(
-            self.trajectory, self.objective, self.rows,
+            self.trajectory,
+            self.objective,
+            self.rows,
             curvature="none" if self.scoring["engine"] == "projected" else self.scoring["curvature"],
-            positions=self.positions, own_loss=self.own_loss,
-        )  # fmt: skip
+            positions=self.positions,
+            own_loss=self.own_loss,
+        )
         sweep.check()
         return sweep
 

@@ -167,9 +167,16 @@ class Sweep:
             clip = Clip(batch_gradient(self.objective, theta, batch, weights), step.grad_norm, self.max_norm)
             pulled = clip.pull(C)
         work = step_work(
-            self.objective, theta, batch, weights, pulled, self.curvature,
-            dots=effects, gradient=clip.gradient if clip and effects else None, budget=self.budget,
-        )  # fmt: skip
+            self.objective,
+            theta,
+            batch,
+            weights,
+            pulled,
+            self.curvature,
+            dots=effects,
+            gradient=clip.gradient if clip and effects else None,
+            budget=self.budget,
+        )
         if work.curved is not None:
             A.add_(work.curved, alpha=self.factor if self.curvature == "gauss-newton" else 1.0)
         shifts = None

@@ -17,14 +17,25 @@ from hf_prune.publish.provenance import observe
 TAGS = ["dataset-pruning", "hf-prune"]
 _CLASSES = 50
 _UNKNOWN_TRAINING: dict[str, Any] = {
-    "trajectory_digest": None, "model": {"class": None, "id": None, "revision": None}, "optimizer": {"name": None},
-    "run": {"total_steps": None}, "seeds": {"seed": None},
-}  # fmt: skip
+    "trajectory_digest": None,
+    "model": {"class": None, "id": None, "revision": None},
+    "optimizer": {"name": None},
+    "run": {"total_steps": None},
+    "seeds": {"seed": None},
+}
 _INFLUENCE_DEFAULTS = {"space": "outputs", "mode": "expected", "directions": 64, "seed": 0, "column": "influence"}
 _PRUNE_DEFAULTS = {
-    "method": "influence", "difficulty": "auto", "cost": None, "harmful": "keep", "centred": True, "features": None,
-    "balance": None, "buckets": "auto", "column": "influence", "seed": 0,
-}  # fmt: skip
+    "method": "influence",
+    "difficulty": "auto",
+    "cost": None,
+    "harmful": "keep",
+    "centred": True,
+    "features": None,
+    "balance": None,
+    "buckets": "auto",
+    "column": "influence",
+    "seed": 0,
+}
 
 
 def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existing: str | None = None) -> str:
@@ -41,8 +52,10 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
     """
     config_name, origin = provenance["config_name"], provenance["source"]
     metadata = DatasetCardData(
-        **origin["license"], source_datasets=[origin["id"]] if origin["id"] else None, tags=TAGS,
-    )  # fmt: skip
+        **origin["license"],
+        source_datasets=[origin["id"]] if origin["id"] else None,
+        tags=TAGS,
+    )
     fresh = templates.template("pruned_dataset.md.j2").render(
         **_common(provenance, config_name),
         metadata=yaml_dump(metadata.to_dict(), sort_keys=False).strip(),
@@ -65,9 +78,15 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
 
 
 def render_model(
-    provenance: Mapping[str, Any], *, model_id: str, dataset_id: str, dataset_revision: str | None = None,
-    observed: Mapping[str, Any] | None = None, task: str = "text-classification", existing: str | None = None,
-) -> str:  # fmt: skip
+    provenance: Mapping[str, Any],
+    *,
+    model_id: str,
+    dataset_id: str,
+    dataset_revision: str | None = None,
+    observed: Mapping[str, Any] | None = None,
+    task: str = "text-classification",
+    existing: str | None = None,
+) -> str:
     """Returns the card of a model that was trained on a pruned dataset, merged into the one that is there.
 
     The metadata has `datasets`, `base_model` where it is known, and the measured results in the Hub's model-index: of
@@ -94,10 +113,13 @@ def render_model(
     scrub.check({"observed": seen, "model_id": model_id, "dataset_id": dataset_id})
     training = provenance["training"]
     metadata = ModelCardData(
-        library_name="transformers", tags=TAGS, datasets=[dataset_id], model_name=model_id.split("/")[-1],
+        library_name="transformers",
+        tags=TAGS,
+        datasets=[dataset_id],
+        model_name=model_id.split("/")[-1],
         base_model=training["model"]["id"] if training else None,
         eval_results=_results(seen, dataset_id, dataset_revision, provenance["split"], task),
-    )  # fmt: skip
+    )
     full, pruned = seen["seconds_full"], seen["seconds_pruned"]
     fresh = templates.template("pruned_model.md.j2").render(
         **_common(dict(provenance) | {"observed": seen}, "default"),
@@ -120,11 +142,16 @@ def folder(config_name: str) -> str:
 def _common(provenance: Mapping[str, Any], config_name: str) -> dict[str, Any]:
     start, end = markers(config_name)
     return {
-        "p": provenance, "c": provenance["selection"]["certificate"], "start": start, "end": end,
-        "t": provenance["training"] or _UNKNOWN_TRAINING, "folder": folder(config_name), "spread": _spread,
+        "p": provenance,
+        "c": provenance["selection"]["certificate"],
+        "start": start,
+        "end": end,
+        "t": provenance["training"] or _UNKNOWN_TRAINING,
+        "folder": folder(config_name),
+        "spread": _spread,
         "interval": _interval(provenance["observed"], "interval"),
         "loss_interval": _interval(provenance["observed"], "loss_interval"),
-    }  # fmt: skip
+    }
 
 
 def _results(
@@ -137,13 +164,18 @@ def _results(
     }
     return [
         EvalResult(
-            task_type=task, dataset_type=dataset_id, dataset_name=dataset_id.split("/")[-1], dataset_split=split,
-            dataset_revision=revision, metric_type=seen["metric"], metric_name=f"{seen['metric']}, {name}",
+            task_type=task,
+            dataset_type=dataset_id,
+            dataset_name=dataset_id.split("/")[-1],
+            dataset_split=split,
+            dataset_revision=revision,
+            metric_type=seen["metric"],
+            metric_name=f"{seen['metric']}, {name}",
             metric_value=seen[kind],
         )
         for kind, name in trained.items()
         if seen[kind] is not None
-    ]  # fmt: skip
+    ]
 
 
 def _link(kind: str, repo: str | None, revision: str | None, otherwise: str) -> Safe:

@@ -22,9 +22,14 @@ PROVENANCE, JSONLD, KEPT_IDS, CARD = "provenance.json", "provenance.jsonld", "ke
 
 
 def write(
-    pruned: Any, directory: str | os.PathLike[str], *, include_scores: bool = False, include_dropped: bool = False,
-    storage_options: dict[str, Any] | None = None, **known: Any,
-) -> dict[str, Any]:  # fmt: skip
+    pruned: Any,
+    directory: str | os.PathLike[str],
+    *,
+    include_scores: bool = False,
+    include_dropped: bool = False,
+    storage_options: dict[str, Any] | None = None,
+    **known: Any,
+) -> dict[str, Any]:
     """Writes `hf_prune/provenance.json`, `kept_ids.parquet`, `provenance.jsonld` and the card into a directory.
 
     Each file is there whole or not at all. A README.md that is there already is merged, see
@@ -55,9 +60,14 @@ def write(
 
 
 def make(
-    pruned: Any, document: Mapping[str, Any], *, repo_id: str | None = None, data_dir: str | None = None,
-    include_scores: bool = False, include_dropped: bool = False,
-) -> dict[str, bytes]:  # fmt: skip
+    pruned: Any,
+    document: Mapping[str, Any],
+    *,
+    repo_id: str | None = None,
+    data_dir: str | None = None,
+    include_scores: bool = False,
+    include_dropped: bool = False,
+) -> dict[str, bytes]:
     """Returns the content of the files by their path in the repository, without the card."""
     folder = card.folder(document["config_name"])
     ids = _parquet(_id_table(pruned, document, include_scores, include_dropped))

@@ -18,11 +18,40 @@ from hf_prune.publish.provenance import OWN_NAMES
 
 _HUB = "https://huggingface.co"
 _TERMS = (
-    "annotation", "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "excludes", "extract",
-    "field", "fileObject", "fileProperty", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath",
-    "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate",
-    "sdVersion", "separator", "source", "subField", "transform", "value",
-)  # fmt: skip
+    "annotation",
+    "arrayShape",
+    "citeAs",
+    "column",
+    "containedIn",
+    "equivalentProperty",
+    "excludes",
+    "extract",
+    "field",
+    "fileObject",
+    "fileProperty",
+    "fileSet",
+    "format",
+    "includes",
+    "isArray",
+    "isLiveDataset",
+    "jsonPath",
+    "key",
+    "md5",
+    "parentField",
+    "path",
+    "recordSet",
+    "references",
+    "regex",
+    "repeated",
+    "replace",
+    "samplingRate",
+    "sdVersion",
+    "separator",
+    "source",
+    "subField",
+    "transform",
+    "value",
+)
 CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -43,9 +72,14 @@ CONTEXT: dict[str, Any] = {
 
 
 def build(
-    provenance: Mapping[str, Any], features: Features, digests: Mapping[str, str], *, repo_id: str | None = None,
-    folder: str = "hf_prune", data_dir: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    provenance: Mapping[str, Any],
+    features: Features,
+    digests: Mapping[str, str],
+    *,
+    repo_id: str | None = None,
+    folder: str = "hf_prune",
+    data_dir: str | None = None,
+) -> dict[str, Any]:
     """Returns the JSON-LD document.
 
     Args:
@@ -130,21 +164,33 @@ def _files(
     formats = {"kept_ids.parquet": "application/x-parquet", "provenance.json": "application/json"}
     files: list[dict[str, Any]] = [
         {
-            "@type": "cr:FileObject", "@id": name, "name": name, "encodingFormat": formats[name], "sha256": digest,
+            "@type": "cr:FileObject",
+            "@id": name,
+            "name": name,
+            "encodingFormat": formats[name],
+            "sha256": digest,
             "contentUrl": f"{url}/resolve/main/{quote(folder)}/{name}" if url else name,
         }
         for name, digest in digests.items()
-    ]  # fmt: skip
+    ]
     if url:
         # a git repository has no single checksum; this value is what the Hub's own Croissant export writes
         repo = {
-            "@type": "cr:FileObject", "@id": "repo", "name": "repo", "contentUrl": url, "encodingFormat": "git+https",
+            "@type": "cr:FileObject",
+            "@id": "repo",
+            "name": "repo",
+            "contentUrl": url,
+            "encodingFormat": "git+https",
             "sha256": "https://github.com/mlcommons/croissant/issues/80",
-        }  # fmt: skip
+        }
         rows = {
-            "@type": "cr:FileSet", "@id": "rows", "name": "rows", "containedIn": {"@id": "repo"},
-            "encodingFormat": "application/x-parquet", "includes": f"{data_dir}/{split}-*.parquet",
-        }  # fmt: skip
+            "@type": "cr:FileSet",
+            "@id": "rows",
+            "name": "rows",
+            "containedIn": {"@id": "repo"},
+            "encodingFormat": "application/x-parquet",
+            "includes": f"{data_dir}/{split}-*.parquet",
+        }
         files += [repo, rows]
     return files
 

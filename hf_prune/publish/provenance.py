@@ -24,36 +24,99 @@ from hf_prune.selection.pruned import PrunedDataset
 SCHEMA_VERSION = 1
 
 _LIBRARIES = (
-    "accelerate", "datasets", "huggingface_hub", "numpy", "peft", "pyarrow", "scipy", "torch", "transformers", "trl",
-)  # fmt: skip
+    "accelerate",
+    "datasets",
+    "huggingface_hub",
+    "numpy",
+    "peft",
+    "pyarrow",
+    "scipy",
+    "torch",
+    "transformers",
+    "trl",
+)
 _ARGUMENTS = (
-    "keep", "epsilon", "method", "difficulty", "cost", "harmful", "centred", "features", "balance", "buckets",
-    "column", "seed",
-)  # fmt: skip
+    "keep",
+    "epsilon",
+    "method",
+    "difficulty",
+    "cost",
+    "harmful",
+    "centred",
+    "features",
+    "balance",
+    "buckets",
+    "column",
+    "seed",
+)
 _RESOLVED = ("kept", "balance", "difficulty", "buckets")
 _INFLUENCE = ("version", "engine", "mode", "space", "curvature", "directions", "seed", "column", "eval_digest")
 _GROUP = (
-    "lr", "initial_lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad", "maximize",
-    "decoupled_weight_decay", "fused", "foreach", "capturable", "differentiable",
-)  # fmt: skip
+    "lr",
+    "initial_lr",
+    "betas",
+    "eps",
+    "weight_decay",
+    "momentum",
+    "dampening",
+    "nesterov",
+    "amsgrad",
+    "maximize",
+    "decoupled_weight_decay",
+    "fused",
+    "foreach",
+    "capturable",
+    "differentiable",
+)
 _SCHEDULE = ("name", "lr_scheduler_type", "learning_rate", "warmup_steps", "warmup_ratio", "lr_scheduler_kwargs")
 _RUN = (
-    "world_size", "gradient_accumulation_steps", "per_device_train_batch_size", "num_train_epochs", "max_grad_norm",
-    "precision", "total_steps", "steps_per_epoch", "last_step", "window_start", "snapshot_dtype",
-    "updates_before_start", "loss", "complete",
-)  # fmt: skip
+    "world_size",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+    "num_train_epochs",
+    "max_grad_norm",
+    "precision",
+    "total_steps",
+    "steps_per_epoch",
+    "last_step",
+    "window_start",
+    "snapshot_dtype",
+    "updates_before_start",
+    "loss",
+    "complete",
+)
 _OBSERVED = (
-    "metric", "full", "pruned", "random", "gap", "random_gap", "interval", "seeds", "protocol", "greater_is_better",
-    "loss_change", "loss_interval", "random_loss_change", "seconds_full", "seconds_pruned", "seconds_random",
-)  # fmt: skip
+    "metric",
+    "full",
+    "pruned",
+    "random",
+    "gap",
+    "random_gap",
+    "interval",
+    "seeds",
+    "protocol",
+    "greater_is_better",
+    "loss_change",
+    "loss_interval",
+    "random_loss_change",
+    "seconds_full",
+    "seconds_pruned",
+    "seconds_random",
+)
 OWN_NAMES = ("columns", "score_columns", "class_column", "classes_before", "classes_after", "balance", "column")
 """Fields that hold names of the dataset itself, which are published with its rows and may look like anything."""
 
 
 def build(
-    pruned: Any, *, config_name: str = "default", split: str | None = None, source_id: str | None = None,
-    license: str | None = None, observed: Mapping[str, Any] | None = None, created: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    pruned: Any,
+    *,
+    config_name: str = "default",
+    split: str | None = None,
+    source_id: str | None = None,
+    license: str | None = None,
+    observed: Mapping[str, Any] | None = None,
+    created: str | None = None,
+) -> dict[str, Any]:
     """Returns the provenance of a pruned dataset, valid against `model_cards/provenance.schema.json`.
 
     Args:

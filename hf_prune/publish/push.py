@@ -36,14 +36,30 @@ class Plan:
 
 
 def push_to_hub(
-    pruned: Any, repo_id: str, config_name: str = "default", set_default: bool | None = None,
-    split: str | None = None, data_dir: str | None = None, commit_message: str | None = None,
-    commit_description: str | None = None, private: bool | None = None, token: str | None = None,
-    revision: str | None = None, create_pr: bool | None = False, max_shard_size: int | str | None = None,
-    num_shards: Any = None, embed_external_files: bool = True, num_proc: int | None = None, *,
-    include_scores: bool = False, include_dropped: bool = False, observed: Mapping[str, Any] | None = None,
-    source_id: str | None = None, license: str | None = None, dry_run: bool = False,
-) -> CommitInfo | Plan:  # fmt: skip
+    pruned: Any,
+    repo_id: str,
+    config_name: str = "default",
+    set_default: bool | None = None,
+    split: str | None = None,
+    data_dir: str | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool | None = False,
+    max_shard_size: int | str | None = None,
+    num_shards: Any = None,
+    embed_external_files: bool = True,
+    num_proc: int | None = None,
+    *,
+    include_scores: bool = False,
+    include_dropped: bool = False,
+    observed: Mapping[str, Any] | None = None,
+    source_id: str | None = None,
+    license: str | None = None,
+    dry_run: bool = False,
+) -> CommitInfo | Plan:
     """Pushes a pruned dataset with its card and provenance.
 
     The rows are pushed by `datasets`; then one commit adds `hf_prune/` and merges the card into the one that is there,
@@ -104,11 +120,23 @@ def push_to_hub(
         repo_id = f"{api.whoami()['name']}/{repo_id}"
     _refuse_other_split(repo_id, revision, document, token)
     info = _push_rows(
-        rows, repo_id, split=split, config_name=config_name, set_default=set_default, data_dir=data_dir,
-        commit_message=commit_message, commit_description=commit_description, private=private, token=token,
-        revision=revision, create_pr=create_pr, max_shard_size=max_shard_size, num_shards=num_shards,
-        embed_external_files=embed_external_files, num_proc=num_proc,
-    )  # fmt: skip
+        rows,
+        repo_id,
+        split=split,
+        config_name=config_name,
+        set_default=set_default,
+        data_dir=data_dir,
+        commit_message=commit_message,
+        commit_description=commit_description,
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        max_shard_size=max_shard_size,
+        num_shards=num_shards,
+        embed_external_files=embed_external_files,
+        num_proc=num_proc,
+    )
     repo_id = info.repo_url.repo_id
     message = commit_message or f"Add provenance of {'the pruned rows' if config_name == 'default' else config_name}"
 
@@ -145,15 +173,22 @@ def _parts(pruned: Any, split: str | None) -> tuple[Any, Dataset | DatasetDict, 
 
 def _plain(dataset: Dataset) -> Dataset:
     return Dataset(
-        dataset.data, info=dataset.info, split=dataset.split, indices_table=dataset._indices,
+        dataset.data,
+        info=dataset.info,
+        split=dataset.split,
+        indices_table=dataset._indices,
         fingerprint=dataset._fingerprint,
-    )  # fmt: skip
+    )
 
 
 def _plan(
-    repo_id: str, rows: Dataset | DatasetDict, split: str, data_dir: str, document: dict[str, Any],
+    repo_id: str,
+    rows: Dataset | DatasetDict,
+    split: str,
+    data_dir: str,
+    document: dict[str, Any],
     made: Mapping[str, bytes],
-) -> Plan:  # fmt: skip
+) -> Plan:
     splits = rows if isinstance(rows, DatasetDict) else {split: rows}
     listed = {path: len(content) for path, content in made.items()}
     listed |= {f"{data_dir}/{name}-*.parquet ({len(part)} rows)": part.num_rows for name, part in splits.items()}
@@ -208,17 +243,28 @@ def _download(repo_id: str, path: str, revision: str, token: str | None) -> byte
 
 
 def _commit(
-    api: HfApi, repo_id: str, revision: str | None, message: str, description: str | None, create_pr: bool,
+    api: HfApi,
+    repo_id: str,
+    revision: str | None,
+    message: str,
+    description: str | None,
+    create_pr: bool,
     operations: Callable[[str], list[CommitOperationAdd]],
-) -> CommitInfo:  # fmt: skip
+) -> CommitInfo:
     """Commits on the head that the operations were made for; if the branch moved meanwhile, makes them again."""
     for attempt in range(_ATTEMPTS):
         head = str(api.repo_info(repo_id, repo_type="dataset", revision=revision).sha)
         try:
             return api.create_commit(
-                repo_id, operations(head), commit_message=message, commit_description=description,
-                repo_type="dataset", revision=revision, parent_commit=head, create_pr=create_pr,
-            )  # fmt: skip
+                repo_id,
+                operations(head),
+                commit_message=message,
+                commit_description=description,
+                repo_type="dataset",
+                revision=revision,
+                parent_commit=head,
+                create_pr=create_pr,
+            )
         except HfHubHTTPError as error:
             if error.response.status_code not in _MOVED or attempt == _ATTEMPTS - 1:
                 raise

@@ -75,10 +75,19 @@ class Record:
 
 
 def replay(
-    repo_id: str, *, config_name: str = "default", revision: str | None = None, source: Dataset | None = None,
-    columns: list[str] | None = None, level: int = 1, trajectory: Any = None, model: Any = None,
-    eval_dataset: Dataset | None = None, token: str | None = None, **scoring: Any,
-) -> Dataset:  # fmt: skip
+    repo_id: str,
+    *,
+    config_name: str = "default",
+    revision: str | None = None,
+    source: Dataset | None = None,
+    columns: list[str] | None = None,
+    level: int = 1,
+    trajectory: Any = None,
+    model: Any = None,
+    eval_dataset: Dataset | None = None,
+    token: str | None = None,
+    **scoring: Any,
+) -> Dataset:
     """Makes the rows of a published pruned dataset again, from its source and its provenance.
 
     Level 1 takes the recorded ids from the source, after comparing the content of the source with the recorded

@@ -37,13 +37,19 @@ def read(name: str) -> str:
 def template(name: str) -> Template:
     """Returns a template whose values are escaped for Markdown and HTML unless a filter made them safe."""
     environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=escape.finalize,
-    )  # fmt: skip
+    )
     environment.filters |= {
-        "code": escape.code, "cell": escape.cell, "python": escape.python, "number": escape.number,
+        "code": escape.code,
+        "cell": escape.cell,
+        "python": escape.python,
+        "number": escape.number,
         "safe": escape.Safe,
-    }  # fmt: skip
+    }
     return environment.from_string(read(name))
 
 

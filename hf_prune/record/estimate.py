@@ -101,10 +101,15 @@ def estimate(
     snapshot = snapshot_bytes(size, snapshot_dtype, second_moment=args.optim.startswith("adam"))
     ledger = total_steps * args.world_size * _row_bytes(args, n_rows, total_steps)
     scoring = scoring_cost(
-        shapes, pulls_per_visit(model), rows=n_rows, directions=directions, steps_per_epoch=steps_per_epoch,
-        window_steps=total_steps - planned[0], visits_per_step=_visits_per_step(args, n_rows, steps_per_epoch),
+        shapes,
+        pulls_per_visit(model),
+        rows=n_rows,
+        directions=directions,
+        steps_per_epoch=steps_per_epoch,
+        window_steps=total_steps - planned[0],
+        visits_per_step=_visits_per_step(args, n_rows, steps_per_epoch),
         segments=len(planned) - 1,
-    )  # fmt: skip
+    )
     return Estimate(
         total_steps=total_steps,
         snapshots=len(planned),

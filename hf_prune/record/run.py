@@ -59,9 +59,16 @@ class Run:
     """
 
     def __init__(
-        self, settings: Settings, args: TrainingArguments, state: TrainerState, model: nn.Module, optimizer: Any,
-        dataloader: Any, processing_class: Any, own_run: str | None,
-    ):  # fmt: skip
+        self,
+        settings: Settings,
+        args: TrainingArguments,
+        state: TrainerState,
+        model: nn.Module,
+        optimizer: Any,
+        dataloader: Any,
+        processing_class: Any,
+        own_run: str | None,
+    ):
         support.check_processes(args, optimizer.accelerator_state.distributed_type)
         self._args, self._optimizer = args, optimizer
         self._inner = support.inner_optimizer(optimizer)

@@ -37,9 +37,15 @@ class Start:
 
 # What a resumed run must share with the one that it continues.
 _FIXED = (
-    "dataset_columns", "n_rows", "id_column", "parameters", "world_size", "snapshot_dtype", "max_grad_norm",
+    "dataset_columns",
+    "n_rows",
+    "id_column",
+    "parameters",
+    "world_size",
+    "snapshot_dtype",
+    "max_grad_norm",
     "row_statistics",
-)  # fmt: skip
+)
 
 
 def agree(manifest: Manifest, root: Path, step: int, own_run: str | None, main: bool) -> Start:

@@ -27,9 +27,16 @@ _PROCESSES = (
     DistributedType.MULTI_NPU,
 )
 _HYPER_PARAMETERS = (
-    "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay", "momentum", "dampening",
+    "betas",
+    "eps",
+    "weight_decay",
+    "amsgrad",
+    "maximize",
+    "decoupled_weight_decay",
+    "momentum",
+    "dampening",
     "nesterov",
-)  # fmt: skip
+)
 
 
 def check_processes(args: TrainingArguments, kind: DistributedType) -> None:

@@ -31,9 +31,11 @@ def recording_figures(directory: Path, steps: int, seconds: float) -> dict[str, 
     """
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return {
-        "recorded_steps": steps, "snapshots": len(snapshot_paths(directory)), "record_mb": size / 2**20,
+        "recorded_steps": steps,
+        "snapshots": len(snapshot_paths(directory)),
+        "record_mb": size / 2**20,
         "recorder_seconds": seconds,
-    }  # fmt: skip
+    }
 
 
 def log_recording(figures: Mapping[str, float], args: TrainingArguments, step: int) -> None:

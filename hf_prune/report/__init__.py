@@ -6,6 +6,17 @@ from hf_prune.report.page import render_report, write_report
 from hf_prune.report.plots import plot_classes, plot_curve, plot_gap, plot_influence
 
 __all__ = [
-    "Curve", "Example", "Gap", "ReportData", "gaps", "how_it_was_made", "plot_classes", "plot_curve", "plot_gap",
-    "plot_influence", "render_report", "selection_parts", "write_report",
-]  # fmt: skip
+    "Curve",
+    "Example",
+    "Gap",
+    "ReportData",
+    "gaps",
+    "how_it_was_made",
+    "plot_classes",
+    "plot_curve",
+    "plot_gap",
+    "plot_influence",
+    "render_report",
+    "selection_parts",
+    "write_report",
+]

@@ -18,13 +18,29 @@ from hf_prune.verify import Estimate
 INK, PRUNED, RANDOM, FULL, GRID = (LIGHT[name] for name in ("ink", "pruned", "random", "muted", "line"))
 """Colours on a white ground; the page maps them to those of its theme."""
 _STYLE: dict[Any, Any] = {
-    "font.size": 10, "font.family": "sans-serif", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FULL,
-    "xtick.color": FULL, "ytick.color": FULL, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True,
-    "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9.5, "axes.facecolor": "none",
-    "figure.facecolor": "none", "lines.linewidth": 2.0, "svg.fonttype": "none",
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FULL,
+    "xtick.color": FULL,
+    "ytick.color": FULL,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "lines.linewidth": 2.0,
+    "svg.fonttype": "none",
     "text.parse_math": False,  # names of classes come from data, and may hold "$"
-}  # fmt: skip
+}
 
 
 def style() -> AbstractContextManager[None]:
@@ -46,9 +62,16 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
         ax.plot(rates, mean, color=RANDOM, linestyle="--", marker="s", markersize=4.5, label="random rows")
     rates, mean, low, high = _lines(curve.full, curve.pruned)
     ax.errorbar(
-        rates, mean, yerr=[np.subtract(mean, low), np.subtract(high, mean)], color=PRUNED, marker="o",
-        markersize=5.5, capsize=3.5, elinewidth=1.4, label="pruned",
-    )  # fmt: skip
+        rates,
+        mean,
+        yerr=[np.subtract(mean, low), np.subtract(high, mean)],
+        color=PRUNED,
+        marker="o",
+        markersize=5.5,
+        capsize=3.5,
+        elinewidth=1.4,
+        label="pruned",
+    )
     ax.axhline(curve.full.mean, color=FULL, linewidth=1.2, linestyle=":", label="all rows")
     ax.set_xlabel("share of rows pruned")
     ax.set_ylabel(curve.metric)
@@ -74,9 +97,17 @@ def draw_gap(ax: Axes, gaps: Sequence[Gap]) -> None:
             continue
         x, y = [gap.predicted for gap in chosen], [gap.observed.mean for gap in chosen]
         ax.errorbar(
-            x, y, yerr=_errors([gap.observed for gap in chosen]), color=colour, marker=marker, markersize=5.5,
-            linestyle="none", capsize=3.5, elinewidth=1.4, label=arm,
-        )  # fmt: skip
+            x,
+            y,
+            yerr=_errors([gap.observed for gap in chosen]),
+            color=colour,
+            marker=marker,
+            markersize=5.5,
+            linestyle="none",
+            capsize=3.5,
+            elinewidth=1.4,
+            label=arm,
+        )
         for gap, px, py in zip(chosen, x, y, strict=True):
             ax.annotate(f"{gap.rate:.0%}", (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
     ends = np.array([ax.get_xlim(), ax.get_ylim()])

@@ -85,11 +85,16 @@ def _examples(scored: ScoredRows, places: list[int], norm: np.ndarray, loss: np.
         image, no_image = _tried(media.picture, value["image"])
         audio, no_audio = _tried(media.sound, value["audio"])
         example = Example(
-            row=int(scored.ids[place]), label=_label(scored.rows, columns["label"], value["label"]),
-            norm=float(norm[place]), eval_loss=None if loss is None else float(loss[place]),
-            kept=bool(scored.kept[place]), text=_text(row, texts), image=image, audio=audio,
+            row=int(scored.ids[place]),
+            label=_label(scored.rows, columns["label"], value["label"]),
+            norm=float(norm[place]),
+            eval_loss=None if loss is None else float(loss[place]),
+            kept=bool(scored.kept[place]),
+            text=_text(row, texts),
+            image=image,
+            audio=audio,
             remark=no_image or no_audio,
-        )  # fmt: skip
+        )
         examples.append(example)
     return examples
 

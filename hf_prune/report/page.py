@@ -56,17 +56,27 @@ def render_report(data: ReportData) -> str:
         `str`: The page.
     """
     environment = Environment(
-        loader=PackageLoader("hf_prune.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("hf_prune.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters |= {"data_url": _data_url, "tiny": _is_tiny}
     template = environment.get_template("template.html.j2")
     certificate, notes = _split(data.certificate)
     return template.render(
-        data=data, figures=_figures(data), certificate=certificate, certificate_notes=notes, labels=_labels(data),
-        light=theme.LIGHT, dark=theme.DARK, script=Markup(SCRIPT), script_digest=_digest(SCRIPT),
+        data=data,
+        figures=_figures(data),
+        certificate=certificate,
+        certificate_notes=notes,
+        labels=_labels(data),
+        light=theme.LIGHT,
+        dark=theme.DARK,
+        script=Markup(SCRIPT),
+        script_digest=_digest(SCRIPT),
         version=hf_prune.__version__,
-    )  # fmt: skip
+    )
 
 
 def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:

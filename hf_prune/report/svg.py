@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from hf_prune.report import draw
 
 _VARIABLES = {
-    draw.INK: "var(--ink)", draw.PRUNED: "var(--pruned)", draw.RANDOM: "var(--random)", draw.FULL: "var(--muted)",
+    draw.INK: "var(--ink)",
+    draw.PRUNED: "var(--pruned)",
+    draw.RANDOM: "var(--random)",
+    draw.FULL: "var(--muted)",
     draw.GRID: "var(--line)",
-}  # fmt: skip
+}
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:

@@ -101,5 +101,9 @@ def forgetting(visits: RowVisits) -> np.ndarray:
 
 
 FORMULAS: dict[str, Callable[[RowVisits], np.ndarray]] = {
-    "forgetting": forgetting, "aum": aum, "loss": loss, "confidence": confidence, "variability": variability,
-}  # fmt: skip
+    "forgetting": forgetting,
+    "aum": aum,
+    "loss": loss,
+    "confidence": confidence,
+    "variability": variability,
+}

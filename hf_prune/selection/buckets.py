@@ -71,9 +71,14 @@ def partition(codes: np.ndarray, buckets: int, rng: np.random.Generator) -> list
 
 
 def drop_rows(
-    problem: Problem, cost: np.ndarray, counts: np.ndarray, buckets: int, rng: np.random.Generator,
-    *, represent: bool = False,
-) -> tuple[np.ndarray, int]:  # fmt: skip
+    problem: Problem,
+    cost: np.ndarray,
+    counts: np.ndarray,
+    buckets: int,
+    rng: np.random.Generator,
+    *,
+    represent: bool = False,
+) -> tuple[np.ndarray, int]:
     """
     Chooses the rows to drop.
 
@@ -128,9 +133,14 @@ def _bucket_counts(sizes: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
 
 
 def _first_pass(
-    ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: np.ndarray, counts: np.ndarray, rate: float,
+    ids: np.ndarray,
+    vectors: np.ndarray,
+    cost: np.ndarray,
+    codes: np.ndarray,
+    counts: np.ndarray,
+    rate: float,
     target: np.ndarray,
-) -> Part:  # fmt: skip
+) -> Part:
     """One bucket's linear program and its rounding. `rate` is the removed share of the whole dataset."""
     # the same weight for every row meets these totals and a centred target, so that program always has a solution
     totals = rate * np.bincount(codes, minlength=len(counts))

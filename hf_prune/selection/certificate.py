@@ -199,14 +199,20 @@ def certify(
         losses = _of_the_whole_run(losses, audit, scoring)
     before, after = _class_counts(problem, ~dropped)
     return Certificate(
-        method=method, n=problem.n, kept=problem.n - m, k=problem.k, audit=problem.audit, units=_units(scoring),
+        method=method,
+        n=problem.n,
+        kept=problem.n - m,
+        k=problem.k,
+        audit=problem.audit,
+        units=_units(scoring),
         predicted_shift=float(totals[0]),
         solver_residual=float(solver[0]),
         audit_residual=None if audit is None else float(audit[0]),
         random_shift=Spread.of(totals[1:]),
         random_solver_residual=Spread.of(solver[1:]),
         random_audit_residual=random_audit,
-        audit_ratio=float(audit[0]) / random_audit.mean if audit is not None and random_audit and random_audit.mean
+        audit_ratio=float(audit[0]) / random_audit.mean
+        if audit is not None and random_audit and random_audit.mean
         else None,
         predicted_eval_loss_change=None if losses is None else float(losses[0]),
         random_eval_loss_change=None if losses is None else Spread.of(losses[1:]),
@@ -216,7 +222,7 @@ def certify(
         classes_after=after,
         notes=notes + _honest_notes(problem, m, solver[0], audit, epsilon, scoring),
         harm=harm,
-    )  # fmt: skip
+    )
 
 
 def _of_the_whole_run(losses: np.ndarray, shifts: np.ndarray | None, scoring: Mapping[str, Any] | None) -> np.ndarray:
@@ -262,9 +268,13 @@ def _units(scoring: Mapping[str, Any] | None) -> str:
 
 
 def _honest_notes(
-    problem: Problem, m: int, solver: float, audits: np.ndarray | None, epsilon: float | None,
+    problem: Problem,
+    m: int,
+    solver: float,
+    audits: np.ndarray | None,
+    epsilon: float | None,
     scoring: Mapping[str, Any] | None,
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     notes = []
     audit = None if audits is None else float(audits[0])
     if m:

@@ -31,10 +31,19 @@ class Options:
     def __post_init__(self) -> None:
         # numpy scalars become plain numbers here, so that the arguments can be written as JSON
         for name, check in (
-            ("keep", _keep), ("epsilon", _epsilon), ("difficulty", _difficulty), ("balance", _balance),
-            ("buckets", _buckets), ("seed", _seed), ("method", _text), ("column", _text), ("cost", _name),
-            ("harmful", _harmful), ("features", _name), ("centred", _flag),
-        ):  # fmt: skip
+            ("keep", _keep),
+            ("epsilon", _epsilon),
+            ("difficulty", _difficulty),
+            ("balance", _balance),
+            ("buckets", _buckets),
+            ("seed", _seed),
+            ("method", _text),
+            ("column", _text),
+            ("cost", _name),
+            ("harmful", _harmful),
+            ("features", _name),
+            ("centred", _flag),
+        ):
             object.__setattr__(self, name, check(name, getattr(self, name)))
         if (self.keep is None) == (self.epsilon is None):
             how = "neither" if self.keep is None else "both"

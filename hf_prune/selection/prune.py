@@ -16,21 +16,41 @@ from .selection import Selection
 @overload
 def prune(
     dataset: Dataset,
-    keep: float | int | None = None, *, epsilon: float | None = None, method: str = "influence",
-    difficulty: str | float | None = "auto", cost: str | None = None, harmful: str = "keep",
-    balance: str | bool | None = None, centred: bool = True, features: str | None = None,
-    buckets: int | str = "auto", column: str = "influence", split: None = None, seed: int = 0,
-) -> PrunedDataset: ...  # fmt: skip
+    keep: float | int | None = None,
+    *,
+    epsilon: float | None = None,
+    method: str = "influence",
+    difficulty: str | float | None = "auto",
+    cost: str | None = None,
+    harmful: str = "keep",
+    balance: str | bool | None = None,
+    centred: bool = True,
+    features: str | None = None,
+    buckets: int | str = "auto",
+    column: str = "influence",
+    split: None = None,
+    seed: int = 0,
+) -> PrunedDataset: ...
 
 
 @overload
 def prune(
     dataset: DatasetDict,
-    keep: float | int | None = None, *, epsilon: float | None = None, method: str = "influence",
-    difficulty: str | float | None = "auto", cost: str | None = None, harmful: str = "keep",
-    balance: str | bool | None = None, centred: bool = True, features: str | None = None,
-    buckets: int | str = "auto", column: str = "influence", split: str, seed: int = 0,
-) -> DatasetDict: ...  # fmt: skip
+    keep: float | int | None = None,
+    *,
+    epsilon: float | None = None,
+    method: str = "influence",
+    difficulty: str | float | None = "auto",
+    cost: str | None = None,
+    harmful: str = "keep",
+    balance: str | bool | None = None,
+    centred: bool = True,
+    features: str | None = None,
+    buckets: int | str = "auto",
+    column: str = "influence",
+    split: str,
+    seed: int = 0,
+) -> DatasetDict: ...
 
 
 def prune(
@@ -123,9 +143,20 @@ def prune(
     """
     rows = part(dataset, split)
     selection = select(
-        rows, keep, epsilon=epsilon, method=method, difficulty=difficulty, cost=cost, harmful=harmful,
-        balance=balance, centred=centred, features=features, buckets=buckets, column=column, seed=seed,
-    )  # fmt: skip
+        rows,
+        keep,
+        epsilon=epsilon,
+        method=method,
+        difficulty=difficulty,
+        cost=cost,
+        harmful=harmful,
+        balance=balance,
+        centred=centred,
+        features=features,
+        buckets=buckets,
+        column=column,
+        seed=seed,
+    )
     pruned = PrunedDataset.from_source(rows, selection)
     return DatasetDict({**dataset, split: pruned}) if isinstance(dataset, DatasetDict) else pruned
 

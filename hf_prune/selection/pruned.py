@@ -48,9 +48,7 @@ class PrunedDataset(Dataset):
         pruned = cls(
             rows.data, info=rows.info, split=rows.split, indices_table=rows._indices, fingerprint=rows._fingerprint
         )
-        pruned.set_format(
-            rows._format_type, rows._format_columns, rows._output_all_columns, **rows._format_kwargs
-        )  # fmt: skip
+        pruned.set_format(rows._format_type, rows._format_columns, rows._output_all_columns, **rows._format_kwargs)
         pruned._fingerprint = rows._fingerprint  # `set_format` marks its dataset as changed, but this is the same one
         pruned.selection = selection
         pruned._source = source
@@ -77,9 +75,13 @@ class PrunedDataset(Dataset):
         return _plain(super().filter(*args, **kwargs))
 
     def save_to_disk(
-        self, dataset_path: Any, max_shard_size: str | int | None = None, num_shards: int | None = None,
-        num_proc: int | None = None, storage_options: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dataset_path: Any,
+        max_shard_size: str | int | None = None,
+        num_shards: int | None = None,
+        num_proc: int | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
         """
         Saves the rows as `Dataset.save_to_disk` does, and beside them the selection, its provenance and a README.
 
@@ -108,9 +110,12 @@ class PrunedDataset(Dataset):
         return push.push_to_hub(self, repo_id, *args, **kwargs)
 
     def __repr__(self) -> str:
-        return super().__repr__().replace("Dataset({", "PrunedDataset({", 1).replace(
-            f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.certificate.n}"
-        )  # fmt: skip
+        return (
+            super()
+            .__repr__()
+            .replace("Dataset({", "PrunedDataset({", 1)
+            .replace(f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.certificate.n}")
+        )
 
 
 def influence_columns(column: str) -> tuple[str, str, str]:
@@ -121,9 +126,12 @@ def influence_columns(column: str) -> tuple[str, str, str]:
 def _plain(dataset: Dataset) -> Dataset:
     """The same rows, format and fingerprint as a `Dataset`."""
     plain = Dataset(
-        dataset.data, info=dataset.info, split=dataset.split, indices_table=dataset._indices,
+        dataset.data,
+        info=dataset.info,
+        split=dataset.split,
+        indices_table=dataset._indices,
         fingerprint=dataset._fingerprint,
-    )  # fmt: skip
+    )
     plain.set_format(
         dataset._format_type, dataset._format_columns, dataset._output_all_columns, **dataset._format_kwargs
     )

@@ -49,9 +49,15 @@ def selection(
         most = problem.n - 1 if problem.classes is None else problem.classes.most_dropped()
         choice, notes = size.drop_within(problem, options.epsilon, solve, most)
     certificate = certify(
-        problem, choice.dropped, method=options.method, seed=options.seed, epsilon=options.epsilon, scoring=scoring,
-        notes=choice.notes + notes, harm=None if harmful is None else harmful.report(choice.dropped),
-    )  # fmt: skip
+        problem,
+        choice.dropped,
+        method=options.method,
+        seed=options.seed,
+        epsilon=options.epsilon,
+        scoring=scoring,
+        notes=choice.notes + notes,
+        harm=None if harmful is None else harmful.report(choice.dropped),
+    )
     resolved = {"kept": certificate.kept, "balance": problem.classes.column if problem.classes else False}
     return Selection(
         keep_indices=np.flatnonzero(~choice.dropped),

@@ -90,10 +90,15 @@ def verify(
         pruned_arm = run("pruned", lambda seed: less, full_arm)
         random_arm = run("random", lambda seed: random_rows(full, len(less), seed), full_arm) if random else None
     return Verification(
-        metric=protocol.measure.name, greater_is_better=better, budget=budget, full=full_arm,
-        pruned=pruned_arm, random=random_arm, predicted_loss_change=predicted_loss_change(pruned),
+        metric=protocol.measure.name,
+        greater_is_better=better,
+        budget=budget,
+        full=full_arm,
+        pruned=pruned_arm,
+        random=random_arm,
+        predicted_loss_change=predicted_loss_change(pruned),
         predicted_random_loss_change=predicted_random_loss_change(pruned),
-    )  # fmt: skip
+    )
 
 
 def train_arm(

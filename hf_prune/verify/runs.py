@@ -68,8 +68,9 @@ class Protocol:
             if trainer.lr_scheduler is not None:
                 logger.warning(
                     "The factory made a learning-rate schedule of its own; with budget='steps' it has to span the "
-                    "%d steps of the full run, or the arms are not trained alike.", steps,
-                )  # fmt: skip
+                    "%d steps of the full run, or the arms are not trained alike.",
+                    steps,
+                )
             trainer.args.max_steps = steps
         start = time.perf_counter()
         trainer.train()

@@ -59,9 +59,15 @@ OPTIMIZERS = {
 def test_a_rerun_from_the_first_step_ends_as_recorded(name: str, head: type[toys.Mlp], tmp_path: Path) -> None:
     torch.manual_seed(0)
     rerun = recorded(
-        head(), toys.vectors(40), tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=4,
-        max_grad_norm=0.5, num_train_epochs=3, **OPTIMIZERS[name],
-    )  # fmt: skip
+        head(),
+        toys.vectors(40),
+        tmp_path,
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=4,
+        max_grad_norm=0.5,
+        num_train_epochs=3,
+        **OPTIMIZERS[name],
+    )
     assert any(step.grad_norm > 0.5 for step in rerun.steps())
     assert_ends_as_recorded(rerun)
 
@@ -207,9 +213,16 @@ def test_half_batches_share_out_a_step(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = toys.MlpSum()
     rerun = recorded(
-        model, toys.vectors(37), tmp_path, num_train_epochs=1, optim="sgd", learning_rate=1e-4, max_grad_norm=0.0,
-        gradient_accumulation_steps=3, per_device_train_batch_size=5,
-    )  # fmt: skip
+        model,
+        toys.vectors(37),
+        tmp_path,
+        num_train_epochs=1,
+        optim="sgd",
+        learning_rate=1e-4,
+        max_grad_norm=0.0,
+        gradient_accumulation_steps=3,
+        per_device_train_batch_size=5,
+    )
     whole = list(rerun.updates(rerun.steps()))
     halves = list(halved(whole))
     assert len(halves) == 2 * len(whole)

@@ -33,9 +33,15 @@ class Run:
     def score(self, engine: str, mode: str = "visits", rows: Dataset | None = None, **settings: Any) -> np.ndarray:
         """The influence columns, `(n, k + 1)`."""
         scored = add_influence(
-            rows or self.rows, self.path, model=self.model, eval_dataset=self.held_out, data_collator=self.collator,
-            engine=engine, mode=mode, **({"directions": 8, "curvature": "gauss-newton"} | settings),
-        )  # fmt: skip
+            rows or self.rows,
+            self.path,
+            model=self.model,
+            eval_dataset=self.held_out,
+            data_collator=self.collator,
+            engine=engine,
+            mode=mode,
+            **({"directions": 8, "curvature": "gauss-newton"} | settings),
+        )
         return np.column_stack([np.array(scored["influence"]), scored["influence_eval_loss"]])
 
     def apart(self, mode: str = "visits", **settings: Any) -> float:
@@ -55,9 +61,15 @@ def distance(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def record(
-    model: nn.Module, rows: Dataset, held_out: Dataset, directory: Path, *, collator: Any = None,
-    id_column: str | None = None, **settings: Any,
-) -> Run:  # fmt: skip
+    model: nn.Module,
+    rows: Dataset,
+    held_out: Dataset,
+    directory: Path,
+    *,
+    collator: Any = None,
+    id_column: str | None = None,
+    **settings: Any,
+) -> Run:
     set_seed(0)
     recorder = TrajectoryCallback(directory / "t", id_column=id_column)
     args = toys.arguments(directory / "out", **({"learning_rate": 3e-3} | settings))

@@ -21,9 +21,14 @@ SCORINGS = {
 def score(directory: Path, model: torch.nn.Module, name: str) -> np.ndarray:
     """The influence columns of the run in `directory`."""
     scored = add_influence(
-        toys.vectors(40), directory / "t", model=model, eval_dataset=toys.vectors(10, seed=9), directions=6,
-        curvature="gauss-newton", **SCORINGS[name],
-    )  # fmt: skip
+        toys.vectors(40),
+        directory / "t",
+        model=model,
+        eval_dataset=toys.vectors(10, seed=9),
+        directions=6,
+        curvature="gauss-newton",
+        **SCORINGS[name],
+    )
     return np.column_stack([np.array(scored["influence"]), scored["influence_eval_loss"]])
 
 

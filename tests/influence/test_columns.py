@@ -148,9 +148,14 @@ def test_influence_is_in_the_trainers_own_weights(head: type[toys.Mlp], accumula
     model, rows = head(), toys.vectors(24)
     settings = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1, "lr_scheduler_type": "constant"}
     toys.train(
-        model, rows, tmp_path, [TrajectoryCallback(tmp_path / "t", window=1.0)], max_steps=1,
-        gradient_accumulation_steps=accumulation, **settings,
-    )  # fmt: skip
+        model,
+        rows,
+        tmp_path,
+        [TrajectoryCallback(tmp_path / "t", window=1.0)],
+        max_steps=1,
+        gradient_accumulation_steps=accumulation,
+        **settings,
+    )
     record = Trajectory.open(tmp_path / "t")
     moved = record.parameters_at(1) - record.parameters_at(0)
     scored = add_influence(rows, record, model=model, directions=20, space="parameters", mode="visits")

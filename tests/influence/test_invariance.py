@@ -21,9 +21,16 @@ def recorded_run(directory: Path, callbacks: list[Any] | None = None, **settings
     model = Mlp()
     recorder = TrajectoryCallback(directory / "trajectory", window=0.75)
     train(
-        model, vectors(48), directory / "out", [recorder, *(callbacks or [])], num_train_epochs=3, weight_decay=0.01,
-        max_grad_norm=0.5, learning_rate=5e-3, **settings,
-    )  # fmt: skip
+        model,
+        vectors(48),
+        directory / "out",
+        [recorder, *(callbacks or [])],
+        num_train_epochs=3,
+        weight_decay=0.01,
+        max_grad_norm=0.5,
+        learning_rate=5e-3,
+        **settings,
+    )
     return model
 
 

@@ -99,9 +99,14 @@ def regression() -> nn.Module:
 
 
 def moves(
-    model: nn.Module, rows: Dataset, directory: Path, *, accumulation: int = 1, trainer: dict[str, Any] | None = None,
+    model: nn.Module,
+    rows: Dataset,
+    directory: Path,
+    *,
+    accumulation: int = 1,
+    trainer: dict[str, Any] | None = None,
     **scoring: Any,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """The recorded step's move, asked along random directions: predicted from the visits, and true."""
     set_seed(0)
     args = toys.arguments(directory / "out", gradient_accumulation_steps=accumulation, **STEP)
@@ -237,8 +242,14 @@ def test_output_questions_do_not_depend_on_padding_or_batch_size(tmp_path: Path)
     found = []
     for size in (3, 24):
         scored = add_influence(
-            rows, tmp_path / "t", model=model, eval_dataset=rows, directions=8, data_collator=collator,
-            batch_size=size, column=f"of_{size}",
-        )  # fmt: skip
+            rows,
+            tmp_path / "t",
+            model=model,
+            eval_dataset=rows,
+            directions=8,
+            data_collator=collator,
+            batch_size=size,
+            column=f"of_{size}",
+        )
         found.append(np.array(scored[f"of_{size}"]))
     assert np.allclose(found[0], found[1], rtol=1e-3, atol=1e-6 * np.abs(found[0]).max())

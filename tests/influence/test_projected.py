@@ -54,10 +54,14 @@ def roberta():
 def qwen2():
     return Qwen2ForSequenceClassification(
         Qwen2Config(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=32,
             **SIZES,
         )
-    )  # fmt: skip
+    )
 
 
 def gpt2_lm():
@@ -79,11 +83,18 @@ def resnet():
 
 
 MODELS = {
-    "mlp": (toys.Mlp, toys.vectors), "bert": (toys.bert, toys.tokens), "distilbert": (distilbert, toys.tokens),
-    "roberta": (roberta, toys.tokens), "gpt2": (toys.gpt2, toys.tokens), "gpt2 language model": (gpt2_lm, toys.tokens),
-    "llama": (toys.llama, toys.tokens), "qwen2": (qwen2, toys.tokens), "vit": (toys.vit, toys.images),
-    "convnext": (convnext, toys.images), "resnet": (resnet, toys.images),
-}  # fmt: skip
+    "mlp": (toys.Mlp, toys.vectors),
+    "bert": (toys.bert, toys.tokens),
+    "distilbert": (distilbert, toys.tokens),
+    "roberta": (roberta, toys.tokens),
+    "gpt2": (toys.gpt2, toys.tokens),
+    "gpt2 language model": (gpt2_lm, toys.tokens),
+    "llama": (toys.llama, toys.tokens),
+    "qwen2": (qwen2, toys.tokens),
+    "vit": (toys.vit, toys.images),
+    "convnext": (convnext, toys.images),
+    "resnet": (resnet, toys.images),
+}
 
 
 def objective_of(model: torch.nn.Module) -> Objective:
@@ -210,12 +221,14 @@ def test_drawn_labels_give_the_gauss_newton_matrix_of_a_token_loss():
 RUNS = {
     "sgd": (toys.Mlp, toys.vectors, {"optim": "sgd", "learning_rate": 0.3, "max_grad_norm": 0.0}, 0.01),
     "momentum, clipped": (
-        toys.Mlp, toys.vectors,
-        {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "max_grad_norm": 0.3}, 0.01,
+        toys.Mlp,
+        toys.vectors,
+        {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "max_grad_norm": 0.3},
+        0.01,
     ),
     "adamw, clipped": (toys.Mlp, toys.vectors, {"learning_rate": 3e-3, "max_grad_norm": 0.3}, 0.05),
     "vit": (toys.vit, toys.images, {"learning_rate": 1e-3}, 0.1),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -235,9 +248,15 @@ def test_unfolded_sketches_score_as_the_dense_sweep_does(swept, curvature: str, 
     found = {}
     for engine in ("dense", "projected"):
         scored = add_influence(
-            rows, record, model=model, eval_dataset=held_out, directions=8, curvature=curvature, mode=mode,
+            rows,
+            record,
+            model=model,
+            eval_dataset=held_out,
+            directions=8,
+            curvature=curvature,
+            mode=mode,
             engine=engine,
-        )  # fmt: skip
+        )
         found[engine] = np.column_stack([np.array(scored["influence"]), scored["influence_eval_loss"]])
     error = np.linalg.norm(found["projected"] - found["dense"]) / np.linalg.norm(found["dense"])
     # In expectation, a row's gradient is that of its visit and not that of the middle of the stretch.

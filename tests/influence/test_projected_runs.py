@@ -164,9 +164,16 @@ def test_candidates_read_each_snapshot_a_few_times_however_many_batches(tmp_path
     found, reads = [], []
     for size in (20, 2):
         scored = add_influence(
-            pool, run.path, model=run.model, eval_dataset=run.held_out, engine="projected", directions=8,
-            batch_size=size, column=f"of_{size}", train_dataset=run.rows,
-        )  # fmt: skip
+            pool,
+            run.path,
+            model=run.model,
+            eval_dataset=run.held_out,
+            engine="projected",
+            directions=8,
+            batch_size=size,
+            column=f"of_{size}",
+            train_dataset=run.rows,
+        )
         found.append(np.array(scored[f"of_{size}"]))
         reads.append(len(read))
     assert np.allclose(*found, rtol=1e-4, atol=1e-8)

@@ -36,11 +36,19 @@ def test_card_says_what_was_pruned_from_what_and_how_to_make_it_again(known):
     assert data.source_datasets == ["org/reviews"]
     assert data.tags == ["dataset-pruning", "hf-prune"]
     for words in (
-        "30 of the 60 rows", "| `pos` | 30 | 15 |", "observed gap in `accuracy`", "0.005 [-0.01, 0.02]",
+        "30 of the 60 rows",
+        "| `pos` | 30 | 15 |",
+        "observed gap in `accuracy`",
+        "0.005 [-0.01, 0.02]",
         "| observed change of the held-out loss | 0.031 [0.011, 0.051] | 0.12 |",
-        "predicted shift", "prune(scored, keep=0.5)", "replay('me/half')", "BertForSequenceClassification", "AdamW",
-        f"/org/reviews/tree/{'a' * 40}", known["source"]["content_digest"],
-    ):  # fmt: skip
+        "predicted shift",
+        "prune(scored, keep=0.5)",
+        "replay('me/half')",
+        "BertForSequenceClassification",
+        "AdamW",
+        f"/org/reviews/tree/{'a' * 40}",
+        known["source"]["content_digest"],
+    ):
         assert words in rendered
 
 

@@ -65,8 +65,11 @@ def test_files_are_written_through_fsspec():
     files.write(prune(samples.scored(), keep=0.5), "memory://half")
     found = fsspec.filesystem("memory").find("/half")
     assert [path.removeprefix("/half/") for path in found] == [
-        "README.md", "hf_prune/kept_ids.parquet", "hf_prune/provenance.json", "hf_prune/provenance.jsonld",
-    ]  # fmt: skip
+        "README.md",
+        "hf_prune/kept_ids.parquet",
+        "hf_prune/provenance.json",
+        "hf_prune/provenance.jsonld",
+    ]
 
 
 def test_ids_come_with_scores_and_dropped_rows_on_request(tmp_path):
@@ -102,7 +105,7 @@ def test_templates_are_found_beside_the_package():
         (lambda rows: rows.map(lambda row, i: {"year": 1 if i == 59 else row["year"]}, with_indices=True), "'year'"),
         (lambda rows: rows.remove_columns("year"), "column 'year' is missing"),
     ],
-)  # fmt: skip
+)
 def test_other_source_is_refused_in_words(published, change, words):
     with pytest.raises(ReplayError, match="source") as refused:
         replay(str(published), source=change(samples.plain()))

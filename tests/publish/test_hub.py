@@ -28,10 +28,14 @@ Written by me, with <b>HTML</b>, a | bar and a line that says hf_prune.
 Write to `me`.
 """
 KEYS = {
-    "pretty_name": "Reviews, by me", "license": "cc-by-sa-4.0", "language": ["en", "fr"], "tags": ["mine", "hf-prune"],
-    "custom": {"nested": [1, {"deep": True}], "date": "2024-01-01"}, "source_datasets": "original",
+    "pretty_name": "Reviews, by me",
+    "license": "cc-by-sa-4.0",
+    "language": ["en", "fr"],
+    "tags": ["mine", "hf-prune"],
+    "custom": {"nested": [1, {"deep": True}], "date": "2024-01-01"},
+    "source_datasets": "original",
     "configs": [{"config_name": "extra", "data_files": "extra/*.csv"}],
-}  # fmt: skip
+}
 USER_CARD = f"---\n{yaml.safe_dump(KEYS, sort_keys=False)}---\n{TEXT}"
 
 
@@ -39,9 +43,15 @@ USER_CARD = f"---\n{yaml.safe_dump(KEYS, sort_keys=False)}---\n{TEXT}"
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dict[str, Any]]]:
     with Hub() as hub:
         ran = subprocess.run(
-            [sys.executable, "-m", "tests.publish.clients"], cwd=ROOT, input=USER_CARD, capture_output=True, text=True,
-            env=hub.environment(tmp_path_factory.mktemp("home")), timeout=180, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.publish.clients"],
+            cwd=ROOT,
+            input=USER_CARD,
+            capture_output=True,
+            text=True,
+            env=hub.environment(tmp_path_factory.mktemp("home")),
+            timeout=180,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stderr[-4000:]
         yield hub, json.loads(ran.stdout.splitlines()[-1])
 

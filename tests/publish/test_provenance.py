@@ -85,10 +85,14 @@ def test_planted_secrets_do_not_get_out(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTED_API_KEY", "plantedapikeyvalue")
     monkeypatch.setenv("USER", "planteduser")
     run = samples.manifest(
-        model={"class": "Bert", "name_or_path": str(home / "model"), "token": TOKEN}, output_dir=str(home / "run"),
-        run_id=f"planteduser-{socket.gethostname()}", host=socket.gethostname(), user="planteduser",
-        dataset_fingerprint=str(home), environment={"HF_TOKEN": TOKEN},
-    )  # fmt: skip
+        model={"class": "Bert", "name_or_path": str(home / "model"), "token": TOKEN},
+        output_dir=str(home / "run"),
+        run_id=f"planteduser-{socket.gethostname()}",
+        host=socket.gethostname(),
+        user="planteduser",
+        dataset_fingerprint=str(home),
+        environment={"HF_TOKEN": TOKEN},
+    )
     run["optimizer"]["groups"][0]["path"] = str(home)
     run["seeds"]["token"] = TOKEN
     samples.plain().to_json(home / "data" / "rows.jsonl")
@@ -107,11 +111,14 @@ def test_planted_secrets_do_not_get_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("observed.protocol", "see /home/me/notes"), ("observed.protocol", "~/notes"), ("observed.metric", TOKEN),
-        ("observed.protocol", r"C:\Users\me"), ("observed.protocol", "file:/etc/passwd"),
+        ("observed.protocol", "see /home/me/notes"),
+        ("observed.protocol", "~/notes"),
+        ("observed.metric", TOKEN),
+        ("observed.protocol", r"C:\Users\me"),
+        ("observed.protocol", "file:/etc/passwd"),
         ("observed.protocol", "a secret plantedapikeyvalue"),
     ],
-)  # fmt: skip
+)
 def test_paths_and_secrets_in_an_argument_are_refused_without_being_repeated(where, value, monkeypatch):
     monkeypatch.setenv("PLANTED_API_KEY", "plantedapikeyvalue")
     pruned = prune(samples.scored(), keep=0.5)
@@ -158,9 +165,10 @@ def test_source_named_by_the_caller_is_checked():
 
 def test_source_is_read_from_checksums_of_older_versions():
     info = DatasetInfo(
-        license="Apache License 2.0\nfull text", config_name="plain",
+        license="Apache License 2.0\nfull text",
+        config_name="plain",
         download_checksums={f"hf://datasets/org/name@{COMMIT}/data/train.parquet": {"num_bytes": 3, "checksum": None}},
-    )  # fmt: skip
+    )
     found = source.find(Dataset(samples.plain().data, info=info))
     assert (found.id, found.revision, found.config_name) == ("org/name", COMMIT, "plain")
     assert found.license == {"license": "other", "license_name": "apache-license-2.0"}

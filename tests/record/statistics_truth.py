@@ -80,8 +80,11 @@ class Measuring(Noting):
 
 
 KINDS: dict[str, type[Noting]] = {
-    "classes": Noting, "tokens": Tagging, "next tokens": Continuing, "values": Measuring,
-}  # fmt: skip
+    "classes": Noting,
+    "tokens": Tagging,
+    "next tokens": Continuing,
+    "values": Measuring,
+}
 
 
 def rows_for(kind: str, count: int) -> Dataset:
@@ -105,10 +108,12 @@ def train_noting(
     settings = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "learning_rate": 0.2, "optim": "sgd"}
     recorder = TrajectoryCallback(directory / "trajectory", row_statistics=True)
     trainer = Trainer(
-        model, arguments(directory / "out", **(settings | case.arguments | overrides)), data_collator=pad,
+        model,
+        arguments(directory / "out", **(settings | case.arguments | overrides)),
+        data_collator=pad,
         train_dataset=rows if case.kind == "map" else with_example_ids(rows.to_iterable_dataset()),
         callbacks=[recorder, *(callbacks or [])],
-    )  # fmt: skip
+    )
     trainer.train(resume_from_checkpoint=resume)
     return model
 

@@ -61,12 +61,20 @@ def test_evaluation_works_while_rows_carry_ids(streamed: bool, tmp_path: Path) -
     rows: Dataset = telling_rows(20)
     train = with_example_ids(rows.to_iterable_dataset() if streamed else rows)
     args = arguments(
-        tmp_path / "out", remove_unused_columns=False, max_steps=6, eval_strategy="steps", eval_steps=3,
-    )  # fmt: skip
+        tmp_path / "out",
+        remove_unused_columns=False,
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=3,
+    )
     trainer = Trainer(
-        Telling(20), args, train_dataset=train, eval_dataset=with_example_ids(rows), data_collator=pad,
+        Telling(20),
+        args,
+        train_dataset=train,
+        eval_dataset=with_example_ids(rows),
+        data_collator=pad,
         callbacks=[TrajectoryCallback(tmp_path / "t")],
-    )  # fmt: skip
+    )
     trainer.train()
     assert sum("eval_loss" in entry for entry in trainer.state.log_history) == 2
     trajectory = Trajectory.open(tmp_path / "t")

@@ -22,9 +22,16 @@ def test_only_trained_parameters_are_kept_and_their_step_comes_out_again(tmp_pat
     data = tokens(24)
     callback = TrajectoryCallback(tmp_path / "t", **EVERY_STEP)
     train(
-        lora(), data, tmp_path / "out", [callback], optim="sgd", num_train_epochs=1, learning_rate=0.1,
-        gradient_accumulation_steps=2, max_grad_norm=0.0,
-    )  # fmt: skip
+        lora(),
+        data,
+        tmp_path / "out",
+        [callback],
+        optim="sgd",
+        num_train_epochs=1,
+        learning_rate=0.1,
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.0,
+    )
     trajectory = Trajectory.open(tmp_path / "t")
     names = [parameter.name for parameter in trajectory.manifest.parameters]
     assert all("lora_" in name or "modules_to_save" in name for name in names)

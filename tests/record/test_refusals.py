@@ -37,9 +37,12 @@ def test_a_batch_that_lost_its_ids_is_refused_in_the_first_step(tmp_path: Path) 
 def test_dispatched_batches_without_ids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="dispatch_batches=True"):
         train(
-            Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")],
+            Mlp(),
+            vectors(),
+            tmp_path / "out",
+            [TrajectoryCallback(tmp_path / "t")],
             accelerator_config={"dispatch_batches": True},
-        )  # fmt: skip
+        )
 
 
 def test_a_named_id_column_that_the_trainer_removes_is_refused(tmp_path: Path) -> None:

@@ -167,9 +167,12 @@ def test_resuming_with_another_switch_is_refused(tmp_path: Path) -> None:
         train_noting("classes", Case(), tmp_path, callbacks=[Interrupt(6)], **CHECKPOINTS)
     args = arguments(tmp_path / "out", per_device_train_batch_size=4, optim="sgd", **CHECKPOINTS)
     trainer = Trainer(
-        Noting(40), args, train_dataset=rows_for("classes", 40), data_collator=pad,
+        Noting(40),
+        args,
+        train_dataset=rows_for("classes", 40),
+        data_collator=pad,
         callbacks=[TrajectoryCallback(tmp_path / "trajectory")],
-    )  # fmt: skip
+    )
     with pytest.raises(RecordingError, match="row statistics differs"):
         trainer.train(resume_from_checkpoint=True)
 
@@ -213,13 +216,23 @@ def test_statistics_of_sft_trainer_are_those_of_its_log_probabilities(tmp_path: 
 
     rows = Dataset.from_dict({"text": [" ".join([f"w{i}"] + ["w50"] * (1 + i % 5)) for i in range(4)]})
     args = trl.SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True,
-        save_strategy="no", disable_tqdm=True, bf16=False, gradient_checkpointing=False,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        bf16=False,
+        gradient_checkpointing=False,
+    )
     trl.SFTTrainer(
-        model(), args, train_dataset=rows, processing_class=tokenizer(),
+        model(),
+        args,
+        train_dataset=rows,
+        processing_class=tokenizer(),
         callbacks=[TrajectoryCallback(tmp_path / "t", window=1.0, row_statistics=True)],
-    ).train()  # fmt: skip
+    ).train()
     visits = read_visits(Trajectory.open(tmp_path / "t"))
     for i, loss, confidence in zip(visits.ids, visits.loss, visits.confidence, strict=True):
         ids = tokenizer()(rows[int(i)]["text"] + " <eos>", return_tensors="pt")["input_ids"]

@@ -28,9 +28,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def model() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=WORDS + 2, n_embd=16, n_layer=1, n_head=2, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0,
+        vocab_size=WORDS + 2,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=32,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
         attn_pdrop=0.0,
-    )  # fmt: skip
+    )
     return GPT2LMHeadModel(config)
 
 
@@ -40,18 +46,32 @@ def test_rows_and_weights_of_a_run_of_sft_trainer(accumulation: int, tmp_path: P
     trained = model()
     before = {name: value.detach().clone() for name, value in trained.named_parameters()}
     args = trl.SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True,
-        gradient_accumulation_steps=accumulation, optim="sgd", learning_rate=0.1, max_grad_norm=0.0,
-        lr_scheduler_type="constant", save_strategy="no", disable_tqdm=True, bf16=False, gradient_checkpointing=False,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to=[],
+        use_cpu=True,
+        gradient_accumulation_steps=accumulation,
+        optim="sgd",
+        learning_rate=0.1,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        disable_tqdm=True,
+        bf16=False,
+        gradient_checkpointing=False,
+    )
     seen: list[list[int]] = []
     trained.register_forward_pre_hook(
         lambda module, inputs, kwargs: seen.append((kwargs["input_ids"][:, 0] - 2).tolist()), with_kwargs=True
     )
     trainer = trl.SFTTrainer(
-        trained, args, train_dataset=rows, processing_class=tokenizer(),
+        trained,
+        args,
+        train_dataset=rows,
+        processing_class=tokenizer(),
         callbacks=[TrajectoryCallback(tmp_path / "t", window=1.0)],
-    )  # fmt: skip
+    )
     trainer.train()
     step = Trajectory.open(tmp_path / "t").step(0)
     assert [list(micro.ids) for micro in step.micro_batches] == seen
@@ -76,8 +96,13 @@ def assert_influence_is_of_this_run(trainer, record: Path) -> None:
     trajectory = Trajectory.open(record)
     moved = trajectory.parameters_at(1) - trajectory.parameters_at(0)
     scored = add_influence(
-        trainer.train_dataset, trajectory, model=trainer.model, data_collator=trainer.data_collator, directions=8,
-        space="parameters", mode="visits",
-    )  # fmt: skip
+        trainer.train_dataset,
+        trajectory,
+        model=trainer.model,
+        data_collator=trainer.data_collator,
+        directions=8,
+        space="parameters",
+        mode="visits",
+    )
     asked = parameter_directions(moved, 8, seed=0) @ moved
     assert torch.allclose(-torch.tensor(scored["influence"]).sum(0), asked, rtol=1e-3, atol=1e-6)

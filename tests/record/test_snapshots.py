@@ -96,8 +96,9 @@ def test_parameters_pattern_limits_what_is_kept(tmp_path: Path) -> None:
 def test_bfloat16_halves_the_file_and_rounds(tmp_path: Path) -> None:
     model = Mlp(hidden=500)
     callbacks = [
-        TrajectoryCallback(tmp_path / "full"), TrajectoryCallback(tmp_path / "half", snapshot_dtype="bfloat16"),
-    ]  # fmt: skip
+        TrajectoryCallback(tmp_path / "full"),
+        TrajectoryCallback(tmp_path / "half", snapshot_dtype="bfloat16"),
+    ]
     train(model, vectors(), tmp_path / "out", callbacks)
     full, half = Trajectory.open(tmp_path / "full"), Trajectory.open(tmp_path / "half")
     torch.testing.assert_close(half.parameters_at(32), full.parameters_at(32), rtol=2**-7, atol=0)
@@ -124,13 +125,21 @@ def test_loading_the_best_model_does_not_get_into_the_last_snapshot(tmp_path: Pa
     model = Mlp()
     watcher = Watcher(list(model.parameters()))
     args = arguments(
-        tmp_path / "out", eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
-        metric_for_best_model="eval_loss", learning_rate=3.0, num_train_epochs=12,
-    )  # fmt: skip
+        tmp_path / "out",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        learning_rate=3.0,
+        num_train_epochs=12,
+    )
     trainer = Trainer(
-        model, args, train_dataset=vectors(), eval_dataset=vectors(seed=1),
+        model,
+        args,
+        train_dataset=vectors(),
+        eval_dataset=vectors(seed=1),
         callbacks=[TrajectoryCallback(tmp_path / "t", 1.0, 0.01), watcher, EarlyStoppingCallback(2)],
-    )  # fmt: skip
+    )
     trainer.train()
     last = trainer.state.global_step
     trajectory = Trajectory.open(tmp_path / "t")

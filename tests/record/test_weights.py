@@ -60,9 +60,15 @@ def test_factors_hold_with_gradient_checkpointing(tmp_path: Path) -> None:
     data = tokens(24)
     callback = TrajectoryCallback(tmp_path / "t", **EVERY_STEP)
     train(
-        bert(), data, tmp_path / "out", [callback], optim="sgd", num_train_epochs=1, activation_checkpointing=True,
+        bert(),
+        data,
+        tmp_path / "out",
+        [callback],
+        optim="sgd",
+        num_train_epochs=1,
+        activation_checkpointing=True,
         gradient_accumulation_steps=2,
-    )  # fmt: skip
+    )
     assert_steps_come_out_the_same(tmp_path / "t", bert().train(), data)
 
 
@@ -74,9 +80,12 @@ def test_a_loss_that_is_not_the_models_is_recorded_as_custom(setting: str, tmp_p
     smooth = setting == "label smoothing"
     args = arguments(tmp_path / "out", num_train_epochs=1, label_smoothing_factor=0.1 if smooth else 0.0)
     Trainer(
-        bert(), args, train_dataset=tokens(), compute_loss_func=None if smooth else loss,
+        bert(),
+        args,
+        train_dataset=tokens(),
+        compute_loss_func=None if smooth else loss,
         callbacks=[TrajectoryCallback(tmp_path / "t")],
-    ).train()  # fmt: skip
+    ).train()
     trajectory = Trajectory.open(tmp_path / "t")
     assert trajectory.manifest.loss == "custom"
     assert {batch.scale for step in trajectory.steps() for batch in step.micro_batches} == {None}

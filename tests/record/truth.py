@@ -89,16 +89,19 @@ CASES = {
         arguments={"remove_unused_columns": False, "accelerator_config": {"dispatch_batches": True}},
     ),
     "stream": Case(kind="stream", arguments={**STREAM, "gradient_accumulation_steps": 2}),
-    "dispatched stream": Case(
-        kind="stream", arguments={**STREAM, "accelerator_config": {"dispatch_batches": True}}
-    ),
-}  # fmt: skip
+    "dispatched stream": Case(kind="stream", arguments={**STREAM, "accelerator_config": {"dispatch_batches": True}}),
+}
 
 
 def run(
-    case: Case, directory: Path, *, resume: str | bool | None = None, callbacks: list[Any] | None = None,
-    trajectory: str = "trajectory", **overrides: Any,
-) -> Telling:  # fmt: skip
+    case: Case,
+    directory: Path,
+    *,
+    resume: str | bool | None = None,
+    callbacks: list[Any] | None = None,
+    trajectory: str = "trajectory",
+    **overrides: Any,
+) -> Telling:
     """Trains under recording and returns the model, which knows what it saw."""
     set_seed(0)
     model = Telling(case.rows)

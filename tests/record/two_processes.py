@@ -28,9 +28,16 @@ def main(directory: Path) -> None:
             callback = TrajectoryCallback(place / "trajectory", **EVERY_STEP)
             settings = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 4}
             train(
-                kind(), vectors(40), place / "out", [callback], optim="sgd", num_train_epochs=2, max_grad_norm=0.5,
-                learning_rate=0.1, **settings,
-            )  # fmt: skip
+                kind(),
+                vectors(40),
+                place / "out",
+                [callback],
+                optim="sgd",
+                num_train_epochs=2,
+                max_grad_norm=0.5,
+                learning_rate=0.1,
+                **settings,
+            )
     case, place = CASES["uneven last batch"], directory / "resumed"
     run(case, place, save_strategy="steps", save_steps=3, num_train_epochs=2)
     model = run(case, place, resume=str(place / "out" / "checkpoint-3"), num_train_epochs=2)

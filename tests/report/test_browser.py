@@ -27,13 +27,19 @@ def scored() -> Dataset:
     norm = np.linalg.norm(influence, axis=1)
     texts = [f"sentence number{i} {EVIL if i % 7 == 0 else 'about pears'}" for i in range(ROWS)]
     features = Features(
-        text=Value("string"), label=ClassLabel(names=["negative", EVIL]), influence=List(Value("float32"), length=8),
-        influence_norm=Value("float32"), influence_eval_loss=Value("float32"),
-    )  # fmt: skip
+        text=Value("string"),
+        label=ClassLabel(names=["negative", EVIL]),
+        influence=List(Value("float32"), length=8),
+        influence_norm=Value("float32"),
+        influence_eval_loss=Value("float32"),
+    )
     columns = {
-        "text": texts, "label": [i % 2 for i in range(ROWS)], "influence": influence.tolist(),
-        "influence_norm": norm.tolist(), "influence_eval_loss": rng.normal(size=ROWS).tolist(),
-    }  # fmt: skip
+        "text": texts,
+        "label": [i % 2 for i in range(ROWS)],
+        "influence": influence.tolist(),
+        "influence_norm": norm.tolist(),
+        "influence_eval_loss": rng.normal(size=ROWS).tolist(),
+    }
     return Dataset.from_dict(columns, features=features)
 
 
@@ -46,11 +52,15 @@ def report(tmp_path_factory) -> str:
     parts["examples"] = [*parts["examples"], ("Sounds", "Rows to be heard.", sounds)]
     full, less = Estimate.of([0.91, 0.93, 0.92]), Estimate.of([0.88, 0.9, 0.89])
     data = ReportData(
-        title=f"Pruning report {EVIL}", lead=EVIL, highlights=[("92 %", "accuracy on all rows", EVIL)],
+        title=f"Pruning report {EVIL}",
+        lead=EVIL,
+        highlights=[("92 %", "accuracy on all rows", EVIL)],
         curve=Curve("accuracy", full, {0.5: less}, {0.5: Estimate.of([0.85, 0.88, 0.86])}),
-        gaps=[Gap(0.5, "pruned", 0.01, Estimate.of([0.02, 0.03, 0.01]))], made=[("source", EVIL)], notes=[EVIL],
+        gaps=[Gap(0.5, "pruned", 0.01, Estimate.of([0.02, 0.03, 0.01]))],
+        made=[("source", EVIL)],
+        notes=[EVIL],
         **parts,
-    )  # fmt: skip
+    )
     return write_report(tmp_path_factory.mktemp("report") / "report.html", data).as_uri()
 
 

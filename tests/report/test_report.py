@@ -62,9 +62,12 @@ def scored(rows: int = 40, *, image: bool = False, text: str = "a text") -> Data
         "influence_eval_loss": rng.normal(size=rows).tolist(),
     }
     features = Features(
-        text=Value("string"), label=ClassLabel(names=["no", EVIL]), influence=List(Value("float32"), length=8),
-        influence_norm=Value("float32"), influence_eval_loss=Value("float32"),
-    )  # fmt: skip
+        text=Value("string"),
+        label=ClassLabel(names=["no", EVIL]),
+        influence=List(Value("float32"), length=8),
+        influence_norm=Value("float32"),
+        influence_eval_loss=Value("float32"),
+    )
     if image:
         columns["image"] = [Pillow.fromarray(np.full((8, 8), i, "uint8")) for i in range(rows)]
         features["image"] = Image()
@@ -80,9 +83,15 @@ def whole() -> ReportData:
     parts = selection_parts(select(dataset, 0.5), dataset)
     curve = Curve(EVIL, estimate(0.9, 0.92), {0.5: estimate(0.875, 0.895)}, {0.5: estimate(0.8, 0.82)})
     return ReportData(
-        title=EVIL, lead=EVIL, highlights=[(EVIL, EVIL, EVIL)], curve=curve,
-        gaps=[Gap(0.5, "pruned", 0.01, estimate(0.02, 0.03))], made=[(EVIL, EVIL)], notes=[EVIL], **parts,
-    )  # fmt: skip
+        title=EVIL,
+        lead=EVIL,
+        highlights=[(EVIL, EVIL, EVIL)],
+        curve=curve,
+        gaps=[Gap(0.5, "pruned", 0.01, estimate(0.02, 0.03))],
+        made=[(EVIL, EVIL)],
+        notes=[EVIL],
+        **parts,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -52,10 +52,14 @@ def with_scores(dataset: Dataset, seed: int = 0, **columns: Any) -> Dataset:
     rng = np.random.default_rng(seed)
     n = len(dataset)
     drawn = {
-        "el2n": rng.random(n), "grand": rng.lognormal(size=n), "forgetting": rng.integers(0, 4, n),
-        "aum": rng.normal(1.0, 1.0, n), "loss": rng.exponential(size=n), "confidence": rng.random(n),
+        "el2n": rng.random(n),
+        "grand": rng.lognormal(size=n),
+        "forgetting": rng.integers(0, 4, n),
+        "aum": rng.normal(1.0, 1.0, n),
+        "loss": rng.exponential(size=n),
+        "confidence": rng.random(n),
         "variability": 0.5 * rng.random(n),
-    } | columns  # fmt: skip
+    } | columns
     for name, values in drawn.items():
         dataset = dataset.add_column(name, np.asarray(values, dtype="float32"))
     return dataset

@@ -71,9 +71,13 @@ def test_a_method_that_is_no_string_is_refused():
 
 @pytest.mark.parametrize(
     ("difficulty", "error", "message"),
-    [(1.2, ValueError, r"not in \[0, 1\]"), ("hard", ValueError, "pass 'auto'"), (True, TypeError, "pass 'auto'"),
-     (float("nan"), ValueError, r"not in \[0, 1\]")],
-)  # fmt: skip
+    [
+        (1.2, ValueError, r"not in \[0, 1\]"),
+        ("hard", ValueError, "pass 'auto'"),
+        (True, TypeError, "pass 'auto'"),
+        (float("nan"), ValueError, r"not in \[0, 1\]"),
+    ],
+)
 def test_an_unknown_difficulty_is_refused(difficulty, error, message):
     with pytest.raises(error, match=message):
         select(scored(), 0.5, difficulty=difficulty)
@@ -81,9 +85,13 @@ def test_an_unknown_difficulty_is_refused(difficulty, error, message):
 
 @pytest.mark.parametrize(
     ("buckets", "error", "message"),
-    [(0, ValueError, "less than 1"), ("many", ValueError, "pass 'auto'"), (2.0, TypeError, "pass 'auto'"),
-     (True, TypeError, "pass 'auto'")],
-)  # fmt: skip
+    [
+        (0, ValueError, "less than 1"),
+        ("many", ValueError, "pass 'auto'"),
+        (2.0, TypeError, "pass 'auto'"),
+        (True, TypeError, "pass 'auto'"),
+    ],
+)
 def test_an_impossible_number_of_buckets_is_refused(buckets, error, message):
     with pytest.raises(error, match=message):
         select(scored(), 0.5, buckets=buckets)

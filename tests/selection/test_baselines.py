@@ -14,8 +14,14 @@ from hf_prune.selection.problem import read_problem
 from tests.selection.scored import scored, with_scores
 
 LABEL = np.repeat([0, 1, 2, 2], 100)
-SCORES = {"el2n": "el2n", "grand": "grand", "forgetting": "forgetting", "aum": "aum", "loss": "loss",
-          "tdds": "variability"}  # fmt: skip
+SCORES = {
+    "el2n": "el2n",
+    "grand": "grand",
+    "forgetting": "forgetting",
+    "aum": "aum",
+    "loss": "loss",
+    "tdds": "variability",
+}
 
 
 @pytest.mark.parametrize("method", SCORES)

@@ -119,11 +119,17 @@ def test_explain_says_everything_in_plain_words():
     certificate = select(scored(), 0.5).certificate
     text = certificate.explain()
     for part in (
-        "Kept 200 of 400 rows (50.0%), method influence.", "random subsets of this size",
-        "RMS shift of a held-out logit vector", "the 4 of 16 directions the solver never saw", "times random's",
-        "change of the held-out loss", "Noise floor", "not measured", "Classes (label): class 0",
+        "Kept 200 of 400 rows (50.0%), method influence.",
+        "random subsets of this size",
+        "RMS shift of a held-out logit vector",
+        "the 4 of 16 directions the solver never saw",
+        "times random's",
+        "change of the held-out loss",
+        "Noise floor",
+        "not measured",
+        "Classes (label): class 0",
         "error of the prediction grows",
-    ):  # fmt: skip
+    ):
         assert part in text
     assert "0.25" in replace(certificate, noise_floor=0.25).explain()
 

@@ -16,9 +16,12 @@ from tests.selection.scored import scored
 
 @settings(max_examples=25, deadline=None)
 @given(
-    rows=st.integers(16, 90), share=st.floats(0.35, 1.0), classes=st.integers(1, 3), seed=st.integers(0, 1000),
+    rows=st.integers(16, 90),
+    share=st.floats(0.35, 1.0),
+    classes=st.integers(1, 3),
+    seed=st.integers(0, 1000),
     difficulty=st.sampled_from(["auto", None, 0.0, 0.5, 1.0]),
-)  # fmt: skip
+)
 def test_counts_are_exact_for_any_share(rows, share, classes, seed, difficulty):
     dataset = scored(rows, k=8, classes=classes, seed=seed)
     selection = select(dataset, share, difficulty=difficulty, balance=False, seed=seed)

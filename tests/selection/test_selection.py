@@ -36,8 +36,10 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, arguments):
     assert loaded == selection
     assert loaded.keep_indices.dtype == np.int64
     assert sorted(os.listdir(tmp_path / "new" / "place")) == [
-        "dropped_ids.parquet", "kept_ids.parquet", "selection.json",
-    ]  # fmt: skip
+        "dropped_ids.parquet",
+        "kept_ids.parquet",
+        "selection.json",
+    ]
 
 
 def test_a_saved_selection_can_be_replaced(saved: Path):

@@ -41,8 +41,9 @@ def test_blocks_cover_all_rows_once():
 
 def test_nothing_is_copied_until_rows_are_taken(tmp_path: Path):
     dataset, _ = _chunked(tmp_path)
-    for chunk, view in zip(dataset.data.column("influence").chunks, read_vectors(dataset, "influence").chunks,
-                           strict=True):  # fmt: skip
+    for chunk, view in zip(
+        dataset.data.column("influence").chunks, read_vectors(dataset, "influence").chunks, strict=True
+    ):
         address = chunk.flatten().buffers()[1].address
         assert address <= view.ctypes.data < address + chunk.flatten().buffers()[1].size
 

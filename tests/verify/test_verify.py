@@ -24,9 +24,10 @@ def scored(rows: Dataset) -> Dataset:
     rng = np.random.default_rng(0)
     influence = rng.normal(size=(len(rows), 8)).astype("float32")
     columns = {
-        "influence": influence.tolist(), "influence_norm": np.linalg.norm(influence, axis=1).tolist(),
+        "influence": influence.tolist(),
+        "influence_norm": np.linalg.norm(influence, axis=1).tolist(),
         "influence_eval_loss": rng.normal(size=len(rows)).tolist(),
-    }  # fmt: skip
+    }
     for name, values in columns.items():
         rows = rows.add_column(name, values)
     return rows

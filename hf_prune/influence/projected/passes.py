@@ -75,11 +75,16 @@ class WindowPass:
             examples.append(start + torch.arange(len(part)).repeat(len(own)))
         rows, plain = (torch.cat(parts) for parts in zip(*found, strict=True))
         return StepSketch(
-            ids=torch.from_numpy(ids), weights=weights, rows=rows, plain=narrow(plain), gram=plain @ plain.T,
+            ids=torch.from_numpy(ids),
+            weights=weights,
+            rows=rows,
+            plain=narrow(plain),
+            gram=plain @ plain.T,
             examples=torch.cat(examples),
-            slopes=torch.cat([r.slopes for r in rounds]), factors=torch.cat([r.factors for r in rounds]),
+            slopes=torch.cat([r.slopes for r in rounds]),
+            factors=torch.cat([r.factors for r in rounds]),
             levels=levels.clone(),
-        )  # fmt: skip
+        )
 
     def batch(
         self, theta: torch.Tensor, batch: Batch, scales: Sequence[torch.Tensor | None], *, seed: int

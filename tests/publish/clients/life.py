@@ -16,9 +16,12 @@ api = HfApi()
 def upload(repo_id: str, card: str) -> None:
     api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
     api.upload_file(
-        path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo_id, repo_type="dataset",
+        path_or_fileobj=card.encode(),
+        path_in_repo="README.md",
+        repo_id=repo_id,
+        repo_type="dataset",
         commit_message="A card",
-    )  # fmt: skip
+    )
 
 
 def head(repo_id: str, revision: str = "main") -> str:
