@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Trajectory
 
 ROWS = 200
 # Those of the scripts for MNIST; the rate of the logistic regression falls with the root of the step.

@@ -30,10 +30,10 @@ from study_tasks import Arrays, Task, digits_task
 from torch import nn
 
 from hf_prune import add_influence, select
-from hf_prune.record.trajectory import Trajectory
 from hf_prune.scores import last_layer
 from hf_prune.scores.last_layer import LEAN, Recursion
 from hf_prune.selection.annealing import anneal
+from hf_prune.trajectory.trajectory import Trajectory
 
 PUBLISHED = Recursion(5000, 3, 1)
 DIRECTIONS = 64

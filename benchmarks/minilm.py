@@ -40,11 +40,11 @@ from peers.study import Answers, others
 from peers.tasks import Task, margins, minilm
 from torch.nn import functional
 
+from hf_prune._core.processes import Processes
 from hf_prune.influence.calibration import curvature_factor
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.questions import logit_questions
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 
@@ -144,7 +144,7 @@ def effects(run: Run, place: Path, mode: str, curvatures: tuple[str, ...] = CURV
     objective = Objective(run.model, run.trajectory.manifest.parameters)
     rows, tests = Rows(run.task.train, objective.model), Rows(run.task.test, objective.model)
     sweep = Sweep(run.trajectory, objective, rows, curvature="none")
-    engine = ProjectedEngine(sweep, Ranks(0, 1), curvature="none", directory=place)
+    engine = ProjectedEngine(sweep, Processes(0, 1), curvature="none", directory=place)
     engine.sweep.factor = curvature_factor(sweep)
     engine.prepare()
     last = run.trajectory.window[1]

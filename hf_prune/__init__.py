@@ -12,12 +12,14 @@ from hf_prune.verify import verify
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hf_prune._estimate import estimate
     from hf_prune.errors import RecordingError, TrajectoryError, UnsupportedError
     from hf_prune.influence import add_influence
     from hf_prune.publish import replay
-    from hf_prune.record import Trajectory, TrajectoryCallback, estimate, with_example_ids
+    from hf_prune.record import TrajectoryCallback, with_example_ids
     from hf_prune.scores import add_scores
     from hf_prune.selection import PrunedDataset, Selection, prune, prune_path, select
+    from hf_prune.trajectory import Trajectory
 
 # Names are imported on first use: `hf-prune --help` must not wait for torch.
 _HOMES = {
@@ -25,8 +27,8 @@ _HOMES = {
     "TrajectoryError": "errors",
     "UnsupportedError": "errors",
     "TrajectoryCallback": "record",
-    "Trajectory": "record",
-    "estimate": "record",
+    "Trajectory": "trajectory",
+    "estimate": "_estimate",
     "with_example_ids": "record",
     "add_influence": "influence",
     "add_scores": "scores",

@@ -42,7 +42,7 @@ def score(
     refuse_existing(out)
     with clean_stdout():
         from hf_prune.influence import add_influence
-        from hf_prune.record import Trajectory
+        from hf_prune.trajectory import Trajectory
 
         rows = load_rows(dataset)
         held_out = None if eval_dataset is None else load_rows(eval_dataset)

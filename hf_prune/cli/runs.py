@@ -42,7 +42,7 @@ def inspect(
 ) -> None:
     """Sum up a recorded training run."""
     with clean_stdout():
-        from hf_prune.record import summarize
+        from hf_prune.trajectory import summarize
 
         summary = summarize(trajectory)
     if json:
@@ -73,7 +73,7 @@ def diagnose(
     with clean_stdout():
         from hf_prune.cli.data import _trained_model
         from hf_prune.diagnose import diagnose as diagnose_run
-        from hf_prune.record import Trajectory
+        from hf_prune.trajectory import Trajectory
 
         record = Trajectory.open(trajectory)
         shares: dict[str, Any] = {"groups": tuple(group)} if group else {}
@@ -115,7 +115,7 @@ def estimate(
 
         from transformers import TrainingArguments
 
-        from hf_prune.record import estimate as estimate_run
+        from hf_prune._estimate import estimate as estimate_run
 
         with tempfile.TemporaryDirectory() as scratch:
             args = TrainingArguments(

@@ -92,28 +92,6 @@ class Task:
         return make
 
 
-def make_task(name: str, sizes: Sizes | None = None) -> Task:
-    """
-    Makes a demo task.
-
-    Args:
-        name (`str`): `"digits"`: small images through a ViT that is trained from scratch; `"text"`: film reviews
-            through a pretrained MiniLM.
-        sizes (`Sizes`, *optional*): Other sizes than the task's own.
-
-    Raises:
-        `ValueError`: If there is no such task.
-        `ImportError`: If a package of the extra `demo` is missing.
-    """
-    from hf_prune.demo.digits import digits
-    from hf_prune.demo.text import text
-
-    tasks = {"digits": digits, "text": text}
-    if name not in tasks:
-        raise ValueError(f"There is no task {name!r}: pass one of {', '.join(tasks)}.")
-    return tasks[name](sizes)
-
-
 def missing_extra(error: ImportError) -> ImportError:
     """The error for a package that the demo needs and that is not there."""
     return ImportError(f'The demo needs the package {error.name}: install it with pip install "hf-prune[demo]".')

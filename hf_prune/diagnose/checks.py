@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Trajectory
 
 
 def check(dataset: Any, eval_dataset: Any, groups: Any, steps: Any, batch_size: Any) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
-    from hf_prune.record import Trajectory
+    from hf_prune.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def diagnose(
     from hf_prune.diagnose.experiment import Experiment
     from hf_prune.diagnose.prediction import scored_rows
     from hf_prune.influence.checks import check_dataset
-    from hf_prune.record import Trajectory
+    from hf_prune.trajectory import Trajectory
 
     check(dataset, eval_dataset, groups, steps, batch_size)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)

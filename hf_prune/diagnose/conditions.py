@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from hf_prune.diagnose.rerun import Rerun, Update
-from hf_prune.record.trajectory import Step
+from hf_prune.trajectory.trajectory import Step
 
 
 def reordered(rerun: Rerun, steps: list[Step], seed: int) -> list[Step]:

@@ -17,7 +17,7 @@ from hf_prune.diagnose.rerun import Rerun, Update, has_dropout
 from hf_prune.influence.checks import row_positions
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Trajectory
 
 BATCH_SIZE = 32
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_prune.digest import content_digest
+from hf_prune._core.digest import content_digest
 from hf_prune.influence import add_influence
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Trajectory
 
 # Questions asked where the dataset was not scored: their correlation is known to about 1 / sqrt(32).
 DIRECTIONS = 32

@@ -17,8 +17,8 @@ from hf_prune.influence.clipping import clip_factor
 from hf_prune.influence.objective import Batch, Objective
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.weights import visit_weights
-from hf_prune.record.manifest import Manifest
-from hf_prune.record.trajectory import Step, Trajectory
+from hf_prune.trajectory.manifest import Manifest
+from hf_prune.trajectory.trajectory import Step, Trajectory
 
 # exp(-3) is a twentieth.
 MEMORY = 3

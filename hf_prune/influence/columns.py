@@ -12,16 +12,16 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from transformers.utils import logging
 
-from hf_prune.digest import column_digests, content_digest
+from hf_prune._core.digest import column_digests, content_digest
+from hf_prune._core.io import json_made_once
+from hf_prune._core.processes import Processes
+from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.checks import check_arguments, check_choices, check_dataset
 from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
 from hf_prune.influence.keeping import remove_unused
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.scorer import Scorer
-from hf_prune.record.files import json_made_once
-from hf_prune.record.tracking import log_scoring
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
 
@@ -156,10 +156,10 @@ def add_influence(
     fingerprint = Hasher.hash([dataset._fingerprint, asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
-    cache, ranks = record.path / "scores", Ranks.here()
+    cache, ranks = record.path / "scores", Processes.current()
     if not _complete(cache, fingerprint):
         scorer.prepare(cache / f"parts-{fingerprint}", cache / f"sketches-{Hasher.hash(swept)}", ranks)
-    with ranks.one_first():
+    with ranks.main_first():
         scored = dataset.map(
             scorer,
             batched=True,

@@ -10,12 +10,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from transformers.utils import logging
 
+from hf_prune._core.processes import Processes
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cost import SMALL_SWEEP, direction_bytes, scoring_bytes
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.updates import update_for
 from hf_prune.influence.updates.adamw import Adam
-from hf_prune.record.manifest import Manifest
+from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.get_logger(__name__)
 
@@ -78,20 +78,20 @@ def directions_at_once(size: int, directions: int, room: int, segments: int = 0)
 
 
 def in_parts(
-    directory: Path, total: int, at_once: int, ranks: Ranks, work: Callable[[slice], np.ndarray]
+    directory: Path, total: int, at_once: int, ranks: Processes, work: Callable[[slice], np.ndarray]
 ) -> np.ndarray:
     """
     `work(directions) -> (n, k')` over all directions, part by part: `(n, total)`.
 
     Processes share the parts; each part is a file, so that what a killed run finished is not done again.
     """
-    at_once = min(ranks.of_first(at_once), -(-total // ranks.world))
+    at_once = min(ranks.broadcast(at_once), -(-total // ranks.world))
     parts = [slice(start, min(start + at_once, total)) for start in range(0, total, at_once)]
     directory.mkdir(parents=True, exist_ok=True)
     for part in parts[ranks.rank :: ranks.world]:
         if not _file(directory, part).exists():
             _save(_file(directory, part), work(part))
-    ranks.wait()
+    ranks.barrier()
     return np.concatenate([load_file(_file(directory, part))["effects"] for part in parts], axis=1)
 
 

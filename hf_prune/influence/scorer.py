@@ -14,6 +14,8 @@ from datasets.utils import tqdm
 from torch import nn
 from transformers import PretrainedConfig
 
+from hf_prune._core.io import json_made_once
+from hf_prune._core.processes import Processes
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.calibration import curvature_factor
 from hf_prune.influence.checks import row_positions
@@ -27,11 +29,9 @@ from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.factors import FACTORED_LOGITS, logit_hessians
 from hf_prune.influence.projected.questions import output_questions, parameter_questions
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Segment, Sweep
-from hf_prune.record.files import json_made_once
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Trajectory
 
 # Training rows that stand in for held-out ones when there are none.
 PROBE_ROWS = 256
@@ -83,7 +83,7 @@ class Scorer:
             [str(model), config.to_json_string() if isinstance(config, PretrainedConfig) else "", values]
         )
 
-    def prepare(self, directory: Path, sketches: Path, ranks: Ranks) -> None:
+    def prepare(self, directory: Path, sketches: Path, ranks: Processes) -> None:
         """
         Sweeps, once; what is worth keeping goes to `directory` and `sketches`, where a killed run finds it again.
 
@@ -154,11 +154,11 @@ class Scorer:
         parts = [self._expected(segments, numbers) for numbers in self._row_batches(self.targets, "Scoring rows")]
         return np.concatenate(parts)
 
-    def _curvature_factor(self, sweep: Sweep, directory: Path, ranks: Ranks) -> float:
+    def _curvature_factor(self, sweep: Sweep, directory: Path, ranks: Processes) -> float:
         """That of the Gauss-Newton matrix: measured once, for all processes and all later calls."""
         if self.scoring["curvature"] != "gauss-newton":
             return 1.0
-        with ranks.one_first():
+        with ranks.main_first():
             return json_made_once(directory / "curvature.json", lambda: curvature_factor(sweep))
 
     def _sweep(self) -> Sweep:
@@ -174,7 +174,7 @@ class Scorer:
         sweep.check()
         return sweep
 
-    def _engine(self, sweep: Sweep, sketches: Path, ranks: Ranks) -> ProjectedEngine:
+    def _engine(self, sweep: Sweep, sketches: Path, ranks: Processes) -> ProjectedEngine:
         """The projected engine with the window sketched and the curvature measured."""
         engine = ProjectedEngine(sweep, ranks, curvature=self.scoring["curvature"], directory=sketches)
         engine.sweep.factor = self._curvature_factor(sweep, sketches, ranks)

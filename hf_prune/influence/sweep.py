@@ -20,7 +20,7 @@ from hf_prune.influence.rows import Rows
 from hf_prune.influence.updates import update_for
 from hf_prune.influence.updates.sgd import Sgd
 from hf_prune.influence.weights import visit_weights
-from hf_prune.record.trajectory import Step, Trajectory
+from hf_prune.trajectory.trajectory import Step, Trajectory
 
 logger = logging.get_logger(__name__)
 

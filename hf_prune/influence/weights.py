@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.record.trajectory import Step
+from hf_prune.trajectory.trajectory import Step
 
 
 def visit_weights(step: Step, items: torch.Tensor, uses_items: bool, own_loss: bool) -> torch.Tensor:

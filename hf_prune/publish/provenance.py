@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_prune.digest import column_digests
+from hf_prune._core.digest import column_digests
 from hf_prune.publish import scrub, source
 from hf_prune.selection.pruned import PrunedDataset
 

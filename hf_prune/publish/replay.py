@@ -16,7 +16,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from hf_prune.digest import column_digests
+from hf_prune._core.digest import column_digests
 from hf_prune.publish import card, files, scrub
 from hf_prune.publish.provenance import SCHEMA_VERSION, combine, ids_digest, score_columns
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_prune._core import trackers
 from hf_prune.errors import RecordingError
-from hf_prune.record import tracking
 from hf_prune.record.run import Run, Settings
-from hf_prune.record.snapshots import DTYPES
+from hf_prune.trajectory.files import snapshot_paths
+from hf_prune.trajectory.snapshots import DTYPES
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,8 @@ class TrajectoryCallback(TrainerCallback):
         # The Trainer's last log: the trackers are closed before this callback hears of on_train_end.
         if self._run is not None and state.is_world_process_zero and "train_runtime" in (kwargs.get("logs") or {}):
             self._do(lambda run: run.flush())
-            figures = tracking.recording_figures(self._settings.output_dir, state.global_step, self._seconds)
-            tracking.log_recording(figures, args, state.global_step)
+            figures = _figures(self._settings.output_dir, state.global_step, self._seconds)
+            trackers.log_recording(figures, args, state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -198,6 +199,27 @@ class TrajectoryCallback(TrainerCallback):
                 run.close()
             except OSError as error:
                 logger.warning("A file of the record could not be closed (%s).", error)
+
+
+def _figures(directory: Path, steps: int, seconds: float) -> dict[str, float]:
+    """
+    What a record amounts to.
+
+    Args:
+        directory (`Path`): The record.
+        steps (`int`): Optimizer steps recorded.
+        seconds (`float`): Seconds spent in the recorder's callback events.
+
+    Returns:
+        `dict[str, float]`: `recorded_steps`, `snapshots`, `record_mb` (MiB on disk) and `recorder_seconds`.
+    """
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    return {
+        "recorded_steps": steps,
+        "snapshots": len(snapshot_paths(directory)),
+        "record_mb": size / 2**20,
+        "recorder_seconds": seconds,
+    }
 
 
 def _check_pattern(pattern: str) -> None:

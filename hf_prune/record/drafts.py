@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from hf_prune.errors import RecordingError
-from hf_prune.record.ledger import LedgerRow
-from hf_prune.record.visits import StatisticsRow
 from hf_prune.record.weights import Forward
+from hf_prune.trajectory.ledger import LedgerRow
+from hf_prune.trajectory.visits import StatisticsRow
 
 
 class HostCopy:

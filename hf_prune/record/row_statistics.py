@@ -10,9 +10,7 @@ import torch
 from torch.nn import functional
 
 from hf_prune.errors import RecordingError
-
-# Of one visit, in this order; see `Visits` for what each is.
-STATISTICS = ("loss", "confidence", "margin", "error_norm", "correct")
+from hf_prune.trajectory.visits import STATISTICS
 
 _IGNORED = -100
 # Logits worked at once: a language model's whole batch of probabilities would be gigabytes.

@@ -16,16 +16,16 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from hf_prune.errors import RecordingError
-from hf_prune.record import start, support
+from hf_prune.record import describe, session, support
 from hf_prune.record.batches import ID_COLUMN, IdColumn, SamplerQueue, column_values
 from hf_prune.record.drafts import HostCopy, MicroDraft, StepDraft
-from hf_prune.record.estimate import disk_warning, snapshot_bytes
-from hf_prune.record.files import STATISTICS_DIRECTORY, part_path, snapshot_paths
-from hf_prune.record.ledger import LedgerWriter
-from hf_prune.record.manifest import write_manifest
+from hf_prune.record.ledger_writer import LedgerWriter
 from hf_prune.record.row_statistics import RowStatistics
-from hf_prune.record.snapshots import PARAMETERS, SECOND_MOMENT, SnapshotWriter, planned_steps
+from hf_prune.record.session import write_manifest
+from hf_prune.record.snapshot_writer import SnapshotWriter, disk_warning, planned_steps, snapshot_bytes
 from hf_prune.record.weights import GradNormTap, LossTap
+from hf_prune.trajectory.files import STATISTICS_DIRECTORY, part_path, snapshot_paths
+from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT
 
 logger = logging.getLogger(__name__)
 
@@ -79,16 +79,16 @@ class Run:
         self._find_ids(settings, dataloader)
         spe = _steps_per_epoch(dataloader, args, state)
         planned = planned_steps(state.max_steps, spe, settings.window, settings.snapshots_per_epoch)
-        rows, columns, fingerprint = start.describe_dataset(_dataset(dataloader), self._main)
-        manifest = start.new_manifest(
+        rows, columns, fingerprint = describe.describe_dataset(_dataset(dataloader), self._main)
+        manifest = describe.new_manifest(
             args,
-            model=start.describe_model(model),
+            model=describe.describe_model(model),
             optimizer=support.describe_optimizer(self._inner),
             parameters=tuple(parameter for parameter, _ in recorded),
             n_rows=rows,
             dataset_columns=columns,
             dataset_fingerprint=fingerprint,
-            padding=start.describe_padding(processing_class),
+            padding=describe.describe_padding(processing_class),
             id_column=self._id_column,
             total_steps=state.max_steps,
             steps_per_epoch=spe,
@@ -97,7 +97,7 @@ class Run:
             row_statistics=settings.row_statistics,
             updates_before_start=self._updates() or 0,
         )
-        begun = start.agree(manifest, settings.output_dir, state.global_step, own_run, self._main)
+        begun = session.agree(manifest, settings.output_dir, state.global_step, own_run, self._main)
         self.manifest = begun.manifest
         self._planned = {step for step in planned if step >= state.global_step}
         self._root = settings.output_dir

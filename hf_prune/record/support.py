@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
 from hf_prune.errors import RecordingError
-from hf_prune.record.manifest import Parameter
+from hf_prune.trajectory.manifest import Parameter
 
 OPTIMIZERS: dict[type[torch.optim.Optimizer], str] = {
     torch.optim.AdamW: "AdamW",

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-import hf_prune
+from hf_prune import __version__
 from hf_prune.report import draw, media, plots, theme
 from hf_prune.report.data import ReportData
 from hf_prune.report.svg import inline_svg
@@ -75,7 +75,7 @@ def render_report(data: ReportData) -> str:
         dark=theme.DARK,
         script=Markup(SCRIPT),
         script_digest=_digest(SCRIPT),
-        version=hf_prune.__version__,
+        version=__version__,
     )
 
 

@@ -17,11 +17,11 @@ from hf_prune.errors import TrajectoryError
 from hf_prune.influence.checks import check_dataset, row_positions
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
-from hf_prune.record.trajectory import Trajectory
-from hf_prune.record.visits import read_visits
 from hf_prune.scores import grand
 from hf_prune.scores.formulas import FORMULAS, RowVisits, el2n
 from hf_prune.scores.last_layer import last_layer_influence
+from hf_prune.trajectory.trajectory import Trajectory
+from hf_prune.trajectory.visits import read_visits
 
 logger = logging.get_logger(__name__)
 

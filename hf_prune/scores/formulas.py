@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_prune.record.visits import Visits
+from hf_prune.trajectory.visits import Visits
 
 
 class RowVisits:

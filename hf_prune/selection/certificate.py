@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_prune._core.notebook import certificate_html
+
 from .harm import Harm
 from .problem import Problem
 
@@ -122,8 +124,6 @@ class Certificate:
         return cls(**read)
 
     def _repr_html_(self) -> str:
-        from ..report.rich import certificate_html
-
         return certificate_html(self)
 
     def explain(self) -> str:

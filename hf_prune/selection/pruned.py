@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from datasets import Dataset
 
-from ..digest import column_digests, content_digest
+from hf_prune._core.digest import column_digests, content_digest
+
 from .selection import Selection
 
 
@@ -92,10 +94,8 @@ class PrunedDataset(Dataset):
             num_proc (`int`, *optional*): Number of processes.
             storage_options (`dict`, *optional*): For the file system behind `dataset_path`.
         """
-        from ..publish import files
-
         super().save_to_disk(dataset_path, max_shard_size, num_shards, num_proc, storage_options)
-        files.write(self, dataset_path, storage_options=storage_options)
+        _publish().write_files(self, dataset_path, storage_options=storage_options)
 
     def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """
@@ -103,11 +103,9 @@ class PrunedDataset(Dataset):
 
         Args:
             repo_id (`str`): The dataset repository, such as `"me/imdb-half"`.
-            *args, **kwargs: See `Dataset.push_to_hub`, and `hf_prune.publish.push_to_hub` for what it adds.
+            *args, **kwargs: See `Dataset.push_to_hub`, and [`~hf_prune.publish.push.push_to_hub`] for what it adds.
         """
-        from ..publish import push
-
-        return push.push_to_hub(self, repo_id, *args, **kwargs)
+        return _publish().push_to_hub(self, repo_id, *args, **kwargs)
 
     def __repr__(self) -> str:
         return (
@@ -116,6 +114,13 @@ class PrunedDataset(Dataset):
             .replace("Dataset({", "PrunedDataset({", 1)
             .replace(f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.certificate.n}")
         )
+
+
+def _publish() -> ModuleType:
+    """The one import that runs from selection up to publishing, for methods that a `Dataset` has to have."""
+    from hf_prune.publish import methods
+
+    return methods
 
 
 def influence_columns(column: str) -> tuple[str, str, str]:

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_prune._core.notebook import selection_html
+
 from .certificate import Certificate
 
 SCHEMA_VERSION = 1
@@ -67,8 +69,6 @@ class Selection:
         return f"Selection(kept {self.certificate.kept:,} of {self.certificate.n:,} rows, {self.certificate.method})"
 
     def _repr_html_(self) -> str:
-        from ..report.rich import selection_html
-
         return selection_html(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:

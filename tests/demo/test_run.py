@@ -9,7 +9,7 @@ from datasets import load_from_disk
 
 from hf_prune.demo import Sizes, make_task, run_demo
 from hf_prune.publish.replay import Record, replay
-from hf_prune.record import Trajectory
+from hf_prune.trajectory import Trajectory
 
 RATES = ("0.3", "0.5", "0.7")
 

@@ -14,7 +14,8 @@ from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.rerun import Rerun, has_dropout
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
-from hf_prune.record import Trajectory, TrajectoryCallback
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Trajectory
 from tests import toys
 from tests.record.statistics_truth import rows_for, train_noting
 from tests.record.truth import Case, pad

@@ -7,7 +7,7 @@ from pathlib import Path
 from hf_prune.diagnose.rerun import Rerun
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
-from hf_prune.record import Trajectory
+from hf_prune.trajectory import Trajectory
 from tests.diagnose.test_rerun import assert_ends_as_recorded
 from tests.record.statistics_truth import KINDS, rows_for
 from tests.record.truth import pad

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_prune.record.manifest import Parameter
-from hf_prune.record.trajectory import MicroBatch, Step
+from hf_prune.trajectory.manifest import Parameter
+from hf_prune.trajectory.trajectory import MicroBatch, Step
 from tests.toys import Mlp, vectors
 
 

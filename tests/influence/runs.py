@@ -12,9 +12,9 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
+from hf_prune._core.processes import Processes
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 from tests import toys
@@ -53,7 +53,7 @@ class Run:
         trajectory = Trajectory.open(self.path)
         objective = Objective(self.model, trajectory.manifest.parameters)
         sweep = Sweep(trajectory, objective, Rows(self.rows, objective.model, self.collator), curvature="none")
-        return ProjectedEngine(sweep, Ranks(0, 1), curvature="gauss-newton", directory=directory, **settings)
+        return ProjectedEngine(sweep, Processes(0, 1), curvature="gauss-newton", directory=directory, **settings)
 
 
 def distance(found: np.ndarray, truth: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from hf_prune.influence.curvature import factored_products, gauss_newton_product
 from hf_prune.influence.gradients import example_gradients
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.rows import Rows
-from hf_prune.record.manifest import Parameter
+from hf_prune.trajectory.manifest import Parameter
 from tests import toys
 
 MODELS = {

@@ -24,16 +24,16 @@ from transformers import (
 )
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
+from hf_prune._core.processes import Processes
 from hf_prune.influence.losses import CAUSAL_CROSS_ENTROPY, CROSS_ENTROPY
 from hf_prune.influence.objective import Objective
 from hf_prune.influence.projected.engine import ProjectedEngine
 from hf_prune.influence.projected.factors import loss_rounds
 from hf_prune.influence.projected.projection import Projection
 from hf_prune.influence.projected.pulls import Pulls
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
-from hf_prune.record.manifest import Parameter
+from hf_prune.trajectory.manifest import Parameter
 from tests import toys
 
 SIZES = {"vocab_size": toys.VOCABULARY, "num_labels": toys.CLASSES, "pad_token_id": 0}
@@ -268,18 +268,18 @@ def test_a_killed_pass_goes_on_where_it_stopped(swept, tmp_path: Path):
     trajectory = Trajectory.open(record)
     objective = Objective(model, trajectory.manifest.parameters)
 
-    def engine(directory: Path, ranks: Ranks) -> ProjectedEngine:
+    def engine(directory: Path, ranks: Processes) -> ProjectedEngine:
         sweep = Sweep(trajectory, objective, Rows(rows, objective.model), curvature="none")
         return ProjectedEngine(sweep, ranks, curvature="gauss-newton", directory=directory)
 
-    whole = engine(tmp_path / "whole", Ranks(0, 1))
+    whole = engine(tmp_path / "whole", Processes(0, 1))
     whole.prepare()
     assert len(whole.store.stretches) > 1
-    halved = engine(tmp_path / "halved", Ranks(1, 2))
+    halved = engine(tmp_path / "halved", Processes(1, 2))
     halved.prepare()  # as if the other process had been killed at once
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "halved").iterdir()}
     assert halved.store.missing()
-    resumed = engine(tmp_path / "halved", Ranks(0, 1))
+    resumed = engine(tmp_path / "halved", Processes(0, 1))
     resumed.prepare()
     assert not resumed.store.missing()
     assert all(file.stat().st_mtime_ns == time for file, time in written.items())

@@ -18,7 +18,7 @@ from hf_prune.influence.projected import questions
 from hf_prune.influence.projected.engine import _nearest
 from hf_prune.influence.projected.factors import loss_rounds
 from hf_prune.influence.rows import Rows
-from hf_prune.record import trajectory
+from hf_prune.trajectory import trajectory
 from tests import toys
 from tests.influence.runs import distance, mlp, record
 from tests.influence.test_objectives import language_model, lora, ragged, tagger, tokenizer

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetInfo
 
-from hf_prune.digest import content_digest
+from hf_prune._core.digest import content_digest
 from hf_prune.publish import files, provenance, scrub, source, templates
 from hf_prune.selection import prune
 from tests.publish import samples

@@ -11,8 +11,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, set_seed
 
-from hf_prune.record import Trajectory, TrajectoryCallback, read_visits, with_example_ids
-from hf_prune.record.row_statistics import STATISTICS
+from hf_prune.record import TrajectoryCallback, with_example_ids
+from hf_prune.trajectory import Trajectory, read_visits
+from hf_prune.trajectory.visits import STATISTICS
 from tests.record.truth import Case, pad, telling_rows
 from tests.toys import arguments
 

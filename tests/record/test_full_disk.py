@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from hf_prune import RecordingError
-from hf_prune.record import Trajectory, TrajectoryCallback
-from hf_prune.record.estimate import disk_warning
+from hf_prune.record import TrajectoryCallback
+from hf_prune.record.snapshot_writer import disk_warning
+from hf_prune.trajectory import Trajectory
 from tests.toys import Mlp, train, vectors
 
 

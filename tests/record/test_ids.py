@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import Trainer
 
-from hf_prune.record import Trajectory, TrajectoryCallback, with_example_ids
+from hf_prune.record import TrajectoryCallback, with_example_ids
+from hf_prune.trajectory import Trajectory
 from tests.record.truth import Telling, pad, telling_rows
 from tests.toys import arguments, vectors
 

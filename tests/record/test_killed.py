@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from hf_prune.record import Trajectory
-from hf_prune.record.files import MANIFEST
+from hf_prune.trajectory import Trajectory
+from hf_prune.trajectory.files import MANIFEST
 
 TIMES = 24
 

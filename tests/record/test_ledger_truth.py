@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import Trainer
 
-from hf_prune.record import Trajectory, TrajectoryCallback, with_example_ids
+from hf_prune.record import TrajectoryCallback, with_example_ids
+from hf_prune.trajectory import Trajectory
 from tests.record.truth import CASES, Case, Telling, pad, run, telling_rows
 from tests.toys import arguments
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hf_prune.record import Trajectory, TrajectoryCallback
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Trajectory
 from tests.record.test_weights import EVERY_STEP
 from tests.toys import MlpKwargs, arguments, vectors
 

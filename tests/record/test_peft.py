@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 
-from hf_prune.record import Trajectory, TrajectoryCallback
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Trajectory
 from tests.record.test_weights import EVERY_STEP
 from tests.toys import bert, tokens, train
 

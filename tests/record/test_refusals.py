@@ -11,8 +11,9 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_prune import RecordingError
-from hf_prune.record import Trajectory, TrajectoryCallback, with_example_ids
+from hf_prune.record import TrajectoryCallback, with_example_ids
 from hf_prune.record.support import check_processes
+from hf_prune.trajectory import Trajectory
 from tests.record.test_ledger_truth import recorded
 from tests.record.truth import CASES, Telling, pad, run, telling_rows
 from tests.toys import Mlp, arguments, train, vectors

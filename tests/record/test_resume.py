@@ -10,7 +10,8 @@ import torch
 from transformers import TrainerCallback
 
 from hf_prune import RecordingError
-from hf_prune.record import Trajectory, TrajectoryCallback
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Trajectory
 from tests.record.test_ledger_truth import recorded
 from tests.record.truth import CASES, Case, run
 from tests.toys import Mlp, train, vectors

@@ -16,8 +16,9 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
 from hf_prune import RecordingError, TrajectoryError
-from hf_prune.record import Trajectory, TrajectoryCallback, read_visits, summarize
-from hf_prune.record.row_statistics import STATISTICS
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Trajectory, read_visits, summarize
+from hf_prune.trajectory.visits import STATISTICS
 from tests.record.statistics_truth import Noting, recorded_of, rows_for, train_noting, truth_of
 from tests.record.test_resume import CutError, Interrupt
 from tests.record.truth import Case, pad

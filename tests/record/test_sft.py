@@ -12,7 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hf_prune.influence import add_influence
 from hf_prune.influence.directions import parameter_directions
-from hf_prune.record import Trajectory, TrajectoryCallback
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Trajectory
 
 trl = pytest.importorskip("trl", reason="trl is an optional integration")
 WORDS = 60

@@ -10,8 +10,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_prune import UnsupportedError
-from hf_prune.record import Trajectory, TrajectoryCallback
-from hf_prune.record.snapshots import planned_steps
+from hf_prune.record import TrajectoryCallback
+from hf_prune.record.snapshot_writer import planned_steps
+from hf_prune.trajectory import Trajectory
 from tests.toys import Mlp, arguments, bert, tokens, train, vectors
 
 

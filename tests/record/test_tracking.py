@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from hf_prune import add_influence
+from hf_prune._core.trackers import PREFIX, log_scoring
 from hf_prune.record import TrajectoryCallback
-from hf_prune.record.tracking import PREFIX, log_scoring
 from tests.toys import Mlp, train, vectors
 
 NAMES = {"recorded_steps", "snapshots", "record_mb", "recorder_seconds"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_prune.record import Trajectory
+from hf_prune.trajectory import Trajectory
 from tests.launch import launch
 from tests.record.test_ledger_truth import recorded
 from tests.record.test_weights import HEADS, assert_steps_come_out_the_same

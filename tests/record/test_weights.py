@@ -11,7 +11,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer
 
-from hf_prune.record import Step, Trajectory, TrajectoryCallback
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Step, Trajectory
 from tests.toys import Mlp, MlpKwargs, MlpSum, arguments, bert, tokens, train, vectors
 
 HEADS = {"without": Mlp, "ignores": MlpKwargs, "uses": MlpSum}

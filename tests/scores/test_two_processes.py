@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_prune.record import Trajectory
 from hf_prune.scores import add_scores
+from hf_prune.trajectory import Trajectory
 from tests.launch import launch as start
 from tests.record.statistics_truth import recorded_of, rows_for, truth_of
 from tests.record.truth import Case

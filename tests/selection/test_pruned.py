@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from torch.utils.data import DataLoader
 
-from hf_prune.digest import column_digests, content_digest
+from hf_prune._core.digest import column_digests, content_digest
 from hf_prune.selection import PrunedDataset, prune, select
 from tests.selection.scored import scored
 

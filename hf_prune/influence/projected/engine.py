@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from datasets.utils import tqdm
 
+from hf_prune._core.io import json_made_once
+from hf_prune._core.processes import Processes
 from hf_prune.influence.projected.passes import STRETCH, WindowPass, narrow
 from hf_prune.influence.projected.projection import Projection, fast_bfloat16
 from hf_prune.influence.projected.questions import residuals
 from hf_prune.influence.projected.store import StepSketch, Store
 from hf_prune.influence.projected.sweep import ProjectedSweep
-from hf_prune.influence.ranks import Ranks
 from hf_prune.influence.rows import Rows
 from hf_prune.influence.sweep import Sweep
 from hf_prune.influence.updates import update_for
-from hf_prune.record.files import json_made_once
 
 # Dimensions of a sketch: inner products of gradients have a standard error of about one part in 250.
 WIDTH = 1 << 16
@@ -50,16 +50,16 @@ class ProjectedEngine:
 
     Args:
         sweep (`Sweep`): knows the trajectory, the objective, the rows, and their weights.
-        ranks (`Ranks`): the processes that share the work.
+        ranks (`Processes`): the processes that share the work.
         curvature (`str`): `"none"`, `"fisher"` or `"gauss-newton"`.
         directory (`Path`): where the window's sketches are kept.
         width (`int`, *optional*, defaults to 65,536): about how many dimensions a sketch has.
     """
 
-    def __init__(self, sweep: Sweep, ranks: Ranks, *, curvature: str, directory: Path, width: int = WIDTH):
+    def __init__(self, sweep: Sweep, ranks: Processes, *, curvature: str, directory: Path, width: int = WIDTH):
         objective, trajectory = sweep.objective, sweep.trajectory
         self.objective, self.trajectory, self.rows, self.ranks = objective, trajectory, sweep.rows, ranks
-        with ranks.one_first():
+        with ranks.main_first():
             shares = self._shares(sweep, directory / "layout.json")
         self.projection = Projection(objective.shapes, width, seed=1, device=objective.device, shares=shares)
         half = self.projection.folds and fast_bfloat16(objective.device)
@@ -83,7 +83,7 @@ class ProjectedEngine:
     def prepare(self) -> None:
         """The one pass that needs the model; processes share it."""
         self.work.run(self.store, self.ranks.rank, self.ranks.world)
-        self.ranks.wait()
+        self.ranks.barrier()
 
     def visits(self, directions: torch.Tensor, levels: torch.Tensor) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.updates.adamw import Adam
+from hf_prune.influence.updates.layout import GroupLayout
 from hf_prune.influence.updates.sgd import Sgd
 
 Update = Sgd | Adam
@@ -39,23 +38,3 @@ def update_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -
     if name == "SGD":
         return Sgd.from_groups(settings, layout)
     return Adam.from_groups(settings, layout, decoupled=name == "AdamW")
-
-
-class GroupLayout:
-    """
-    Spreads one value per parameter group over the flat parameter vector.
-
-    A value that all groups share stays a scalar tensor, so that nothing of length p is made for it.
-    """
-
-    def __init__(self, sizes: list[int], groups: list[int]):
-        self.sizes = torch.tensor(sizes)
-        self.groups = torch.tensor(groups)
-
-    def spread(self, values: list[float]) -> torch.Tensor:
-        """One float64 value per group to a scalar or a `(p,)` tensor."""
-        table = torch.tensor(values, dtype=torch.float64)
-        used = table[self.groups]
-        if bool((used == used[0]).all()):
-            return used[0]
-        return used.repeat_interleave(self.sizes)

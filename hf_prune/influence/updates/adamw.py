@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from hf_prune.influence.updates import GroupLayout
+from hf_prune.influence.updates.layout import GroupLayout
 
 
 @dataclass

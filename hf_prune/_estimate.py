@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_prune.record.ledger import LedgerRow, row_bytes
-from hf_prune.record.snapshots import DTYPES, planned_steps
+from hf_prune.influence.cost import pulls_per_visit, scoring_cost
+from hf_prune.record.ledger_writer import row_bytes
+from hf_prune.record.snapshot_writer import planned_steps, snapshot_bytes
+from hf_prune.trajectory.ledger import LedgerRow
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,6 @@ def estimate(
     Returns:
         [`Estimate`]
     """
-    from hf_prune.influence.cost import pulls_per_visit, scoring_cost  # a later room, which reads this one
-
     if n_rows < 1:
         raise ValueError(f"n_rows must be at least 1, got {n_rows}.")
     steps_per_epoch, total_steps = _steps(args, n_rows)
@@ -123,21 +123,6 @@ def estimate(
         scoring_memory_bytes=scoring.memory_bytes,
         scoring_steps=scoring.steps,
         scoring_seconds=None if step_seconds is None else scoring.steps * step_seconds,
-    )
-
-
-def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
-    """Disk space of one snapshot of `size` parameters."""
-    return size * DTYPES[dtype].itemsize * (2 if second_moment else 1)
-
-
-def disk_warning(each: int, count: int, free: int) -> str | None:
-    """What to tell the user if `count` snapshots of `each` bytes do not fit into `free` bytes; else `None`."""
-    if each * count <= free:
-        return None
-    return (
-        f"{count} snapshots of {each / 1e9:.2f} GB each will not fit on the disk, which has {free / 1e9:.2f} GB left: "
-        "free some, or record fewer parameters, a smaller window, or snapshot_dtype='bfloat16'."
     )
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hf_prune._core.notebook import trajectory_html
 from hf_prune.errors import TrajectoryError, UnsupportedError
-from hf_prune.record.files import snapshot_paths
-from hf_prune.record.ledger import LedgerRow, read_rows
-from hf_prune.record.manifest import Manifest, read_manifest
-from hf_prune.record.snapshots import Snapshot, read_metadata, read_snapshot
+from hf_prune.trajectory.files import snapshot_paths
+from hf_prune.trajectory.ledger import LedgerRow, read_rows
+from hf_prune.trajectory.manifest import Manifest, read_manifest
+from hf_prune.trajectory.snapshots import Snapshot, read_metadata, read_snapshot
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,6 @@ class Trajectory:
         return len(self._rows)
 
     def _repr_html_(self) -> str:
-        from hf_prune.report.rich import trajectory_html
-
         return trajectory_html(self)
 
     @property

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from hf_prune.errors import TrajectoryError
-from hf_prune.record.files import LEDGER, STATISTICS_DIRECTORY, part_paths
-from hf_prune.record.ledger import read_lines
-from hf_prune.record.row_statistics import STATISTICS
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.files import LEDGER, STATISTICS_DIRECTORY, part_paths
+from hf_prune.trajectory.ledger import read_lines
+from hf_prune.trajectory.trajectory import Trajectory
 
+STATISTICS = ("loss", "confidence", "margin", "error_norm", "correct")  # of one visit, in this order
 _DTYPE = np.dtype("<f4")
 
 

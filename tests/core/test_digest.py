@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Image, LargeList, List, Value, concatenate_datasets
 
-from hf_prune import digest
-from hf_prune.digest import column_digests, content_digest
+from hf_prune._core import digest
+from hf_prune._core.digest import column_digests, content_digest
 
 COLUMNS: dict[str, list[Any]] = {
     "whole": [7, 1, 8, 2, 9, 3],

@@ -1,4 +1,4 @@
-"""The processes that score together, started by torchrun or `accelerate launch`."""
+"""The processes that work together, started by torchrun or `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from accelerate.utils import broadcast_object_list
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """
     Attributes:
-        rank (`int`): this process.
-        world (`int`): how many there are.
+        rank (`int`): This process.
+        world (`int`): Their number.
     """
 
     rank: int
     world: int
 
     @classmethod
-    def here(cls) -> Ranks:
+    def current(cls) -> Processes:
         """This process among those of its launch; alone where there was none."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not PartialState._shared_state:
             return cls(0, 1)
         state = PartialState()
         return cls(state.process_index, state.num_processes)
 
-    def wait(self) -> None:
-        """Until all have come here."""
+    def barrier(self) -> None:
+        """Waits until all processes have come here."""
         if self.world > 1:
             PartialState().wait_for_everyone()
 
-    def of_first(self, value: int) -> int:
-        """The first process's value, in all."""
+    def broadcast(self, value: int) -> int:
+        """The first process's value, in all of them."""
         return value if self.world == 1 else broadcast_object_list([value])[0]
 
     @contextmanager
-    def one_first(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """Runs the block in the first process, then in the others, which find what it wrote."""
         if self.world == 1:
             yield

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from hf_prune.record import TrajectoryCallback, estimate, summarize
+from hf_prune._estimate import estimate
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import summarize
 from tests.toys import Mlp, arguments, train, vectors
 
 

@@ -1,4 +1,4 @@
-"""Figures of recording and scoring, for the trackers that the Trainer reports to, through their own API."""
+"""Figures for the trackers that the Trainer reports to, through their own API."""
 
 from __future__ import annotations
 
@@ -10,32 +10,9 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from hf_prune.record.files import snapshot_paths
-
 logger = logging.get_logger(__name__)
 
 PREFIX = "hf_prune/"
-
-
-def recording_figures(directory: Path, steps: int, seconds: float) -> dict[str, float]:
-    """
-    What a record amounts to.
-
-    Args:
-        directory (`Path`): The record.
-        steps (`int`): Optimizer steps recorded.
-        seconds (`float`): Seconds spent in the recorder's callback events.
-
-    Returns:
-        `dict[str, float]`: `recorded_steps`, `snapshots`, `record_mb` (MiB on disk) and `recorder_seconds`.
-    """
-    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    return {
-        "recorded_steps": steps,
-        "snapshots": len(snapshot_paths(directory)),
-        "record_mb": size / 2**20,
-        "recorder_seconds": seconds,
-    }
 
 
 def log_recording(figures: Mapping[str, float], args: TrainingArguments, step: int) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hf_prune.errors import TrajectoryError
-from hf_prune.record.files import MANIFEST, write_atomically
+from hf_prune.trajectory.files import MANIFEST
 
 SCHEMA_VERSION = 1
-_LIBRARIES = ("accelerate", "datasets", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Manifest:
         n_rows (`int`, *optional*):
             Rows of the training dataset; `None` for a stream, whose length nobody knows.
         dataset_columns (`dict[str, str]`):
-            Digests of the columns that reached the model, by [`~hf_prune.digest.column_digests`].
+            Digests of the columns that reached the model, by [`~hf_prune._core.digest.column_digests`].
         dataset_fingerprint (`str`, *optional*):
             The fingerprint that `datasets` gave to the training dataset.
         id_column (`str`, *optional*):
@@ -169,18 +166,3 @@ def read_manifest(root: Path) -> Manifest:
     if not isinstance(values, dict):
         raise TrajectoryError(f"{path} does not hold a JSON object: record the run again.")
     return Manifest.from_dict(values)
-
-
-def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Writes `manifest.json`, whole or not at all."""
-    text = json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n"
-    write_atomically(root / MANIFEST, lambda path: _write_text(path, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide what a training step does."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}

@@ -1,23 +1,18 @@
-"""Snapshots: the trainable parameters and the optimizer's second moment at one step, as flat vectors."""
+"""Writing snapshots: when they are due, what they take, and the thread that writes them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from hf_prune.errors import TrajectoryError
-from hf_prune.record.files import snapshot_path, write_atomically
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PARAMETERS = "parameters"
-SECOND_MOMENT = "second_moment"
+from hf_prune._core.io import write_atomically
+from hf_prune.trajectory.files import snapshot_path
+from hf_prune.trajectory.snapshots import DTYPES, tensors_digest
 
 
 def planned_steps(total_steps: int, steps_per_epoch: int, window: float, snapshots_per_epoch: float) -> list[int]:
@@ -38,22 +33,19 @@ def planned_steps(total_steps: int, steps_per_epoch: int, window: float, snapsho
     return sorted({*range(first, total_steps, stride), total_steps})
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """
-    One snapshot in memory.
+def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
+    """Disk space of one snapshot of `size` parameters."""
+    return size * DTYPES[dtype].itemsize * (2 if second_moment else 1)
 
-    Args:
-        step (`int`): Optimizer steps made.
-        updates (`int`, *optional*): The optimizer's own count of its updates; `None` if it keeps none.
-        parameters (`torch.Tensor`): Shape (p,), float32.
-        second_moment (`torch.Tensor`, *optional*): Shape (p,), float32; `None` for an optimizer without one.
-    """
 
-    step: int
-    updates: int | None
-    parameters: torch.Tensor
-    second_moment: torch.Tensor | None
+def disk_warning(each: int, count: int, free: int) -> str | None:
+    """What to tell the user if `count` snapshots of `each` bytes do not fit into `free` bytes; else `None`."""
+    if each * count <= free:
+        return None
+    return (
+        f"{count} snapshots of {each / 1e9:.2f} GB each will not fit on the disk, which has {free / 1e9:.2f} GB left: "
+        "free some, or record fewer parameters, a smaller window, or snapshot_dtype='bfloat16'."
+    )
 
 
 class SnapshotWriter:
@@ -137,46 +129,3 @@ def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
         safetensors.torch.save_file(tensors, path, metadata)
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{path.name}: {error}") from error
-
-
-def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names and bytes of contiguous CPU tensors."""
-    hasher = hashlib.sha256()
-    for name in sorted(tensors):
-        hasher.update(name.encode())
-        hasher.update(tensors[name].view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
-
-
-def read_metadata(path: Path, run_id: str, size: int) -> dict[str, str]:
-    """Reads and checks a snapshot's header: it must be whole, of this run, and of the right length."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            shape = file.get_slice(PARAMETERS).get_shape()
-    except (SafetensorError, OSError) as error:
-        raise TrajectoryError(f"Snapshot {path.name} is damaged ({error}): record the run again.") from error
-    if metadata.get("run_id") != run_id:
-        raise TrajectoryError(
-            f"Snapshot {path.name} belongs to run {metadata.get('run_id')}, the manifest to run {run_id}: files of "
-            "two runs were mixed; take the snapshots from the place where the manifest was written."
-        )
-    if list(shape) != [size]:
-        raise TrajectoryError(f"Snapshot {path.name} holds {shape} values where the manifest names {size} parameters.")
-    return metadata
-
-
-def read_snapshot(path: Path) -> Snapshot:
-    """Reads a snapshot, and checks that its bytes are those that were written."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    if tensors_digest(tensors) != metadata["sha256"]:
-        raise TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): record the run again.")
-    moment = tensors.get(SECOND_MOMENT)
-    return Snapshot(
-        step=int(metadata["step"]),
-        updates=int(metadata["updates"]) if "updates" in metadata else None,
-        parameters=tensors[PARAMETERS].float(),
-        second_moment=None if moment is None else moment.float(),
-    )

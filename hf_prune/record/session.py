@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from hf_prune.digest import column_digests
+from hf_prune._core import io
 from hf_prune.errors import RecordingError, TrajectoryError
-from hf_prune.record import files
-from hf_prune.record.ledger import read_rows
-from hf_prune.record.manifest import Manifest, library_versions, read_manifest, write_manifest
+from hf_prune.trajectory import files
+from hf_prune.trajectory.ledger import read_rows
+from hf_prune.trajectory.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> 
     inner = [files.LEDGER, files.SNAPSHOTS] + [files.STATISTICS_DIRECTORY] * manifest.row_statistics
     for directory in (root, *(root / name for name in inner)):
         directory.mkdir(parents=True, exist_ok=True)
-    files.remove_temporaries(root)
+    _remove_temporaries(root)
     if step > 0:
         return _continue(manifest, root, step)
     if (root / files.MANIFEST).exists():
@@ -85,7 +80,7 @@ def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> 
                 f"{root} already holds the record of another run, and two runs never mix: choose another output_dir, "
                 "delete that one, or continue its run with trainer.train(resume_from_checkpoint=True)."
             )
-    files.remove_record(root)
+    _remove_record(root)
     write_manifest(root, manifest)
     return Start(manifest, part=0)
 
@@ -128,53 +123,21 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Start:
     return Start(continued, part=1 + max((part for _, part in files.part_paths(root)), default=-1))
 
 
-def new_run_id() -> str:
-    return secrets.token_hex(8)
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Writes `manifest.json`, whole or not at all."""
+    text = json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n"
+    io.write_atomically(root / files.MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, str], str | None]:
-    """Row count, column digests and fingerprint. Only the main process needs the digests, which read all rows."""
-    rows = None if isinstance(dataset, torch.utils.data.IterableDataset) else len(dataset)
-    if not isinstance(dataset, datasets.Dataset):
-        return rows, {}, None
-    return rows, column_digests(dataset) if main else {}, dataset._fingerprint
+def _remove_temporaries(root: Path) -> None:
+    """Removes what writes that were killed left behind."""
+    for directory in (root, root / files.SNAPSHOTS):
+        io.remove_temporaries(directory)
 
 
-def describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    """Class, and the Hub id that it came from; never a local path."""
-    described: dict[str, Any] = {"class": type(model).__name__}
-    name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
-        described["name_or_path"] = name
-        commit = getattr(model.config, "_commit_hash", None)  # set where the model was loaded from the Hub
-        if commit is not None:
-            described["revision"] = commit
-    return described
-
-
-def describe_padding(processing_class: Any) -> dict[str, Any] | None:
-    """How the Trainer's own collator pads, where it was given a tokenizer."""
-    if not isinstance(processing_class, PreTrainedTokenizerBase):
-        return None
-    return {"side": processing_class.padding_side, "token": processing_class.pad_token_id}
-
-
-def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
-    """The manifest of a run that begins now."""
-    return Manifest(
-        run_id=new_run_id(),
-        versions=library_versions(),
-        world_size=args.world_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        max_grad_norm=float(args.max_grad_norm or 0.0),
-        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
-        seeds={"seed": args.seed, "data_seed": args.data_seed},
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        num_train_epochs=float(args.num_train_epochs),
-        schedule={
-            "name": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            "learning_rate": args.learning_rate,
-            "warmup_steps": args.warmup_steps,
-        },
-        **known,
-    )
+def _remove_record(root: Path) -> None:
+    """Removes a record, and nothing else that lies in its directory."""
+    parts = [*files.part_paths(root).values(), *files.part_paths(root, files.STATISTICS_DIRECTORY).values()]
+    for path in [*parts, *files.snapshot_paths(root).values(), root / files.MANIFEST]:
+        path.unlink(missing_ok=True)
+    _remove_temporaries(root)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from hf_prune import TrajectoryError
-from hf_prune.digest import column_digests
-from hf_prune.record import Manifest, Trajectory, TrajectoryCallback, summarize
+from hf_prune._core.digest import column_digests
+from hf_prune.record import TrajectoryCallback
+from hf_prune.trajectory import Manifest, Trajectory, summarize
 from tests.toys import Mlp, train, vectors
 
 

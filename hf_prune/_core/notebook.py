@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from markupsafe import Markup, escape
 
-if TYPE_CHECKING:
-    from hf_prune.record import Trajectory
-    from hf_prune.selection import Certificate, Selection
 
-
-def trajectory_html(trajectory: Trajectory) -> str:
+def trajectory_html(trajectory: Any) -> str:
     """A recorded run as an HTML table."""
     manifest = trajectory.manifest
     steps = trajectory.snapshot_steps
@@ -31,12 +27,12 @@ def trajectory_html(trajectory: Trajectory) -> str:
     return str(_table("Trajectory", ("", ""), rows))
 
 
-def certificate_html(certificate: Certificate) -> str:
+def certificate_html(certificate: Any) -> str:
     """A certificate as an HTML table, with random subsets beside, and its notes."""
     return str(_figures_table(certificate) + _notes(certificate))
 
 
-def selection_html(selection: Selection) -> str:
+def selection_html(selection: Any) -> str:
     """A selection as an HTML table: what was asked for, and its certificate."""
     arguments = selection.arguments
     resolved = arguments.get("resolved") or {}
@@ -47,13 +43,13 @@ def selection_html(selection: Selection) -> str:
     return str(_figures_table(certificate) + arguments_table + _notes(certificate))
 
 
-def _figures_table(certificate: Certificate) -> Markup:
+def _figures_table(certificate: Any) -> Markup:
     share = certificate.kept / certificate.n
     title = f"Kept {certificate.kept:,} of {certificate.n:,} rows ({share:.1%}), method {certificate.method}"
     return _table(title, ("", "this subset", "random subsets"), _figures(certificate))
 
 
-def _figures(certificate: Certificate) -> Iterable[tuple[str, str, str]]:
+def _figures(certificate: Any) -> Iterable[tuple[str, str, str]]:
     shift, loss = certificate.random_shift, certificate.random_eval_loss_change
     yield "predicted shift", f"{certificate.predicted_shift:.4g}", str(shift)
     if certificate.audit_residual is not None:
@@ -66,7 +62,7 @@ def _figures(certificate: Certificate) -> Iterable[tuple[str, str, str]]:
     yield "unit of the shift", certificate.units, ""
 
 
-def _notes(certificate: Certificate) -> Markup:
+def _notes(certificate: Any) -> Markup:
     if not certificate.notes:
         return Markup("")
     items = Markup("").join(Markup("<li>{}</li>").format(note) for note in certificate.notes)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_prune.record.files import MANIFEST, STATISTICS_DIRECTORY, part_paths, snapshot_paths
-from hf_prune.record.trajectory import Trajectory
+from hf_prune.trajectory.files import MANIFEST, STATISTICS_DIRECTORY, part_paths, snapshot_paths
+from hf_prune.trajectory.trajectory import Trajectory
 
 
 def summarize(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""What the manifest says of a run that begins: its dataset, model, tokenizer, arguments and libraries."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import secrets
+from importlib.metadata import version
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from hf_prune._core.digest import column_digests
+from hf_prune.trajectory.manifest import Manifest
+
+_LIBRARIES = ("accelerate", "datasets", "torch", "transformers")
+
+
+def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, str], str | None]:
+    """Row count, column digests and fingerprint. Only the main process needs the digests, which read all rows."""
+    rows = None if isinstance(dataset, torch.utils.data.IterableDataset) else len(dataset)
+    if not isinstance(dataset, datasets.Dataset):
+        return rows, {}, None
+    return rows, column_digests(dataset) if main else {}, dataset._fingerprint
+
+
+def describe_model(model: torch.nn.Module) -> dict[str, Any]:
+    """Class, and the Hub id that it came from; never a local path."""
+    described: dict[str, Any] = {"class": type(model).__name__}
+    name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
+        described["name_or_path"] = name
+        commit = getattr(model.config, "_commit_hash", None)  # set where the model was loaded from the Hub
+        if commit is not None:
+            described["revision"] = commit
+    return described
+
+
+def describe_padding(processing_class: Any) -> dict[str, Any] | None:
+    """How the Trainer's own collator pads, where it was given a tokenizer."""
+    if not isinstance(processing_class, PreTrainedTokenizerBase):
+        return None
+    return {"side": processing_class.padding_side, "token": processing_class.pad_token_id}
+
+
+def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
+    """The manifest of a run that begins now."""
+    return Manifest(
+        run_id=secrets.token_hex(8),
+        versions=_library_versions(),
+        world_size=args.world_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        max_grad_norm=float(args.max_grad_norm or 0.0),
+        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
+        seeds={"seed": args.seed, "data_seed": args.data_seed},
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        num_train_epochs=float(args.num_train_epochs),
+        schedule={
+            "name": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            "learning_rate": args.learning_rate,
+            "warmup_steps": args.warmup_steps,
+        },
+        **known,
+    )
+
+
+def _library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what a training step does."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}

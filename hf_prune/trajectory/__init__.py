@@ -1,0 +1,8 @@
+"""Reading the record of a training run. Nothing here needs the Trainer that made it."""
+
+from hf_prune.trajectory.manifest import Manifest, Parameter
+from hf_prune.trajectory.summary import summarize
+from hf_prune.trajectory.trajectory import MicroBatch, Step, Trajectory
+from hf_prune.trajectory.visits import Visits, read_visits
+
+__all__ = ["Manifest", "MicroBatch", "Parameter", "Step", "Trajectory", "Visits", "read_visits", "summarize"]
