@@ -201,8 +201,10 @@ def _function(name: str) -> Any:
 def _write_json(file: Path, values: dict[str, Any]) -> None:
     import json
 
+    from hf_prune._core.io import write_bytes
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_bytes(file, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _empty_model(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from transformers.utils import logging
 
+from hf_prune._core.io import write_atomically
 from hf_prune._core.processes import Processes
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cost import SMALL_SWEEP, direction_bytes, scoring_bytes
@@ -100,9 +100,5 @@ def _file(directory: Path, part: slice) -> Path:
 
 
 def _save(path: Path, effects: np.ndarray) -> None:
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({"effects": np.ascontiguousarray(effects, dtype=np.float64)}, half)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    tensors = {"effects": np.ascontiguousarray(effects, dtype=np.float64)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))

@@ -10,6 +10,8 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from hf_prune._core.io import remove_temporaries
+
 _MARKS = "in-use-*.lock"
 
 
@@ -66,5 +68,6 @@ def _free(mark: Path) -> bool:
 
 def _remove_remains(directory: Path) -> None:
     """What killed processes left."""
-    for file in [*directory.glob(_MARKS), *directory.glob(".*.part")]:
+    for file in directory.glob(_MARKS):
         file.unlink(missing_ok=True)
+    remove_temporaries(directory)

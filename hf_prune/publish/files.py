@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from hf_prune._core.io import write_bytes
 from hf_prune.publish import card, jsonld, provenance
 
 PROVENANCE, JSONLD, KEPT_IDS, CARD = "provenance.json", "provenance.jsonld", "kept_ids.parquet", "README.md"
@@ -137,12 +138,4 @@ def _put(fs: Any, path: str, content: bytes) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_bytes(target, content)

@@ -125,8 +125,8 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Start:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Writes `manifest.json`, whole or not at all."""
-    text = json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n"
-    io.write_atomically(root / files.MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    content = json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n"
+    io.write_bytes(root / files.MANIFEST, content.encode())
 
 
 def _remove_temporaries(root: Path) -> None:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from hf_prune import __version__
+from hf_prune._core.io import write_bytes
 from hf_prune.report import draw, media, plots, theme
 from hf_prune.report.data import ReportData
 from hf_prune.report.svg import inline_svg
@@ -36,12 +37,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
     """
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(render_report(data), encoding="utf-8")
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_bytes(file, render_report(data).encode())
     return file
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_prune._core.io import write_bytes
 from hf_prune._core.notebook import selection_html
 
 from .certificate import Certificate
@@ -91,7 +92,7 @@ class Selection:
             pq.write_table(pa.table({"id": pa.array(getattr(self, name))}), sink)
             content = sink.getvalue().to_pybytes()
             digests[file] = hashlib.sha256(content).hexdigest()
-            _write(directory / file, content)
+            write_bytes(directory / file, content)
         head = {
             "schema_version": SCHEMA_VERSION,
             "arguments": self.arguments,
@@ -99,7 +100,7 @@ class Selection:
             "scoring": self.scoring,
             "sha256": digests,
         }
-        _write(directory / SELECTION_FILE, (json.dumps(head, indent=2) + "\n").encode())
+        write_bytes(directory / SELECTION_FILE, (json.dumps(head, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
@@ -122,18 +123,6 @@ class Selection:
         except (ValueError, TypeError, KeyError) as error:
             file = directory / SELECTION_FILE
             raise ValueError(f"{file} is damaged ({error}): save the selection again.") from error
-
-
-def _write(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read_bytes(file: Path) -> bytes:

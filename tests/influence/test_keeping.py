@@ -66,7 +66,7 @@ def test_scoring_that_was_killed_in_the_middle_goes_on_where_it_stopped(tmp_path
     assert os.WTERMSIG(status) == signal.SIGKILL
     (sketches,) = (run.path / "scores").glob("sketches-*")
     (file,) = sketches.glob("steps-*")
-    assert list(sketches.glob(".*.part"))
+    assert list(sketches.glob(".*.tmp"))
     before = file.stat().st_mtime_ns
     resumed = run.score("projected", "expected")
     assert file.stat().st_mtime_ns == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from hf_prune._core.io import write_atomically
 from hf_prune.errors import TrajectoryError
 
 
@@ -79,12 +79,7 @@ class Store:
                     value = (value / step[:, None]).round_().to(torch.int8)
                 tensors[f"{t}.{name}"] = value
         self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f".{stretch.start}.{os.getpid()}.part"
-        try:
-            save_file(tensors, part)
-            os.replace(part, self.file(stretch))
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomically(self.file(stretch), lambda temporary: save_file(tensors, temporary))
 
     def _load(self, stretch: range) -> dict[str, torch.Tensor]:
         try:
