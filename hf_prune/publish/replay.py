@@ -2,76 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Dataset, load_dataset
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from datasets import Dataset
+from datasets.features.features import require_storage_embed
+from datasets.table import embed_table_storage
 
 from hf_prune._core.digest import column_digests
-from hf_prune.publish import card, files, scrub
-from hf_prune.publish.provenance import SCHEMA_VERSION, combine, ids_digest, score_columns
+from hf_prune.publish.limits import ReplayError
+from hf_prune.publish.provenance import combine, score_columns
+from hf_prune.publish.record import Record
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = {
-    "source": ("id", "revision", "config_name", "split", "rows", "content_digest", "columns"),
-    "result": ("rows", "content_digest", "columns", "kept_ids_digest"),
-    "selection": ("arguments",),
-}
 _SCORING = ("engine", "mode", "space", "curvature", "directions", "seed", "column")
-
-
-class ReplayError(ValueError):
-    """The rows cannot be made again; `differences` says in words what differs."""
-
-    def __init__(self, what: str, differences: list[str]):
-        super().__init__("\n- ".join([what, *differences]))
-        self.differences = differences
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a repository or a directory says about a pruned dataset."""
-
-    provenance: dict[str, Any]
-    keep_indices: np.ndarray
-    """Positions in the source of the rows that stay, int64 of shape `(kept,)`."""
-
-    @classmethod
-    def open(
-        cls, repo_id: str, *, config_name: str = "default", revision: str | None = None, token: str | None = None
-    ) -> Record:
-        """Reads and checks `provenance.json` and `kept_ids.parquet`.
-
-        Args:
-            repo_id (`str`): a dataset on the Hub, or a directory.
-            config_name (`str`, *optional*, defaults to `"default"`): the config.
-            revision (`str`, *optional*): branch, tag or commit of the repository.
-            token (`str`, *optional*): defaults to the one that is logged in.
-
-        Raises:
-            [`ReplayError`]: if a file is missing, damaged, newer than this version, or does not belong to the other.
-        """
-        folder = card.folder(config_name)
-        contents = [_read(repo_id, f"{folder}/{name}", revision, token) for name in (files.PROVENANCE, files.KEPT_IDS)]
-        document = _document(contents[0], f"{repo_id}/{folder}/{files.PROVENANCE}")
-        ids = _ids(contents[1], f"{repo_id}/{folder}/{files.KEPT_IDS}")
-        rows, recorded = document["source"]["rows"], document["result"]
-        if ids_digest(ids) != recorded["kept_ids_digest"] or (np.diff(ids) <= 0).any() or not _within(ids, rows):
-            raise ReplayError(
-                f"The ids in {folder} of {repo_id} cannot be trusted: push the dataset again.",
-                [f"their SHA-256 is {ids_digest(ids)}, and {recorded['kept_ids_digest']} in {files.PROVENANCE}"],
-            )
-        return cls(document, ids)
 
 
 def replay(
@@ -91,8 +38,10 @@ def replay(
     """Makes the rows of a published pruned dataset again, from its source and its provenance.
 
     Level 1 takes the recorded ids from the source, after comparing the content of the source with the recorded
-    digests, and compares the digest of what comes out. Level 2 does not trust the ids: it scores and selects again
-    from the trajectory, and compares the ids too.
+    digests, and compares the digests of what comes out, and of the rows that are published, with those that were
+    recorded. Level 2 does not trust the ids: it scores and selects again from the trajectory, and compares them too.
+
+    From the Hub only plain data is loaded, at one commit, and never a script or a file of this machine.
 
     Args:
         repo_id (`str`): the pruned dataset on the Hub, or a directory that `save_to_disk` wrote.
@@ -122,68 +71,23 @@ def replay(
     if level == 1 and (trajectory is not None or model is not None or eval_dataset is not None or scoring):
         raise ValueError("trajectory, model, eval_dataset and further arguments belong to level=2.")
     record = Record.open(repo_id, config_name=config_name, revision=revision, token=token)
-    rows = _load(record, token) if source is None else source
+    rows = record.source_rows(token) if source is None else source
     names = _check_source(record, rows, columns)
     if level == 2:
         _check_ids(record, _select_again(record, rows, trajectory, model, eval_dataset, scoring))
     made = rows.select(record.keep_indices.tolist()).select_columns(names)
     _check_result(record, made)
+    # files that a row of a stranger names are not opened
+    _check_published(record, record.published_rows(token), made, embed=source is not None)
     kept, of = len(made), record.provenance["source"]["rows"]
-    logger.info("Replayed %s: %d of %d rows, the same as published (level %d).", repo_id, kept, of, level)
+    logger.info(
+        "Replayed %s: %d of %d rows, compared with the published ones and the same (level %d).",
+        repo_id,
+        kept,
+        of,
+        level,
+    )
     return made
-
-
-def _read(repo_id: str, path: str, revision: str | None, token: str | None) -> bytes:
-    if Path(repo_id).is_dir():
-        file = Path(repo_id) / path
-        if not file.is_file():
-            raise ReplayError(f"{repo_id} was not published by hf_prune: it has no {path}.", [])
-        return file.read_bytes()
-    try:
-        return Path(hf_hub_download(repo_id, path, repo_type="dataset", revision=revision, token=token)).read_bytes()
-    except EntryNotFoundError as error:
-        raise ReplayError(f"{repo_id} was not published by hf_prune: it has no {path}.", []) from error
-
-
-def _document(content: bytes, where: str) -> dict[str, Any]:
-    """The files come from strangers: what is used later is checked here."""
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise ReplayError(f"{where} is not JSON: push the dataset again.", []) from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(version, int):
-        raise ReplayError(f"{where} is no provenance of hf_prune.", [])
-    if version > SCHEMA_VERSION:
-        raise ReplayError(f"{where} has schema version {version}, newer than {SCHEMA_VERSION}: upgrade hf_prune.", [])
-    for part, fields in _NEEDED.items():
-        missing = [field for field in fields if field not in (document.get(part) or {})]
-        if missing:
-            raise ReplayError(f"{where} lacks {part}.{missing[0]}: push the dataset again.", [])
-    return dict(document)
-
-
-def _ids(content: bytes, where: str) -> np.ndarray:
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-        kept = table.filter(table["kept"]) if "kept" in table.column_names else table
-        return kept["id"].cast(pa.int64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-        raise ReplayError(f"{where} is no Parquet file of ids: push the dataset again.", []) from error
-
-
-def _within(ids: np.ndarray, rows: int) -> bool:
-    return len(ids) == 0 or (ids[0] >= 0 and ids[-1] < rows)
-
-
-def _load(record: Record, token: str | None) -> Dataset:
-    """A stranger's id must not lead to a file of this machine, which `load_dataset` would prefer."""
-    origin = record.provenance["source"]
-    repo, revision = scrub.hub_id(origin["id"]), scrub.commit(origin["revision"])
-    if repo is None or revision is None:
-        raise ReplayError("The provenance names no commit on the Hub that the source came from: pass source=.", [])
-    split = origin["split"] or "train"
-    return load_dataset(repo, origin["config_name"], split=split, revision=revision, token=token)
 
 
 def _check_source(record: Record, rows: Dataset, columns: list[str] | None) -> list[str]:
@@ -230,6 +134,46 @@ def _check_result(record: Record, made: Dataset) -> None:
         raise ReplayError("The rows are not the published ones, which were changed after the selection.", differing)
     for name in sorted(set(recorded["columns"]) - set(digests)):
         logger.warning("Column %r of the published rows is not in the source and was not made again.", name)
+
+
+def _check_published(record: Record, published: Dataset, made: Dataset, embed: bool) -> None:
+    """The rows that are there must be those that the provenance describes, whatever it says itself."""
+    recorded = record.provenance["result"]
+    columns: Mapping[str, str] = recorded["columns"]
+    if len(published) != recorded["rows"]:
+        raise ReplayError(
+            "The published rows are not those of the provenance.",
+            [f"{len(published)} rows are published, and {recorded['rows']} were recorded"],
+        )
+    present = [name for name in columns if name in published.column_names]
+    digests = column_digests(published, present)
+    if embed:
+        digests |= _embedded(made, [name for name in present if digests[name] != columns[name]], digests, columns)
+    differences = [f"column {name!r} is not published" for name in columns if name not in present]
+    differences += [
+        f"column {name!r} is published and was not recorded"
+        for name in published.column_names
+        if name not in columns and name not in recorded["score_columns"]
+    ]
+    differences += [
+        f"column {name!r} of the published rows has digest {digests[name]}, and {columns[name]} was recorded"
+        for name in present
+        if digests[name] != columns[name]
+    ]
+    if differences:
+        raise ReplayError("The published rows are not those of the provenance.", differences)
+
+
+def _embedded(
+    made: Dataset, names: list[str], published: Mapping[str, str], recorded: Mapping[str, str]
+) -> dict[str, str]:
+    """Recorded digests of the columns whose files were only moved into the rows when they were published."""
+    moved = [name for name in names if name in made.column_names and require_storage_embed(made.features[name])]
+    if not moved:
+        return {}
+    plain = made.select_columns(moved).with_format("arrow")
+    digests = column_digests(plain.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True))
+    return {name: recorded[name] for name in moved if digests[name] == published[name]}
 
 
 def _select_again(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from hf_prune.influence.columns import add_influence
-from hf_prune.publish import files
 from hf_prune.publish.replay import ReplayError, replay
 from hf_prune.record.callback import TrajectoryCallback
 from hf_prune.selection import prune
@@ -30,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def published(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("published")
-    files.write(prune(add_influence(vectors(), directions=8, **run), keep=0.5), directory)
+    prune(add_influence(vectors(), directions=8, **run), keep=0.5).save_to_disk(directory)
     return str(directory)
 
 

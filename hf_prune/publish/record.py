@@ -1,0 +1,116 @@
+"""What a repository or a directory says about a pruned dataset; a stranger may have written it, so limits hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from huggingface_hub import HfApi
+
+from hf_prune.publish import card, files, limits, rows, scrub, templates
+from hf_prune.publish.limits import ReplayError
+from hf_prune.publish.provenance import SCHEMA_VERSION, ids_digest
+
+
+@dataclass(frozen=True)
+class Record:
+    """The provenance of published rows, and which rows of the source they are."""
+
+    provenance: dict[str, Any]
+    keep_indices: np.ndarray
+    """Positions in the source of the rows that stay, int64 of shape `(kept,)`."""
+    repo_id: str
+    """A dataset on the Hub, or a directory."""
+    commit: str | None
+    """Of the repository; None for a directory."""
+
+    @classmethod
+    def open(
+        cls, repo_id: str, *, config_name: str = "default", revision: str | None = None, token: str | None = None
+    ) -> Record:
+        """Reads and checks `provenance.json` and `kept_ids.parquet`.
+
+        Args:
+            repo_id (`str`): a dataset on the Hub, or a directory.
+            config_name (`str`, *optional*, defaults to `"default"`): the config.
+            revision (`str`, *optional*): branch, tag or commit of the repository.
+            token (`str`, *optional*): defaults to the one that is logged in.
+
+        Raises:
+            [`ReplayError`]: if a file is missing, damaged, newer than this version, or does not belong to the other.
+        """
+        commit = None if Path(repo_id).is_dir() else _commit(repo_id, revision, token)
+        folder = card.folder(config_name)
+        document = _document(
+            _read(repo_id, f"{folder}/{files.PROVENANCE}", commit, token, limits.JSON_BYTES),
+            f"{repo_id}/{folder}/{files.PROVENANCE}",
+        )
+        of, recorded = document["source"]["rows"], document["result"]
+        if document["config_name"] != config_name:
+            raise ReplayError(f"{folder} of {repo_id} describes the config {document['config_name']!r}.")
+        kept = limits.ids(
+            _read(repo_id, f"{folder}/{files.KEPT_IDS}", commit, token, limits.IDS_BYTES),
+            f"{repo_id}/{folder}/{files.KEPT_IDS}",
+            rows=of,
+            kept=recorded["rows"],
+        )
+        sorted_once = len(kept) == recorded["rows"] and not (np.diff(kept) <= 0).any()
+        if ids_digest(kept) != recorded["kept_ids_digest"] or not sorted_once or kept[0] < 0 or kept[-1] >= of:
+            raise ReplayError(
+                f"The ids in {folder} of {repo_id} cannot be trusted: push the dataset again.",
+                [f"their SHA-256 is {ids_digest(kept)}, and {recorded['kept_ids_digest']} in {files.PROVENANCE}"],
+            )
+        return cls(document, kept, repo_id, commit)
+
+    def source_rows(self, token: str | None = None) -> Dataset:
+        """Loads the recorded source from the Hub at its recorded commit."""
+        origin = self.provenance["source"]
+        if origin["id"] is None or scrub.commit(origin["revision"]) is None:
+            raise ReplayError("The provenance names no commit on the Hub that the source came from: pass source=.")
+        return rows.of_hub(
+            origin["id"],
+            origin["revision"],
+            origin["config_name"],
+            origin["split"] or "train",
+            rows=origin["rows"],
+            token=token,
+        )
+
+    def published_rows(self, token: str | None = None) -> Dataset:
+        """Loads the rows that lie beside the provenance."""
+        known = self.provenance
+        config_name, split, count = known["config_name"], known["split"], known["result"]["rows"]
+        if self.commit is None:
+            return rows.of_directory(Path(self.repo_id), config_name, split, rows=count)
+        return rows.of_hub(self.repo_id, self.commit, config_name, split, rows=count, token=token)
+
+
+def _commit(repo_id: str, revision: str | None, token: str | None) -> str:
+    """One commit for all files: a branch may move while they are read."""
+    if scrub.commit(revision) is not None:
+        return str(revision)
+    return str(HfApi(token=token).repo_info(repo_id, repo_type="dataset", revision=revision).sha)
+
+
+def _read(repo_id: str, path: str, commit: str | None, token: str | None, limit: int) -> bytes:
+    if commit is None:
+        content = limits.from_directory(Path(repo_id), path, limit)
+    else:
+        content = limits.from_hub(repo_id, path, commit, token, limit)
+    if content is None:
+        raise ReplayError(f"{repo_id} was not published by hf_prune: it has no {path}.")
+    return content
+
+
+def _document(content: bytes, where: str) -> dict[str, Any]:
+    document = limits.json_object(content, where)
+    version = document.get("schema_version")
+    if type(version) is not int:
+        raise ReplayError(f"{where} is no provenance of hf_prune.")
+    if version > SCHEMA_VERSION:
+        raise ReplayError(f"{where} has schema version {version}, newer than {SCHEMA_VERSION}: upgrade hf_prune.")
+    limits.check_schema(document, templates.schema(), where)
+    return document
