@@ -70,14 +70,11 @@ class Record:
         origin = self.provenance["source"]
         if origin["id"] is None or scrub.commit(origin["revision"]) is None:
             raise ReplayError("The provenance names no commit on the Hub that the source came from: pass source=.")
-        return rows.of_hub(
-            origin["id"],
-            origin["revision"],
-            origin["config_name"],
-            origin["split"] or "train",
-            rows=origin["rows"],
-            token=token,
-        )
+        known = (origin["id"], origin["revision"], origin["config_name"], origin["split"] or "train")
+        try:
+            return rows.of_hub(*known, rows=origin["rows"], token=token)
+        except ReplayError as error:
+            raise ReplayError(f"{error} If you trust the source, load it yourself and pass source=.") from error
 
     def published_rows(self, token: str | None = None) -> Dataset:
         """Loads the rows that lie beside the provenance."""

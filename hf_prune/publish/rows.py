@@ -56,8 +56,8 @@ def of_hub(
     """
     _check_names(repo_id, commit, config_name, split)
     where = f"{repo_id} at commit {commit[:7]}"
-    _check_card(repo_id, commit, token)
     try:
+        _check_card(repo_id, commit, token)
         builder = load_dataset_builder(f"hf://datasets/{repo_id}", config_name, revision=commit, token=token)
         _check_files(builder, f"hf://datasets/{repo_id}@{commit}/", where)
         if not Path(builder.cache_dir).is_dir():
@@ -67,8 +67,7 @@ def of_hub(
     except ReplayError:
         raise
     except Exception as error:  # what the files of a stranger raise inside of the parsers is open-ended
-        told = f"{type(error).__name__}: {one_line(error)}"
-        raise ReplayError(f"{where} cannot be loaded ({told}): load the rows yourself and pass source=.") from error
+        raise ReplayError(f"{where} cannot be loaded ({_told(error)}).") from error
 
 
 def of_directory(directory: Path, config_name: str, split: str, *, rows: int) -> Dataset:
@@ -96,8 +95,13 @@ def of_directory(directory: Path, config_name: str, split: str, *, rows: int) ->
     except ReplayError:
         raise
     except Exception as error:  # what the files of a stranger raise inside of the parsers is open-ended
-        told = f"{type(error).__name__}: {one_line(error)}"
-        raise ReplayError(f"The rows in {directory} cannot be read ({told}).") from error
+        raise ReplayError(f"The rows in {directory} cannot be read ({_told(error)}).") from error
+
+
+def _told(error: Exception) -> str:
+    """`datasets` says what happened in the cause of its own errors."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {one_line(cause)}"
 
 
 def _shards(folder: Path, split: str, rows: int) -> Dataset:
@@ -126,13 +130,13 @@ def _saved(directory: Path, state: Mapping[str, Any]) -> Dataset:
 
 def _check_names(repo_id: str, commit: str, config_name: str | None, split: str) -> None:
     if not _REPO.fullmatch(repo_id) or repo_id.startswith("buckets/") or ".." in repo_id:
-        raise ReplayError(f"{one_line(repo_id)!r} is no 'owner/name' of a dataset on the Hub: pass source=.")
+        raise ReplayError(f"{one_line(repo_id)!r} is no 'owner/name' of a dataset on the Hub.")
     if scrub.commit(commit) is None:
-        raise ReplayError(f"{one_line(commit)!r} is not a commit of 40 hexadecimal digits: pass source=.")
+        raise ReplayError(f"{one_line(commit)!r} is not a commit of 40 hexadecimal digits.")
     if config_name is not None and not _CONFIG.fullmatch(config_name):
-        raise ReplayError(f"{one_line(config_name)!r} cannot be the name of a config: pass source=.")
+        raise ReplayError(f"{one_line(config_name)!r} cannot be the name of a config.")
     if not _SPLIT.fullmatch(split):
-        raise ReplayError(f"{one_line(split)!r} cannot be the name of a split: pass source=.")
+        raise ReplayError(f"{one_line(split)!r} cannot be the name of a split.")
 
 
 def _check_card(repo_id: str, commit: str, token: str | None) -> None:
@@ -181,18 +185,15 @@ def _check_files(builder: DatasetBuilder, prefix: str, where: str) -> None:
     modules = {kind.__module__ for kind in type(builder).__mro__}
     if not modules & {f"datasets.packaged_modules.{name}.{name}" for name in _BUILDERS}:
         raise ReplayError(
-            f"{where} holds data in a format that is not loaded from strangers; what is: {', '.join(_BUILDERS)}. Load "
-            "it yourself and pass source=."
+            f"{where} holds data in a format that is not loaded from strangers; what is: {', '.join(_BUILDERS)}."
         )
     for files in (builder.config.data_files or {}).values():
         for url in files:
             if not url.startswith(prefix) or "::" in url:
                 raise ReplayError(f"{where} names a data file that is not its own: {one_line(url)!r}.")
             if not _plain(url):
-                raise ReplayError(
-                    f"{where} holds {one_line(url.removeprefix(prefix))!r}, in a format that is not loaded from "
-                    "strangers: load it yourself and pass source=."
-                )
+                name = one_line(url.removeprefix(prefix))
+                raise ReplayError(f"{where} holds {name!r}, a format that is not loaded from strangers.")
 
 
 def _plain(url: str) -> bool:

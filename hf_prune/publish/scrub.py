@@ -19,11 +19,14 @@ _TOKEN = re.compile(r"(hf|api_org|sk|ghp|github_pat|glpat|xox[abp])[_-][A-Za-z0-
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 
 
+def repository(value: Any) -> str | None:
+    """Returns `value` if it can be the id of a repository on the Hub, else None."""
+    return value if isinstance(value, str) and _HUB_ID.fullmatch(value) else None
+
+
 def hub_id(value: Any) -> str | None:
     """Returns `value` if it can be the id of a repository on the Hub and is no file or directory here, else None."""
-    if not isinstance(value, str) or not _HUB_ID.fullmatch(value) or Path(value).exists():
-        return None
-    return value
+    return None if repository(value) is None or Path(value).exists() else str(value)
 
 
 def commit(value: Any) -> str | None:

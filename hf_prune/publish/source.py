@@ -51,7 +51,7 @@ def find(dataset: Dataset, named: str | None = None) -> Source:
     """
     if named is not None:
         repo, _, revision = named.removeprefix("hf://datasets/").partition("@")
-        if not scrub.hub_id(repo) or (revision and not scrub.commit(revision)):
+        if not scrub.repository(repo) or (revision and not scrub.commit(revision)):
             raise ValueError(f"source={named!r} is not a dataset of the Hub: write 'org/name' or 'org/name@commit'.")
         config_name = dataset.info.config_name
         origin = (repo, revision or None)
@@ -82,7 +82,7 @@ def _origin_of_file(path: Path) -> tuple[str, str | None] | None:
         return None
     owner, separator, name = cached.rpartition("___")
     repo = _spelling(owner, name, revision) or (f"{owner}/{name}" if separator else name)
-    return (repo, revision) if scrub.hub_id(repo) else None
+    return (repo, revision) if scrub.repository(repo) else None
 
 
 def _spelling(owner: str, name: str, revision: str) -> str | None:

@@ -153,6 +153,8 @@ def test_local_directory_is_no_hub_id(tmp_path, monkeypatch):
     assert scrub.hub_id("/srv/model") is None
     assert scrub.hub_id("../model") is None
     assert scrub.hub_id("org/model") == "org/model"
+    # a source that was loaded from the Hub, or that the caller names, stays on the Hub
+    assert source.find(samples.plain(), "out/checkpoint-5").id == "out/checkpoint-5"
 
 
 def test_source_named_by_the_caller_is_checked():
