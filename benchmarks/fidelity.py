@@ -34,7 +34,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
-from hf_prune.influence.directions import output_signs, parameter_directions
+from hf_prune.influence.queries import output_signs, parameter_directions
 
 DIRECTIONS = 16
 RUNS: dict[str, dict[str, Any]] = {

@@ -42,11 +42,11 @@ from torch.nn import functional
 
 from hf_prune._core.processes import Processes
 from hf_prune.influence.calibration import curvature_factor
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.projected.engine import ProjectedEngine
-from hf_prune.influence.projected.questions import logit_questions
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.sketch.engine import ProjectedEngine
+from hf_prune.influence.sketch.query_sketches import logit_questions
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"rows": 96, "tests": 16, "left_out": 2, "groups": 1, "halves": 4, "dropouts": (0.0,), "libraries": 3},

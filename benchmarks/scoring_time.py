@@ -25,7 +25,7 @@ from common import main, minilm, movie_reviews, peak_memory
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
-from hf_prune.influence.projected import engine
+from hf_prune.influence.sketch import engine
 
 PROFILES = {"quick": {"rows": 64, "repeats": 1}, "full": {"rows": 640, "repeats": 1}}
 HELD_OUT = 64

@@ -12,10 +12,10 @@ import torch
 from torch.func import grad, vmap
 
 from hf_prune.influence.calibration import curvature_factor
-from hf_prune.influence.gradients import example_gradients
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.model.objective import Objective
+from hf_prune.model.per_example import example_gradients
+from hf_prune.model.rows import Rows
 from peers.recorded import Run
 from peers.tasks import margins
 

@@ -28,7 +28,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_prune.influence.objective import plain_masks
+from hf_prune.model.objective import plain_masks
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10.parquet"
 # Rows that the ViT was trained on before; no task trains or tests on them.

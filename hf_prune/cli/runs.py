@@ -159,7 +159,7 @@ def verify(
 ) -> None:
     """Retrain on all, pruned and random rows with your own Trainer, and measure the gap."""
     with clean_stdout():
-        from hf_prune.influence.rows import LABELS
+        from hf_prune.model.rows import LABELS
         from hf_prune.selection.pruned import influence_columns
         from hf_prune.verify import verify as verify_rows
 

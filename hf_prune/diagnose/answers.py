@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_prune.influence.directions import output_signs, parameter_directions
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.influence.queries import output_signs, parameter_directions
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 
 
 @dataclass(frozen=True)

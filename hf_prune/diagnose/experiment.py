@@ -15,8 +15,8 @@ from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.diagnosis import ORDER, Condition, Diagnosis, Group
 from hf_prune.diagnose.rerun import Rerun, Update, has_dropout
 from hf_prune.influence.checks import row_positions
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory.trajectory import Trajectory
 
 BATCH_SIZE = 32

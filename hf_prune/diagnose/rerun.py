@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from hf_prune.influence.clipping import clip_factor
-from hf_prune.influence.objective import Batch, Objective
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.weights import visit_weights
+from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.rows import Rows
+from hf_prune.model.weights import visit_weights
 from hf_prune.trajectory.manifest import Manifest
 from hf_prune.trajectory.trajectory import Step, Trajectory
 

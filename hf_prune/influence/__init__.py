@@ -1,5 +1,5 @@
 """Room 2, after training: how the trained model would change without each row."""
 
-from hf_prune.influence.columns import add_influence
+from hf_prune.influence.api import add_influence
 
 __all__ = ["add_influence"]

@@ -9,7 +9,7 @@ from datasets.utils import tqdm
 from transformers.utils import logging
 
 if TYPE_CHECKING:
-    from hf_prune.influence.sweep import Sweep
+    from hf_prune.influence.dense.sweep import Sweep
 
 logger = logging.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_prune._core.digest import column_digests
 from hf_prune.errors import TrajectoryError
-from hf_prune.influence.curvature import KINDS
-from hf_prune.influence.directions import SPACES
+from hf_prune.influence.dense.curvature import KINDS
 from hf_prune.influence.engines import ENGINES
+from hf_prune.influence.queries import SPACES
 from hf_prune.trajectory.trajectory import Trajectory
 
 MODES = ("expected", "visits")

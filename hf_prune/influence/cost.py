@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_prune.influence.projected.engine import WIDTH
-from hf_prune.influence.projected.passes import NARROWER, STRETCH, WIDE
-from hf_prune.influence.projected.projection import Projection
+from hf_prune.influence.sketch.count_sketch import Projection
+from hf_prune.influence.sketch.engine import WIDTH
+from hf_prune.influence.sketch.window_pass import NARROWER, STRETCH, WIDE
 
 # A sweep that holds no more than this is cheap, and exact.
 SMALL_SWEEP = 1 << 29

@@ -13,8 +13,8 @@ from hf_prune._core.io import write_atomically
 from hf_prune._core.processes import Processes
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cost import SMALL_SWEEP, direction_bytes, scoring_bytes
-from hf_prune.influence.updates import update_for
-from hf_prune.influence.updates.adamw import Adam
+from hf_prune.influence.optimizers import update_for
+from hf_prune.influence.optimizers.adam import Adam
 from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.get_logger(__name__)

@@ -17,20 +17,20 @@ from transformers import PretrainedConfig
 from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
 from hf_prune.errors import UnsupportedError
+from hf_prune.influence.cache_eviction import in_use, remove_superseded
 from hf_prune.influence.calibration import curvature_factor
 from hf_prune.influence.checks import row_positions
-from hf_prune.influence.directions import loss_direction, output_directions, parameter_directions
+from hf_prune.influence.dense.sweep import Segment, Sweep
 from hf_prune.influence.engines import directions_at_once, in_parts
-from hf_prune.influence.gradients import example_gradients
-from hf_prune.influence.keeping import in_use, remove_superseded
-from hf_prune.influence.losses import one_item
 from hf_prune.influence.memory import free_memory
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.projected.engine import ProjectedEngine
-from hf_prune.influence.projected.factors import FACTORED_LOGITS, logit_hessians
-from hf_prune.influence.projected.questions import output_questions, parameter_questions
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Segment, Sweep
+from hf_prune.influence.queries import loss_direction, output_directions, parameter_directions
+from hf_prune.influence.sketch.engine import ProjectedEngine
+from hf_prune.influence.sketch.logit_factors import FACTORED_LOGITS, logit_hessians
+from hf_prune.influence.sketch.query_sketches import output_questions, parameter_questions
+from hf_prune.model.losses import one_item
+from hf_prune.model.objective import Objective
+from hf_prune.model.per_example import example_gradients
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory.trajectory import Trajectory
 
 # Training rows that stand in for held-out ones when there are none.

@@ -180,7 +180,7 @@ def _select_again(
     record: Record, rows: Dataset, trajectory: Any, model: Any, eval_dataset: Dataset | None, scoring: dict[str, Any]
 ) -> tuple[np.ndarray, list[str]]:
     """The ids of a new selection, and what is known to differ from the recorded one before they are compared."""
-    from hf_prune.influence.columns import add_influence
+    from hf_prune.influence.api import add_influence
     from hf_prune.selection import select
 
     known = record.provenance["influence"]

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.checks import check_dataset, row_positions
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from hf_prune.scores import grand
 from hf_prune.scores.formulas import FORMULAS, RowVisits, el2n
 from hf_prune.scores.last_layer import last_layer_influence

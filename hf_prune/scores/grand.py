@@ -11,9 +11,9 @@ from datasets.fingerprint import Hasher
 from datasets.utils import tqdm
 
 from hf_prune._core.io import write_atomically
-from hf_prune.influence.gradients import example_gradients
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.per_example import example_gradients
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory.trajectory import Trajectory
 
 # Norms made by another version of the computation must not pass for these.

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 
 # What is added to the Hessian's diagonal.
 DAMPING = 0.01

@@ -12,8 +12,8 @@ from torch import nn
 
 from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.rerun import Rerun, has_dropout
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from hf_prune.record import TrajectoryCallback
 from hf_prune.trajectory import Trajectory
 from tests import toys

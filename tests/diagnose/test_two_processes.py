@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_prune.diagnose.rerun import Rerun
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory import Trajectory
 from tests.diagnose.test_rerun import assert_ends_as_recorded
 from tests.record.statistics_truth import KINDS, rows_for

@@ -13,10 +13,10 @@ from transformers import Trainer, set_seed
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
 from hf_prune._core.processes import Processes
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.projected.engine import ProjectedEngine
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.sketch.engine import ProjectedEngine
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from tests import toys
 
 

@@ -12,9 +12,9 @@ from torch.func import functional_call, hessian, jacrev
 
 from hf_prune import Trajectory
 from hf_prune.influence.calibration import SAMPLES, curvature_factor
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from tests.influence.exact_run import ExactRun
 from tests.influence.runs import record
 from tests.toys import Mlp, vectors

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Value
 from torch import nn
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, UnsupportedError, add_influence
-from hf_prune.influence.directions import output_signs, parameter_directions
+from hf_prune.influence.queries import output_signs, parameter_directions
 from tests import toys
 
 MODELS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_prune.influence.curvature import factored_products, gauss_newton_products, step_work
-from hf_prune.influence.gradients import example_gradients
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.influence.dense.curvature import factored_products, gauss_newton_products, step_work
+from hf_prune.model.objective import Objective
+from hf_prune.model.per_example import example_gradients
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory.manifest import Parameter
 from tests import toys
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_prune.influence.keeping import in_use, remove_unused
+from hf_prune.influence.cache_eviction import in_use, remove_unused
 from tests.influence.runs import mlp
 
 

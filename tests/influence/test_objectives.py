@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
-from hf_prune.influence.directions import parameter_directions
+from hf_prune.influence.queries import parameter_directions
 from tests import toys
 
 STEP = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_steps": 1}

@@ -25,14 +25,14 @@ from transformers import (
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
 from hf_prune._core.processes import Processes
-from hf_prune.influence.losses import CAUSAL_CROSS_ENTROPY, CROSS_ENTROPY
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.projected.engine import ProjectedEngine
-from hf_prune.influence.projected.factors import loss_rounds
-from hf_prune.influence.projected.projection import Projection
-from hf_prune.influence.projected.pulls import Pulls
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.sketch.count_sketch import Projection
+from hf_prune.influence.sketch.engine import ProjectedEngine
+from hf_prune.influence.sketch.logit_factors import loss_rounds
+from hf_prune.influence.sketch.per_example_vjp import Pulls
+from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, CROSS_ENTROPY
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory.manifest import Parameter
 from tests import toys
 

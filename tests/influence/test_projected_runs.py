@@ -12,12 +12,12 @@ from transformers import DataCollatorForTokenClassification
 
 from hf_prune import add_influence
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.directions import output_signs
-from hf_prune.influence.losses import CROSS_ENTROPY
-from hf_prune.influence.projected import questions
-from hf_prune.influence.projected.engine import _nearest
-from hf_prune.influence.projected.factors import loss_rounds
-from hf_prune.influence.rows import Rows
+from hf_prune.influence.queries import output_signs
+from hf_prune.influence.sketch import query_sketches as questions
+from hf_prune.influence.sketch.engine import _nearest
+from hf_prune.influence.sketch.logit_factors import loss_rounds
+from hf_prune.model.losses import CROSS_ENTROPY
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory import trajectory
 from tests import toys
 from tests.influence.runs import distance, mlp, record

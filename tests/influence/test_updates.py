@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
-from hf_prune.influence.updates import update_for
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.optimizers import update_for
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from tests.influence.exact_run import ExactRun
 
 RUNS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hf_prune.influence.columns import add_influence
+from hf_prune.influence.api import add_influence
 from hf_prune.publish.replay import ReplayError, replay
 from hf_prune.record.callback import TrajectoryCallback
 from hf_prune.selection import prune

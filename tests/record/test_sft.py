@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hf_prune.influence import add_influence
-from hf_prune.influence.directions import parameter_directions
+from hf_prune.influence.queries import parameter_directions
 from hf_prune.record import TrajectoryCallback
 from hf_prune.trajectory import Trajectory
 

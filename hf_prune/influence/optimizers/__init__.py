@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.updates.adamw import Adam
-from hf_prune.influence.updates.layout import GroupLayout
-from hf_prune.influence.updates.sgd import Sgd
+from hf_prune.influence.optimizers.adam import Adam
+from hf_prune.influence.optimizers.sgd import Sgd
+from hf_prune.model.groups import GroupLayout
 
 Update = Sgd | Adam
 SUPPORTED = ("SGD", "Adam", "AdamW")

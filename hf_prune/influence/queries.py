@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.func import grad, vjp, vmap
 
-from hf_prune.influence.objective import Objective
-from hf_prune.influence.rows import Rows
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 
 SPACES = ("outputs", "parameters")
 

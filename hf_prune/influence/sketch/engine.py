@@ -11,14 +11,14 @@ from datasets.utils import tqdm
 
 from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
-from hf_prune.influence.projected.passes import STRETCH, WindowPass, narrow
-from hf_prune.influence.projected.projection import Projection, fast_bfloat16
-from hf_prune.influence.projected.questions import residuals
-from hf_prune.influence.projected.store import StepSketch, Store
-from hf_prune.influence.projected.sweep import ProjectedSweep
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.sweep import Sweep
-from hf_prune.influence.updates import update_for
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.optimizers import update_for
+from hf_prune.influence.sketch.count_sketch import Projection, fast_bfloat16
+from hf_prune.influence.sketch.query_sketches import residuals
+from hf_prune.influence.sketch.store import StepSketch, Store
+from hf_prune.influence.sketch.sweep import ProjectedSweep
+from hf_prune.influence.sketch.window_pass import STRETCH, WindowPass, narrow
+from hf_prune.model.rows import Rows
 
 # Dimensions of a sketch: inner products of gradients have a standard error of about one part in 250.
 WIDTH = 1 << 16

@@ -16,10 +16,10 @@ from hf_prune._core.digest import column_digests, content_digest
 from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
 from hf_prune._core.trackers import log_scoring
+from hf_prune.influence.cache_eviction import remove_unused
 from hf_prune.influence.checks import check_arguments, check_choices, check_dataset
 from hf_prune.influence.engines import choose
 from hf_prune.influence.info import with_scoring
-from hf_prune.influence.keeping import remove_unused
 from hf_prune.influence.scorer import Scorer
 from hf_prune.trajectory.trajectory import Trajectory
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.func import grad, jvp, vjp, vmap
 
-from hf_prune.influence.gradients import example_gradients, gauss_newton_factors
-from hf_prune.influence.objective import Batch, Objective
+from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.per_example import example_gradients, gauss_newton_factors
 
 KINDS = ("none", "fisher", "gauss-newton", "exact")
 # Up to so many logits an example, the Gauss-Newton matrix is factored example by example.

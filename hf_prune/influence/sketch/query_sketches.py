@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.func import grad, vmap
 
-from hf_prune.influence.directions import output_signs
-from hf_prune.influence.objective import Batch
-from hf_prune.influence.projected.passes import WindowPass
-from hf_prune.influence.rows import Rows
+from hf_prune.influence.queries import output_signs
+from hf_prune.influence.sketch.window_pass import WindowPass
+from hf_prune.model.objective import Batch
+from hf_prune.model.rows import Rows
 
 # Pulls over held-out rows: a row gets as many as it has logits, or random sums of them where these are more.
 MOST_PULLS = 1024

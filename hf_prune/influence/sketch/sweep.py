@@ -9,9 +9,9 @@ import torch
 from datasets.utils import tqdm
 
 from hf_prune.influence.clipping import clip_factor, leave_one_out
-from hf_prune.influence.projected.store import StepSketch, Store
-from hf_prune.influence.sweep import warn_of_growth
-from hf_prune.influence.updates import Update
+from hf_prune.influence.dense.sweep import warn_of_growth
+from hf_prune.influence.optimizers import Update
+from hf_prune.influence.sketch.store import StepSketch, Store
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
 CURVATURES = ("none", "fisher", "gauss-newton")

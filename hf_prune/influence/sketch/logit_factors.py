@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.func import grad, hessian, vmap
 
-from hf_prune.influence.losses import ExampleLoss
+from hf_prune.model.losses import ExampleLoss
 
 # Share of the batch's curvature in the logits that may be left out, and the most factors an example gets.
 TRACE_TOLERANCE = 0.05

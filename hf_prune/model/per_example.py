@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.func import grad, hessian, vjp, vmap
 
-from hf_prune.influence.objective import Batch, Objective
+from hf_prune.model.objective import Batch, Objective
 
 # Share of a batch's curvature in the logits that may be left out; what a fitted row adds is far below it.
 TRACE_TOLERANCE = 1e-3

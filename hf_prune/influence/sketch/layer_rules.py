@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from hf_prune.influence.projected.projection import Projection
+from hf_prune.influence.sketch.count_sketch import Projection
 
 
 @dataclass

@@ -8,13 +8,13 @@ import torch
 from accelerate.utils import find_executable_batch_size
 from datasets.utils import tqdm
 
-from hf_prune.influence.objective import Batch
-from hf_prune.influence.projected.factors import Round, loss_rounds
-from hf_prune.influence.projected.projection import Projection
-from hf_prune.influence.projected.pulls import Pulls
-from hf_prune.influence.projected.store import StepSketch, Store
-from hf_prune.influence.sweep import Sweep
-from hf_prune.influence.updates.sgd import Sgd
+from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.optimizers.sgd import Sgd
+from hf_prune.influence.sketch.count_sketch import Projection
+from hf_prune.influence.sketch.logit_factors import Round, loss_rounds
+from hf_prune.influence.sketch.per_example_vjp import Pulls
+from hf_prune.influence.sketch.store import StepSketch, Store
+from hf_prune.model.objective import Batch
 
 # Examples that go through the model at once; fewer where memory runs out.
 MOST_AT_ONCE = 64

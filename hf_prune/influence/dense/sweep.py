@@ -13,13 +13,13 @@ from transformers.utils import logging
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.clipping import Clip
-from hf_prune.influence.curvature import step_work
-from hf_prune.influence.gradients import batch_gradient
-from hf_prune.influence.objective import Batch, Objective
-from hf_prune.influence.rows import Rows
-from hf_prune.influence.updates import update_for
-from hf_prune.influence.updates.sgd import Sgd
-from hf_prune.influence.weights import visit_weights
+from hf_prune.influence.dense.curvature import step_work
+from hf_prune.influence.optimizers import update_for
+from hf_prune.influence.optimizers.sgd import Sgd
+from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.per_example import batch_gradient
+from hf_prune.model.rows import Rows
+from hf_prune.model.weights import visit_weights
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
 logger = logging.get_logger(__name__)

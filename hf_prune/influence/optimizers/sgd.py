@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_prune.influence.updates.layout import GroupLayout
+from hf_prune.model.groups import GroupLayout
 
 
 @dataclass

@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_prune.influence.losses import IGNORED
-from hf_prune.influence.objective import Batch, accepted_inputs
+from hf_prune.model.losses import IGNORED
+from hf_prune.model.objective import Batch, accepted_inputs
 
 LABELS = ("labels", "label", "label_ids")
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.func import functional_call, vjp, vmap
 from transformers.utils import logging
 
-from hf_prune.influence.objective import Objective, logits_of, plain_masks
-from hf_prune.influence.projected.layers import Sink, rule_for
-from hf_prune.influence.projected.projection import Projection
+from hf_prune.influence.sketch.count_sketch import Projection
+from hf_prune.influence.sketch.layer_rules import Sink, rule_for
+from hf_prune.model.objective import Objective, logits_of, plain_masks
 
 logger = logging.get_logger(__name__)
 

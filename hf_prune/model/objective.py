@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 
 from hf_prune.errors import TrajectoryError, UnsupportedError
-from hf_prune.influence.losses import ExampleLoss, from_user, infer_loss
+from hf_prune.model.losses import ExampleLoss, from_user, infer_loss
 from hf_prune.trajectory.manifest import Parameter
 
 
