@@ -37,9 +37,9 @@ from studies import Classifier, predict, scored_run
 from study_tasks import Task, cifar_task, digits_task, mnist_task, reviews_task
 
 from hf_prune import select
-from hf_prune.selection.baselines import ccs
-from hf_prune.selection.methods import METHODS
-from hf_prune.selection.options import Options
+from hf_prune._core.config import SelectionConfig
+from hf_prune.selection.method import METHODS
+from hf_prune.selection.methods.ccs import ccs
 from hf_prune.selection.problem import read_problem
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
@@ -90,13 +90,13 @@ def choosers(rows: Dataset, task: Task, model: Classifier, seed: int) -> dict[st
         return select(rows, 1 - rate, method=method, seed=seed, **options).keep_indices
 
     def by_cut(rate: float, cut: float) -> np.ndarray:
-        options = Options(keep=1 - rate, seed=seed)
-        return np.flatnonzero(~ccs(problem, len(rows) - options.kept_rows(len(rows)), options, cut=cut).dropped)
+        config = SelectionConfig(keep=1 - rate, seed=seed)
+        return np.flatnonzero(~ccs(problem, len(rows) - config.kept_rows(len(rows)), config, cut=cut).dropped)
 
     last_layer = influences(model, task.train, seed)
 
     def by_last_layer(rate: float) -> np.ndarray:
-        kept = Options(keep=1 - rate).kept_rows(len(rows))
+        kept = SelectionConfig(keep=1 - rate).kept_rows(len(rows))
         return np.flatnonzero(~anneal(last_layer, len(rows) - kept, seed)[0])
 
     found: dict[str, Chooser] = {method: partial(by_method, method=method) for method in METHODS}

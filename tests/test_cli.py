@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets, load_from_disk
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import hf_prune
 from hf_prune import TrajectoryCallback
+from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune.cli import app
 from hf_prune.publish.replay import Record
 from hf_prune.selection import prune
+from hf_prune.selection.method import METHODS
 from tests.toys import arguments, images, train, vit
 
 COMMANDS = ("demo", "diagnose", "estimate", "inspect", "score", "prune", "verify", "report", "push", "replay")
@@ -95,6 +99,20 @@ def test_every_command_has_help():
     for name in COMMANDS:
         assert name in text
         assert "Usage" in run(name, "--help").stdout
+
+
+def options_of(command: str) -> set[str]:
+    return {option.name for option in get_command(app).commands[command].params}
+
+
+def test_every_option_of_prune_and_add_influence_is_one_of_the_command():
+    assert set(SelectionConfig(keep=0.5).to_dict()) <= options_of("prune")
+    assert set(ScoringConfig().arguments()) - {"engine"} <= options_of("score")
+
+
+def test_help_names_every_method():
+    shown = next(option.help for option in get_command(app).commands["prune"].params if option.name == "method")
+    assert set(METHODS) <= set(re.findall(r"\w+", shown))
 
 
 def test_version_is_the_packages():

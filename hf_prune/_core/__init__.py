@@ -1,1 +1,1 @@
-"""What every part of the package stands on: files, digests, processes, trackers, notebook tables. Nothing public."""
+"""What every part of the package stands on: options, records, files, digests, processes. Nothing here is public."""

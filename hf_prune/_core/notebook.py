@@ -34,10 +34,8 @@ def certificate_html(certificate: Any) -> str:
 
 def selection_html(selection: Any) -> str:
     """A selection as an HTML table: what was asked for, and its certificate."""
-    arguments = selection.arguments
-    resolved = arguments.get("resolved") or {}
-    asked = [(name, str(value)) for name, value in arguments.items() if name != "resolved" and value is not None]
-    asked += [(f"{name}, as chosen", str(value)) for name, value in resolved.items() if name != "kept"]
+    asked = [(name, str(value)) for name, value in selection.config.to_dict().items() if value is not None]
+    asked += [(f"{name}, as chosen", str(value)) for name, value in selection.resolved.items() if name != "kept"]
     certificate = selection.certificate
     arguments_table = _folded("Arguments", _table("", ("", ""), asked))
     return str(_figures_table(certificate) + arguments_table + _notes(certificate))

@@ -37,7 +37,8 @@ def load_rows(directory: Path) -> Dataset:
     """A dataset that `save_to_disk` wrote, with what `hf-prune score` noted beside it."""
     from datasets import Dataset, load_from_disk
 
-    from hf_prune.influence.info import with_scoring
+    from hf_prune._core.info import with_scoring
+    from hf_prune._core.records import ScoringRecord
 
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no directory {directory}: pass one that Dataset.save_to_disk wrote.")
@@ -45,15 +46,19 @@ def load_rows(directory: Path) -> Dataset:
     if not isinstance(loaded, Dataset):
         raise ValueError(f"{directory} holds a DatasetDict: pass the directory of a split, such as {directory}/train.")
     notes = directory / SCORING_FILE
-    return with_scoring(loaded, json.loads(notes.read_text(encoding="utf-8"))) if notes.is_file() else loaded
+    if not notes.is_file():
+        return loaded
+    return with_scoring(loaded, ScoringRecord.from_dict(json.loads(notes.read_text(encoding="utf-8"))))
 
 
 def save_scored(scored: Dataset, directory: Path) -> None:
     """Saves a scored dataset, and beside it how it was scored, which a dataset on disk does not hold."""
+    from hf_prune._core.info import require_scoring
+
     refuse_existing(directory)
     scored.save_to_disk(str(directory))
-    scoring = getattr(scored.info, "hf_prune", None)
-    (directory / SCORING_FILE).write_text(json.dumps(scoring, indent=2) + "\n", encoding="utf-8")
+    record = require_scoring(scored)
+    (directory / SCORING_FILE).write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def refuse_existing(directory: Path) -> None:
@@ -79,46 +84,4 @@ def load_pruned(directory: Path, source: Dataset) -> PrunedDataset:
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no directory {directory}: pass one that PrunedDataset.save_to_disk wrote.")
     replay(str(directory), source=source)  # compares source and rows with the recorded digests
-    record = Record.open(str(directory))
-    return PrunedDataset.from_source(source, selection_of(record.provenance, record.keep_indices))
-
-
-def selection_of(provenance: dict[str, Any], keep_indices: Any) -> Any:
-    """The [`Selection`] that a provenance describes."""
-    import numpy as np
-
-    from hf_prune.selection import Selection
-    from hf_prune.selection.certificate import Certificate
-
-    recorded = provenance["selection"]
-    rows = np.arange(provenance["source"]["rows"])
-    return Selection(
-        keep_indices=keep_indices,
-        drop_indices=np.setdiff1d(rows, keep_indices),
-        certificate=Certificate.from_dict(recorded["certificate"]),
-        arguments=recorded["arguments"] | {"resolved": recorded["resolved"]},
-        scoring=_scoring_of(provenance),
-    )
-
-
-def _scoring_of(provenance: dict[str, Any]) -> dict[str, Any] | None:
-    """How the columns were made, as far as a provenance says it: it makes the same provenance again."""
-    influence, training = provenance["influence"], provenance["training"]
-    if influence is None and training is None:
-        return None
-    scoring: dict[str, Any] = {}
-    if influence is not None:
-        scoring["influence"] = influence
-    if training is not None:
-        model = training["model"]
-        manifest = {
-            **training["run"],
-            "model": {"class": model["class"], "name_or_path": model["id"], "revision": model["revision"]},
-            "parameters": [{"shape": [model["parameters"]]}] if model["parameters"] else [],
-            "optimizer": training["optimizer"],
-            "schedule": training["schedule"],
-            "seeds": training["seeds"],
-            "versions": training["versions"],
-        }
-        scoring["trajectory"] = {"digest": training["trajectory_digest"], "manifest": manifest}
-    return scoring
+    return PrunedDataset.from_source(source, Record.open(str(directory)).selection())

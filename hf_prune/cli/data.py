@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune.cli.common import (
     JsonFlag,
     clean_stdout,
@@ -15,7 +16,6 @@ from hf_prune.cli.common import (
     print_json,
     refuse_existing,
     save_scored,
-    selection_of,
 )
 
 
@@ -25,14 +25,18 @@ def score(
     out: Annotated[Path, typer.Argument(help="Directory for the scored dataset; must be new.")],
     model: Annotated[str, typer.Option(help="The trained model (save_pretrained), or its id on the Hub.")],
     eval_dataset: Annotated[Path | None, typer.Option(help="Held-out rows (save_to_disk).")] = None,
-    directions: Annotated[int, typer.Option(help="Number of questions asked of the model.")] = 64,
-    space: Annotated[str, typer.Option(help="outputs or parameters.")] = "outputs",
-    mode: Annotated[str, typer.Option(help="expected or visits.")] = "expected",
-    curvature: Annotated[str, typer.Option(help="auto, exact, gauss-newton, fisher or none.")] = "auto",
+    directions: Annotated[
+        int, typer.Option(help="Number of questions asked of the model.")
+    ] = ScoringConfig.directions,
+    space: Annotated[str, typer.Option(help="outputs or parameters.")] = ScoringConfig.space,
+    mode: Annotated[str, typer.Option(help="expected or visits.")] = ScoringConfig.mode,
+    curvature: Annotated[
+        str, typer.Option(help="auto, exact, gauss-newton, fisher or none.")
+    ] = ScoringConfig.curvature,
     batch_size: Annotated[int | None, typer.Option(help="Rows in one forward pass.")] = None,
     num_proc: Annotated[int | None, typer.Option(help="Processes for the pass over the rows.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the directions.")] = 0,
-    column: Annotated[str, typer.Option(help="Name of the columns.")] = "influence",
+    seed: Annotated[int, typer.Option(help="Seed of the directions.")] = ScoringConfig.seed,
+    column: Annotated[str, typer.Option(help="Name of the columns.")] = ScoringConfig.column,
     json: JsonFlag = False,
 ) -> None:
     """Add the influence columns to a dataset.
@@ -41,6 +45,7 @@ def score(
     """
     refuse_existing(out)
     with clean_stdout():
+        from hf_prune._core.info import require_scoring
         from hf_prune.influence import add_influence
         from hf_prune.trajectory import Trajectory
 
@@ -63,7 +68,7 @@ def score(
         )
         save_scored(scored, out)
     if json:
-        print_json({"rows": len(scored), "directory": str(out), "scoring": scored.info.hf_prune["influence"]})
+        print_json({"rows": len(scored), "directory": str(out), "scoring": require_scoring(scored).config.to_dict()})
     else:
         typer.echo(f"Scored {len(scored):,} rows into {out}.")
 
@@ -72,29 +77,37 @@ def prune(
     dataset: Annotated[Path, typer.Argument(help="A scored dataset (save_to_disk).")],
     out: Annotated[Path, typer.Argument(help="Directory for the pruned dataset; must be new.")],
     keep: Annotated[str | None, typer.Option(help="Share of rows to keep, such as 0.5, or a number of rows.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Keep as few rows as leave this predicted shift.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Keep as few rows as leave this predicted shift.")
+    ] = SelectionConfig.epsilon,
     method: Annotated[
         str,
         typer.Option(
             help="influence, or a baseline: random, stratified, norm, el2n, grand, forgetting, aum, loss, tdds, ccs, "
-            "moderate, herding or kcenter."
+            "moderate, herding, kcenter or iclr2023."
         ),
-    ] = "influence",
-    difficulty: Annotated[str, typer.Option(help="auto, none, or a quantile in [0, 1].")] = "auto",
+    ] = SelectionConfig.method,
+    difficulty: Annotated[str, typer.Option(help="auto, none, or a quantile in [0, 1].")] = str(
+        SelectionConfig.difficulty
+    ),
     cost: Annotated[
         str | None, typer.Option(help="Column in the place of difficulty: rows of large values are kept.")
-    ] = None,
-    harmful: Annotated[str, typer.Option(help="keep, or drop: rows that look harmful go first.")] = "keep",
+    ] = SelectionConfig.cost,
+    harmful: Annotated[
+        str, typer.Option(help="keep, or drop: rows that look harmful go first.")
+    ] = SelectionConfig.harmful,
     balance: Annotated[
         str | None, typer.Option(help="Column whose class shares are kept; none for none. [default: label]")
     ] = None,
-    centred: Annotated[bool, typer.Option(help="Centre and re-weight influence, or take plain sums.")] = True,
+    centred: Annotated[
+        bool, typer.Option(help="Centre and re-weight influence, or take plain sums.")
+    ] = SelectionConfig.centred,
     features: Annotated[
         str | None, typer.Option(help="Column of vectors for moderate, herding and kcenter. [default: influence]")
     ] = None,
-    buckets: Annotated[str, typer.Option(help="auto, or a number of parts.")] = "auto",
-    column: Annotated[str, typer.Option(help="The influence column.")] = "influence",
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    buckets: Annotated[str, typer.Option(help="auto, or a number of parts.")] = str(SelectionConfig.buckets),
+    column: Annotated[str, typer.Option(help="The influence column.")] = SelectionConfig.column,
+    seed: Annotated[int, typer.Option(help="Seed.")] = SelectionConfig.seed,
     json: JsonFlag = False,
 ) -> None:
     """Keep the rows that the model needs, and save them with their provenance."""
@@ -147,7 +160,7 @@ def report(
         kept = load_rows(pruned)
         record = Record.open(str(pruned))
         if source is None:
-            selection, rows = selection_of(record.provenance, record.keep_indices), kept
+            selection, rows = record.selection(), kept
         else:
             rows = load_rows(source)
             selection = load_pruned(pruned, rows).selection

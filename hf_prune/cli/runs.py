@@ -159,13 +159,13 @@ def verify(
 ) -> None:
     """Retrain on all, pruned and random rows with your own Trainer, and measure the gap."""
     with clean_stdout():
+        from hf_prune._core.columns import InfluenceColumns
         from hf_prune.model.rows import LABELS
-        from hf_prune.selection.pruned import influence_columns
         from hf_prune.verify import verify as verify_rows
 
         rows = load_rows(full)
         subset = load_pruned(pruned, rows)
-        scores = influence_columns(subset.selection.arguments["column"])
+        scores = InfluenceColumns(subset.selection.config.column)
         plain = rows.remove_columns([name for name in scores if name in rows.column_names and name not in LABELS])
         result = verify_rows(
             _function(factory),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from hf_prune._core.config import ScoringConfig
 from hf_prune.influence.queries import output_signs, parameter_directions
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
@@ -41,16 +40,16 @@ class Answers:
 
 @torch.no_grad()
 def answers(
-    objective: Objective, theta: torch.Tensor, held_out: Rows, scoring: Mapping[str, Any], batch_size: int
+    objective: Objective, theta: torch.Tensor, held_out: Rows, scoring: ScoringConfig, batch_size: int
 ) -> Answers:
     """
     Asks the model at `theta (p,)` what `add_influence` asked: `q_j = sum_e <s_je, z_e> / sqrt(k m)` with random signs
     s, over the logits z of m held-out rows, or projections of the parameters.
 
     Args:
-        scoring (`Mapping`): How the rows were scored: `directions`, `seed` and `space`.
+        scoring (`ScoringConfig`): How the rows were scored: `directions`, `seed` and `space`.
     """
-    k, seed = scoring["directions"], scoring["seed"]
+    k, seed = scoring.directions, scoring.seed
     total = torch.zeros(k, dtype=torch.float64)
     losses = items = 0.0
     for start in range(0, len(held_out), batch_size):
@@ -59,13 +58,13 @@ def answers(
         logits, counts, loss = objective.logits(theta, batch.inputs), objective.items(batch), objective.loss(batch)
         losses += float(loss.losses(logits, batch.labels) @ counts)
         items += float(counts.sum())
-        if scoring["space"] == "outputs":
+        if scoring.space == "outputs":
             signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
             counted = loss.counted(batch.labels)
             if counted is not None:
                 signs *= counted[..., None]
             total += (signs.flatten(1) @ logits.flatten()).double().cpu()
     questions = total / (k * len(held_out)) ** 0.5
-    if scoring["space"] == "parameters":
+    if scoring.space == "parameters":
         questions = (parameter_directions(theta, k, seed=seed) @ theta).double().cpu()
     return Answers(questions.numpy(), losses / items)

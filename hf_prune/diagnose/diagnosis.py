@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hf_prune._core.config import ScoringConfig
+
 # A prediction whose correlation with the truth is below this explains less than half of its variance.
 LOW = 0.7
 # From here on it explains more than four fifths.
 HIGH = 0.9
 
 ORDER = "another batch order"
-
-_UNITS = {"outputs": "RMS shift of a held-out logit vector", "parameters": "L2 shift of the trained parameters"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Diagnosis:
         replay_error (`float`):
             How far the re-run, with nothing changed, ends from the recorded end, in units of the stretch's movement.
             Momentum is not recorded, and neither are dropout's masks and rounding in lower precision.
-        scoring (`dict`): How the rows were scored.
+        scoring (`ScoringConfig`): How the rows were scored.
     """
 
     steps: tuple[int, int]
@@ -84,7 +84,7 @@ class Diagnosis:
     groups: tuple[Group, ...]
     conditions: tuple[Condition, ...]
     replay_error: float
-    scoring: dict[str, Any]
+    scoring: ScoringConfig
 
     @property
     def correlation(self) -> float:
@@ -128,13 +128,12 @@ class Diagnosis:
     def explain(self) -> str:
         """The diagnosis in plain words."""
         first, last = self.steps
-        units = _UNITS.get(self.scoring.get("space", "outputs"), "L2 norm over the questions")
         lines = [
             self.verdict,
             f"Steps {first} to {last} were made again without groups of the {self.rows:,} rows that they visit, "
             "with the recorded batches, weights, learning rates and clipping.",
             f"Made again with all rows they end {self.replay_error:.2g} of their movement away from the recorded end.",
-            f"Shifts are in the unit: {units}.",
+            f"Shifts are in the unit: {self.scoring.units}.",
         ]
         for group in self.groups:
             lines.append(
@@ -179,7 +178,7 @@ class Diagnosis:
             groups=tuple(Group(**group) for group in values["groups"]),
             conditions=tuple(Condition(**condition) for condition in values["conditions"]),
             replay_error=values["replay_error"],
-            scoring=dict(values["scoring"]),
+            scoring=ScoringConfig.from_dict(values["scoring"]),
         )
 
 

@@ -10,6 +10,8 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from torch import nn
 
+from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.info import require_scoring
 from hf_prune.diagnose.answers import Answers, answers
 from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.diagnosis import ORDER, Condition, Diagnosis, Group
@@ -48,11 +50,11 @@ class Experiment:
         seed: int,
     ):
         self.stretch, self.seed = stretch, seed
-        self.scoring = scored.info.hf_prune["influence"]
-        column = self.scoring["column"]
-        values = scored.select_columns([column, f"{column}_eval_loss"]).with_format("numpy")
-        self.influence = np.asarray(values[column][:], dtype=np.float64)
-        self.loss_influence = np.asarray(values[f"{column}_eval_loss"][:], dtype=np.float64)
+        self.scoring = require_scoring(scored).config
+        columns = InfluenceColumns(self.scoring.column)
+        values = scored.select_columns([columns.vector, columns.eval_loss]).with_format("numpy")
+        self.influence = np.asarray(values[columns.vector][:], dtype=np.float64)
+        self.loss_influence = np.asarray(values[columns.eval_loss][:], dtype=np.float64)
         self.objective = Objective(model, stretch.manifest.parameters, loss=loss)
         clone, padding = self.objective.model, stretch.manifest.padding
         rows = Rows(scored, clone, data_collator, padding)
@@ -86,7 +88,7 @@ class Experiment:
             groups=found,
             conditions=tuple(conditions),
             replay_error=self._replay_error(theta),
-            scoring=dict(self.scoring),
+            scoring=self.scoring,
         )
 
     def _run(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from datasets import Dataset
 
+from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
+from hf_prune._core.info import require_scoring, scoring_of
 from hf_prune.influence import add_influence
 from hf_prune.trajectory.trajectory import Trajectory
 
@@ -27,24 +28,24 @@ def scored_rows(
         stretch (`Trajectory`): The part of it that is re-run.
         options (`dict`): Further arguments of `add_influence`.
     """
-    known = getattr(dataset.info, "hf_prune", None) or {}
-    scoring = known.get("influence") or {}
-    own = (
-        known.get("trajectory", {}).get("digest") == record.digest
-        and scoring.get("eval_digest") == content_digest(eval_dataset)
-        and scoring.get("column") in dataset.column_names
-    )
-    if own and stretch is record:
+    own = _own_config(dataset, record, eval_dataset)
+    if own is not None and stretch is record:
         scored = dataset
     else:
-        again: dict[str, Any] = {"mode": "visits", "directions": min(DIRECTIONS, len(dataset))}
-        if own:
-            known_names = inspect.signature(add_influence).parameters.keys() & scoring.keys()
-            again = {name: scoring[name] for name in known_names}
-        scored = add_influence(dataset, stretch, eval_dataset=eval_dataset, **(options | again))
-    if scored.info.hf_prune["influence"]["directions"] < FEWEST:
+        config = own or ScoringConfig(mode="visits", directions=min(DIRECTIONS, len(dataset)))
+        scored = add_influence(dataset, stretch, eval_dataset=eval_dataset, **(options | config.arguments()))
+    if require_scoring(scored).config.directions < FEWEST:
         raise ValueError(
             f"Fewer than {FEWEST} directions leave no correlation to measure: score with more of them, or pass the "
             "dataset without influence columns."
         )
     return scored
+
+
+def _own_config(dataset: Dataset, record: Trajectory, eval_dataset: Dataset) -> ScoringConfig | None:
+    """How the dataset was scored, if it was from this run and these held-out rows."""
+    known = scoring_of(dataset)
+    if known is None or known.run is None or known.run.digest != record.digest:
+        return None
+    same = known.config.eval_digest == content_digest(eval_dataset) and known.config.column in dataset.column_names
+    return known.config if same else None

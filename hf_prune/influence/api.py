@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from transformers.utils import logging
 
-from hf_prune._core.digest import column_digests, content_digest
+from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.config import ScoringConfig
+from hf_prune._core.digest import content_digest
+from hf_prune._core.info import with_scoring
 from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
+from hf_prune._core.records import RecordedRun, ScoringRecord
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache_eviction import remove_unused
-from hf_prune.influence.checks import check_arguments, check_choices, check_dataset
+from hf_prune.influence.checks import check_arguments, check_dataset
 from hf_prune.influence.engines import choose
-from hf_prune.influence.info import with_scoring
 from hf_prune.influence.scorer import Scorer
 from hf_prune.trajectory.trajectory import Trajectory
 
@@ -116,30 +120,30 @@ def add_influence(
         `UnsupportedError`: for an optimizer or a loss that has no adjoint here.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
-    check_arguments(dataset, eval_dataset, directions, space, mode, curvature, batch_size, num_proc)
-    check_choices(engine, train_dataset, mode, max_memory)
+    config = ScoringConfig(
+        version=VERSION,
+        engine=engine,
+        mode=mode,
+        space=space,
+        curvature=curvature,
+        directions=directions,
+        seed=seed,
+        column=column,
+    )
+    check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, record)
     engine, curvature = choose(engine, curvature, record.manifest, directions)
+    digest = None if eval_dataset is None else content_digest(eval_dataset)
+    config = replace(config, engine=engine, curvature=curvature, eval_digest=digest)
     if eval_dataset is None:
         logger.warning("No eval_dataset: asking outputs on training rows, and predicting no held-out loss.")
-    scoring = {
-        "version": VERSION,
-        "engine": engine,
-        "mode": mode,
-        "space": space,
-        "curvature": curvature,
-        "directions": directions,
-        "seed": seed,
-        "column": column,
-        "eval_digest": None if eval_dataset is None else content_digest(eval_dataset),
-    }
     scorer = Scorer(
         dataset,
         record,
         model,
         eval_dataset,
-        scoring,
+        config,
         train_dataset=train_dataset,
         batch_size=batch_size or BATCH_SIZE,
         data_collator=data_collator,
@@ -147,12 +151,13 @@ def add_influence(
         max_memory=max_memory,
     )
     k = List(Value("float32"), length=directions)
-    features = Features({**dataset.features, column: k, f"{column}_norm": Value("float32")})
+    columns = InfluenceColumns(column)
+    features = Features({**dataset.features, columns.vector: k, columns.norm: Value("float32")})
     if eval_dataset is not None:
-        features[f"{column}_eval_loss"] = Value("float32")
+        features[columns.eval_loss] = Value("float32")
     trained = dataset if train_dataset is None else train_dataset
     swept = [VERSION, record.digest, trained._fingerprint, scorer.model_digest(), loss, data_collator]
-    asked = [swept, scoring, None if eval_dataset is None else eval_dataset._fingerprint]
+    asked = [swept, config.to_dict(), None if eval_dataset is None else eval_dataset._fingerprint]
     fingerprint = Hasher.hash([dataset._fingerprint, asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
@@ -175,11 +180,8 @@ def add_influence(
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     remove_unused(cache / f"parts-{fingerprint}")
-    of_loss = {"recorded_share": (last - first) / len(record), "held_out_curvature": curvature_of_loss}
-    run = {"digest": record.digest, "manifest": record.manifest.to_dict()}
-    return with_scoring(
-        scored, {"trajectory": run, "influence": scoring | of_loss, "column_digests": column_digests(dataset)}
-    )
+    run = RecordedRun(record.digest, record.manifest.to_dict())
+    return with_scoring(scored, ScoringRecord(config, run, (last - first) / len(record), curvature_of_loss))
 
 
 def _complete(cache: Path, fingerprint: str) -> bool:

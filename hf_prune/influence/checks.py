@@ -6,65 +6,44 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
+from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
 from hf_prune.errors import TrajectoryError
-from hf_prune.influence.dense.curvature import KINDS
-from hf_prune.influence.engines import ENGINES
-from hf_prune.influence.queries import SPACES
 from hf_prune.trajectory.trajectory import Trajectory
-
-MODES = ("expected", "visits")
 
 
 def check_arguments(
+    config: ScoringConfig,
     dataset: Any,
     eval_dataset: Any,
-    directions: Any,
-    space: str,
-    mode: str,
-    curvature: str,
+    train_dataset: Any,
     batch_size: Any,
     num_proc: Any,
+    max_memory: Any,
 ) -> None:
     """
+    Checks what [`ScoringConfig`] does not hold.
+
     Raises:
         `TypeError`, `ValueError`: for an argument that cannot be worked with.
     """
-    for name, value in (("dataset", dataset), ("eval_dataset", eval_dataset)):
+    for name, value in (("dataset", dataset), ("eval_dataset", eval_dataset), ("train_dataset", train_dataset)):
         if isinstance(value, DatasetDict | IterableDatasetDict):
             raise TypeError(f"{name} is a DatasetDict; pass one split of it, such as {name}['train'].")
         if isinstance(value, IterableDataset):
             raise TypeError(f"{name} is an IterableDataset; load it without streaming=True to score its rows.")
-        if not isinstance(value, Dataset) and not (name == "eval_dataset" and value is None):
+        if not isinstance(value, Dataset) and not (name != "dataset" and value is None):
             raise TypeError(f"{name} must be a datasets.Dataset, not {type(value).__name__}.")
-    if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
-        raise ValueError(f"directions must be a whole number from 1 on, not {directions!r}.")
     for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number from 1 on, or None, not {value!r}.")
-    if directions > len(dataset):
-        raise ValueError(f"directions={directions} is more than the {len(dataset)} rows; ask for fewer directions.")
-    for name, value, known in (
-        ("space", space, SPACES),
-        ("mode", mode, MODES),
-        ("curvature", curvature, ("auto", *KINDS)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+    if config.directions > len(dataset):
+        raise ValueError(
+            f"directions={config.directions} is more than the {len(dataset)} rows; ask for fewer directions."
+        )
     if eval_dataset is not None and len(eval_dataset) == 0:
         raise ValueError("eval_dataset has no rows; pass held-out rows, or None.")
-
-
-def check_choices(engine: Any, train_dataset: Any, mode: str, max_memory: Any) -> None:
-    """
-    Raises:
-        `TypeError`, `ValueError`: for an argument that cannot be worked with.
-    """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}.")
-    if train_dataset is not None and not isinstance(train_dataset, Dataset):
-        raise TypeError(f"train_dataset must be a datasets.Dataset, not {type(train_dataset).__name__}.")
-    if train_dataset is not None and mode == "visits":
+    if train_dataset is not None and config.mode == "visits":
         raise ValueError("Rows that were not trained on have no visits; score them with mode='expected'.")
     if max_memory is not None and (isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1):
         raise ValueError(f"max_memory must be a number of bytes, or None, not {max_memory!r}.")

@@ -19,8 +19,6 @@ from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.get_logger(__name__)
 
-ENGINES = ("auto", "dense", "projected")
-
 
 def choose(engine: str, curvature: str, manifest: Manifest, directions: int) -> tuple[str, str]:
     """

@@ -9,8 +9,6 @@ from torch.func import grad, vjp, vmap
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 
-SPACES = ("outputs", "parameters")
-
 
 def output_directions(
     objective: Objective, theta: torch.Tensor, rows: Rows, k: int, *, batch_size: int, seed: int

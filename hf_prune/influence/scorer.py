@@ -14,6 +14,8 @@ from datasets.utils import tqdm
 from torch import nn
 from transformers import PretrainedConfig
 
+from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.config import ScoringConfig
 from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
 from hf_prune.errors import UnsupportedError
@@ -44,7 +46,7 @@ class Scorer:
     Args:
         dataset (`Dataset`): the rows to score.
         train_dataset (`Dataset`, *optional*): the rows that were trained on, where they are others.
-        scoring (`dict`): mode, space, curvature, engine, directions, seed and column.
+        config (`ScoringConfig`): how to score, with engine and curvature chosen.
         max_memory (`int`, *optional*): bytes that a dense sweep may take.
     """
 
@@ -54,7 +56,7 @@ class Scorer:
         trajectory: Trajectory,
         model: nn.Module,
         eval_dataset: Dataset | None,
-        scoring: dict[str, Any],
+        config: ScoringConfig,
         *,
         train_dataset: Dataset | None,
         batch_size: int,
@@ -62,7 +64,7 @@ class Scorer:
         loss: Callable[..., Any] | None,
         max_memory: int | None = None,
     ):
-        self.trajectory, self.scoring, self.batch_size = trajectory, scoring, batch_size
+        self.trajectory, self.config, self.batch_size = trajectory, config, batch_size
         self.own_loss, self.max_memory = loss is not None, max_memory
         trained = dataset if train_dataset is None else train_dataset
         self.positions = row_positions(trained, trajectory)
@@ -92,9 +94,9 @@ class Scorer:
         if self.shifts is not None or self.segments:
             return
         sweep = self._sweep()
-        expected = self.scoring["mode"] == "expected"
+        expected = self.config.mode == "expected"
         self.mean_items = float(self._items(self.rows).mean()) if expected else 1.0
-        if self.scoring["engine"] == "projected":
+        if self.config.engine == "projected":
             with in_use(sketches):
                 self.shifts = self._projected(self._engine(sweep, sketches, ranks))
             if ranks.rank == 0:
@@ -103,7 +105,7 @@ class Scorer:
             sweep.factor, questions = self._curvature_factor(sweep, directory, ranks), self._questions()
             room = free_memory(self.objective.device) if self.max_memory is None else self.max_memory
             segments = len(self.trajectory.snapshot_steps) - 1 if expected else 0
-            at_once = directions_at_once(questions.shape[1], self.scoring["directions"], room, segments)
+            at_once = directions_at_once(questions.shape[1], self.config.directions, room, segments)
             if expected and ranks.world == 1 and at_once >= len(questions):
                 self.segments = sweep.segments(questions)
             else:
@@ -120,11 +122,11 @@ class Scorer:
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         shifts = self._expected(self.segments, indices) if self.shifts is None else self.shifts[indices]
-        name, k = self.scoring["column"], self.scoring["directions"]
+        names, k = InfluenceColumns(self.config.column), self.config.directions
         vectors = np.ascontiguousarray(shifts[:, :k], dtype=np.float32)
-        result = {name: vectors, f"{name}_norm": np.linalg.norm(vectors, axis=1)}
+        result = {names.vector: vectors, names.norm: np.linalg.norm(vectors, axis=1)}
         if self.held_out is not None:
-            result[f"{name}_eval_loss"] = shifts[:, k]
+            result[names.eval_loss] = shifts[:, k]
         return result
 
     def held_out_curvature(self) -> float | None:
@@ -148,7 +150,7 @@ class Scorer:
 
     def _dense(self, sweep: Sweep, questions: torch.Tensor) -> np.ndarray:
         """The influence of all rows on some of the questions, `(n, k')`."""
-        if self.scoring["mode"] == "visits":
+        if self.config.mode == "visits":
             return sweep.visits(questions)
         segments = sweep.segments(questions)
         parts = [self._expected(segments, numbers) for numbers in self._row_batches(self.targets, "Scoring rows")]
@@ -156,7 +158,7 @@ class Scorer:
 
     def _curvature_factor(self, sweep: Sweep, directory: Path, ranks: Processes) -> float:
         """That of the Gauss-Newton matrix: measured once, for all processes and all later calls."""
-        if self.scoring["curvature"] != "gauss-newton":
+        if self.config.curvature != "gauss-newton":
             return 1.0
         with ranks.main_first():
             return json_made_once(directory / "curvature.json", lambda: curvature_factor(sweep))
@@ -167,7 +169,7 @@ class Scorer:
             self.trajectory,
             self.objective,
             self.rows,
-            curvature="none" if self.scoring["engine"] == "projected" else self.scoring["curvature"],
+            curvature="none" if self.config.engine == "projected" else self.config.curvature,
             positions=self.positions,
             own_loss=self.own_loss,
         )
@@ -176,25 +178,25 @@ class Scorer:
 
     def _engine(self, sweep: Sweep, sketches: Path, ranks: Processes) -> ProjectedEngine:
         """The projected engine with the window sketched and the curvature measured."""
-        engine = ProjectedEngine(sweep, ranks, curvature=self.scoring["curvature"], directory=sketches)
+        engine = ProjectedEngine(sweep, ranks, curvature=self.config.curvature, directory=sketches)
         engine.sweep.factor = self._curvature_factor(sweep, sketches, ranks)
         engine.prepare()
         return engine
 
     def _projected(self, engine: ProjectedEngine) -> np.ndarray:
         """The influence of all rows on all questions, `(n, k + 1)`."""
-        scoring, batch_size = self.scoring, self.batch_size
+        config, batch_size = self.config, self.batch_size
         last = self.trajectory.window[1]
         theta, (scales, levels) = engine.theta(last), engine.work.scales(last)
-        k, seed = scoring["directions"], scoring["seed"]
-        if scoring["space"] == "parameters":
+        k, seed = config.directions, config.seed
+        if config.space == "parameters":
             questions = parameter_questions(
                 engine.work, theta, scales, self.held_out, k, batch_size=batch_size, seed=seed
             )
         else:
             rows = self.held_out if self.held_out is not None else self._probe()
             questions = output_questions(engine.work, theta, scales, rows, k, batch_size=batch_size, seed=seed)
-        if scoring["mode"] == "visits":
+        if config.mode == "visits":
             return engine.visits(questions, levels)
         segments = engine.segments(questions, levels)
         dots, seen = np.zeros((len(self.targets), len(questions))), np.zeros(len(self.targets), dtype=bool)
@@ -228,12 +230,12 @@ class Scorer:
 
     def _questions(self) -> torch.Tensor:
         """The directions `(k, p)`, and below them the gradient of the held-out loss where there are held-out rows."""
-        scoring, objective = self.scoring, self.objective
+        config, objective = self.config, self.objective
         last = self.trajectory.window[1]
         theta = self.trajectory.parameters_at(last).to(objective.device, objective.dtype)
         rows = self.held_out if self.held_out is not None else self._probe()
-        k, seed = scoring["directions"], scoring["seed"]
-        if scoring["space"] == "parameters":
+        k, seed = config.directions, config.seed
+        if config.space == "parameters":
             questions = parameter_directions(theta, k, seed=seed)
         else:
             questions = output_directions(objective, theta, rows, k, batch_size=self.batch_size, seed=seed)
@@ -242,5 +244,5 @@ class Scorer:
         return torch.cat([questions, loss_direction(objective, theta, self.held_out, batch_size=self.batch_size)])
 
     def _probe(self) -> Rows:
-        chosen = np.random.default_rng(self.scoring["seed"]).permutation(len(self.rows))[:PROBE_ROWS]
+        chosen = np.random.default_rng(self.config.seed).permutation(len(self.rows))[:PROBE_ROWS]
         return self.rows.select(sorted(int(i) for i in chosen))

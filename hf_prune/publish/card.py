@@ -9,6 +9,7 @@ from urllib.parse import quote
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
+from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune.publish import scrub, templates
 from hf_prune.publish.escape import Safe, number, python, text
 from hf_prune.publish.merge import markers, merge
@@ -22,19 +23,6 @@ _UNKNOWN_TRAINING: dict[str, Any] = {
     "optimizer": {"name": None},
     "run": {"total_steps": None},
     "seeds": {"seed": None},
-}
-_INFLUENCE_DEFAULTS = {"space": "outputs", "mode": "expected", "directions": 64, "seed": 0, "column": "influence"}
-_PRUNE_DEFAULTS = {
-    "method": "influence",
-    "difficulty": "auto",
-    "cost": None,
-    "harmful": "keep",
-    "centred": True,
-    "features": None,
-    "balance": None,
-    "buckets": "auto",
-    "column": "influence",
-    "seed": 0,
 }
 
 
@@ -71,7 +59,7 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
         ),
         license=_license(origin["license"]),
         shown_classes=list((provenance["selection"]["certificate"]["classes_before"] or {}).items())[:_CLASSES],
-        influence_arguments=_arguments(provenance["influence"] or {}, _INFLUENCE_DEFAULTS, lead=", "),
+        influence_arguments=_influence_arguments(provenance["influence"]),
         prune_arguments=_prune_arguments(provenance["selection"]["arguments"]),
     )
     return merge(existing, fresh, config_name)
@@ -203,13 +191,18 @@ def _interval(observed: Mapping[str, Any] | None, name: str) -> Safe:
 
 
 def _prune_arguments(arguments: Mapping[str, Any]) -> str:
-    size = "keep" if arguments["keep"] is not None else "epsilon"
-    return f"{size}={python(arguments[size])}{_arguments(arguments, _PRUNE_DEFAULTS, lead=', ')}"
-
-
-def _arguments(values: Mapping[str, Any], defaults: Mapping[str, Any], lead: str) -> str:
     """The arguments that differ from the defaults, as Python writes them."""
-    changed = [
-        f"{name}={python(values[name])}" for name in defaults if name in values and values[name] != defaults[name]
-    ]
-    return "".join(lead + item for item in changed)
+    return _keywords(SelectionConfig.from_dict(arguments).changed())
+
+
+def _influence_arguments(influence: Mapping[str, Any] | None) -> str:
+    """The same of `add_influence`, after other arguments; what it chooses by itself is left to it."""
+    if influence is None:
+        return ""
+    named = {name: influence[name] for name in ("mode", "space", "directions", "seed", "column") if name in influence}
+    changed = _keywords(ScoringConfig.from_dict(named).changed())
+    return f", {changed}" if changed else ""
+
+
+def _keywords(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={python(value)}" for name, value in values.items())

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.io import write_bytes
 from hf_prune.publish import card, jsonld, provenance
 
@@ -106,7 +107,7 @@ def _id_table(pruned: Any, document: Mapping[str, Any], include_scores: bool, in
         columns["kept"] = pa.array(np.isin(ids, kept, assume_unique=True))
     if include_scores:
         scored = pruned._source
-        names = provenance.score_columns(scored, pruned.selection.arguments["column"])
+        names = InfluenceColumns(pruned.selection.config.column).among(scored.column_names)
         rows = scored.select_columns(names).select(ids.tolist()).with_format("arrow")[:]
         columns |= {name: rows[name] for name in names}
     # without the metadata of pandas or `datasets`: equal ids make equal bytes

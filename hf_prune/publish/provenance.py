@@ -1,6 +1,7 @@
 """provenance.json: what is needed to make the same subset again, and to trust it.
 
-Every field is taken from an allow-list, and the whole is checked for secrets and local paths before it gets out.
+What the run's manifest says is taken from an allow-list, and the whole is checked for secrets and local paths before
+it gets out.
 What is not known is null, which the card spells as "unknown".
 """
 
@@ -10,18 +11,24 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
+from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
+from hf_prune._core.records import Observed, RecordedRun, ScoringRecord
 from hf_prune.publish import scrub, source
 from hf_prune.selection.pruned import PrunedDataset
 
 SCHEMA_VERSION = 1
+
+_OF_LOSS = ("recorded_share", "held_out_curvature")
+"""Fields of a [`ScoringRecord`] beside its config and its run."""
 
 _LIBRARIES = (
     "accelerate",
@@ -35,22 +42,6 @@ _LIBRARIES = (
     "transformers",
     "trl",
 )
-_ARGUMENTS = (
-    "keep",
-    "epsilon",
-    "method",
-    "difficulty",
-    "cost",
-    "harmful",
-    "centred",
-    "features",
-    "balance",
-    "buckets",
-    "column",
-    "seed",
-)
-_RESOLVED = ("kept", "balance", "difficulty", "buckets")
-_INFLUENCE = ("version", "engine", "mode", "space", "curvature", "directions", "seed", "column", "eval_digest")
 _GROUP = (
     "lr",
     "initial_lr",
@@ -85,24 +76,6 @@ _RUN = (
     "loss",
     "complete",
 )
-_OBSERVED = (
-    "metric",
-    "full",
-    "pruned",
-    "random",
-    "gap",
-    "random_gap",
-    "interval",
-    "seeds",
-    "protocol",
-    "greater_is_better",
-    "loss_change",
-    "loss_interval",
-    "random_loss_change",
-    "seconds_full",
-    "seconds_pruned",
-    "seconds_random",
-)
 OWN_NAMES = ("columns", "score_columns", "class_column", "classes_before", "classes_after", "balance", "column")
 """Fields that hold names of the dataset itself, which are published with its rows and may look like anything."""
 
@@ -126,9 +99,8 @@ def build(
         source_id (`str`, *optional*): `"org/name"` or `"org/name@commit"` of the dataset that was pruned. By default
             what `load_dataset` left is read; a dataset that was never on the Hub has none.
         license (`str`, *optional*): identifier of the source's licence, where its card is not at hand.
-        observed (`Mapping[str, Any]`, *optional*): what `verify` measured: `metric`, `full`, `pruned`, `random`,
-            `gap`, `random_gap`, `interval`, `seeds`, `protocol`, `greater_is_better`, `seconds_full`, `seconds_pruned`
-            and `seconds_random`; fields that are missing are unknown, others are refused.
+        observed (`Mapping[str, Any]`, *optional*): what `verify` measured, `Verification.observed()` or fields of
+            [`~hf_prune._core.records.Observed`]: those that are missing are unknown, others are refused.
         created (`str`, *optional*): ISO 8601 time in UTC; defaults to now.
 
     Returns:
@@ -144,7 +116,7 @@ def build(
         )
     selection = pruned.selection
     split = split or (str(pruned.split) if pruned.split is not None else "train")
-    scoring: Mapping[str, Any] = selection.scoring or {}
+    scoring = selection.scoring
     document = {
         "schema_version": SCHEMA_VERSION,
         "created": created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -154,12 +126,12 @@ def build(
         "source": _source(pruned, source_id, license),
         "result": _result(pruned),
         "selection": {
-            "arguments": dict.fromkeys(_ARGUMENTS) | scrub.pick(selection.arguments, _ARGUMENTS),
-            "resolved": dict.fromkeys(_RESOLVED) | scrub.pick(selection.arguments.get("resolved"), _RESOLVED),
+            "arguments": scrub.plain(selection.config.to_dict()),
+            "resolved": scrub.plain(selection.resolved),
             "certificate": scrub.plain(selection.certificate.to_dict()),
         },
-        "influence": scrub.pick(scoring["influence"], _INFLUENCE) if scoring.get("influence") else None,
-        "training": _training(scoring["trajectory"]) if scoring.get("trajectory") else None,
+        "influence": None if scoring is None else _influence(scoring),
+        "training": None if scoring is None or scoring.run is None else _training(scoring.run),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
         "observed": observe(observed),
     }
@@ -177,11 +149,6 @@ def ids_digest(ids: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i8").tobytes()).hexdigest()
 
 
-def score_columns(dataset: Dataset, column: str) -> list[str]:
-    """The influence columns that a dataset has, `column` being the name of the first."""
-    return [name for name in (column, f"{column}_norm", f"{column}_eval_loss") if name in dataset.column_names]
-
-
 def _source(pruned: Any, source_id: str | None, license: str | None) -> dict[str, Any]:
     found = source.find(pruned, source_id)
     return {
@@ -197,7 +164,7 @@ def _source(pruned: Any, source_id: str | None, license: str | None) -> dict[str
 
 
 def _result(pruned: Any) -> dict[str, Any]:
-    scores = score_columns(pruned, pruned.selection.arguments["column"])
+    scores = InfluenceColumns(pruned.selection.config.column).among(pruned.column_names)
     columns = column_digests(pruned, [name for name in pruned.column_names if name not in scores])
     return {
         "rows": len(pruned),
@@ -208,13 +175,47 @@ def _result(pruned: Any) -> dict[str, Any]:
     }
 
 
-def _training(trajectory: Mapping[str, Any]) -> dict[str, Any]:
-    manifest: Mapping[str, Any] = trajectory.get("manifest") or {}
+def scoring_record(document: Mapping[str, Any]) -> ScoringRecord | None:
+    """
+    Returns how the columns were made as far as a provenance says it: the inverse of what `build` makes of a record.
+
+    Raises:
+        `ValueError`: if the provenance has fields that this version does not know.
+    """
+    if document["influence"] is None:
+        return None
+    config = dict(document["influence"])
+    of_loss = {name: config.pop(name, None) for name in _OF_LOSS}
+    run = None if document["training"] is None else _run(document["training"])
+    return ScoringRecord(ScoringConfig.from_dict(config), run, **of_loss)
+
+
+def _influence(scoring: ScoringRecord) -> dict[str, Any]:
+    return scrub.plain(scoring.config.to_dict() | {name: getattr(scoring, name) for name in _OF_LOSS})
+
+
+def _run(training: Mapping[str, Any]) -> RecordedRun:
+    model = training["model"]
+    manifest = {
+        **training["run"],
+        "model": {"class": model["class"], "name_or_path": model["id"], "revision": model["revision"]},
+        "parameters": [{"shape": [model["parameters"]]}] if model["parameters"] else [],
+        "optimizer": training["optimizer"],
+        "schedule": training["schedule"],
+        "seeds": training["seeds"],
+        "versions": training["versions"],
+    }
+    return RecordedRun(training["trajectory_digest"], manifest)
+
+
+def _training(run: RecordedRun) -> dict[str, Any]:
+    """A manifest may come from strangers and hold anything: what is published of it is on an allow-list."""
+    manifest = run.manifest
     model = manifest.get("model") or {}
     optimizer = manifest.get("optimizer") or {}
     revision = scrub.commit(model.get("revision"))
     return {
-        "trajectory_digest": trajectory.get("digest"),
+        "trajectory_digest": run.digest,
         "model": {
             "class": scrub.plain(model.get("class")),
             "id": scrub.hub_id(model.get("name_or_path")),
@@ -237,14 +238,19 @@ def _size(parameters: Any) -> int | None:
 
 
 def observe(observed: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """
+    Returns what retraining showed, with all its fields.
+
+    Raises:
+        `ValueError`: if it names no metric, or a field that [`Observed`] does not have.
+    """
     if observed is None:
         return None
-    unknown = sorted(set(observed) - set(_OBSERVED))
+    known = [field.name for field in fields(Observed)]
+    unknown = sorted(set(observed) - set(known))
     if unknown:
-        raise ValueError(f"observed has no field {unknown[0]!r}: its fields are {', '.join(_OBSERVED)}.")
-    if not isinstance(observed.get("metric"), str):
-        raise ValueError("observed names no metric: pass for example observed={'metric': 'accuracy', 'gap': 0.01}.")
-    return dict.fromkeys(_OBSERVED) | scrub.pick(observed, _OBSERVED)
+        raise ValueError(f"observed has no field {unknown[0]!r}: its fields are {', '.join(known)}.")
+    return scrub.plain(Observed(**{"metric": None} | dict(observed)).to_dict())
 
 
 def _version(name: str) -> str | None:

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+from hf_prune._core.columns import InfluenceColumns
 from hf_prune.publish import card, files, provenance
 from hf_prune.selection.pruned import PrunedDataset
 
@@ -164,7 +165,7 @@ def _parts(pruned: Any, split: str | None) -> tuple[Any, Dataset | DatasetDict, 
             "plain splits or under another config_name."
         )
     part = pruned[found[0]]
-    scores = provenance.score_columns(part, part.selection.arguments["column"])
+    scores = InfluenceColumns(part.selection.config.column).among(part.column_names)
     if any(set(scores) - set(rows.column_names) for rows in pruned.values()):
         part = part.remove_columns(scores)  # the splits of a config have the same columns
     plain = {name: _plain(part if name == found[0] else rows) for name, rows in pruned.items()}

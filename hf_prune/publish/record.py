@@ -12,7 +12,8 @@ from huggingface_hub import HfApi
 
 from hf_prune.publish import card, files, limits, rows, scrub, templates
 from hf_prune.publish.limits import ReplayError
-from hf_prune.publish.provenance import SCHEMA_VERSION, ids_digest
+from hf_prune.publish.provenance import SCHEMA_VERSION, ids_digest, scoring_record
+from hf_prune.selection import Certificate, Selection, SelectionConfig
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,22 @@ class Record:
                 [f"their SHA-256 is {ids_digest(kept)}, and {recorded['kept_ids_digest']} in {files.PROVENANCE}"],
             )
         return cls(document, kept, repo_id, commit)
+
+    def selection(self) -> Selection:
+        """Returns the selection that was published: publishing it again makes the same provenance.
+
+        Raises:
+            `ValueError`: if the provenance has fields that this version does not know.
+        """
+        recorded = self.provenance["selection"]
+        return Selection(
+            keep_indices=self.keep_indices,
+            drop_indices=np.setdiff1d(np.arange(self.provenance["source"]["rows"]), self.keep_indices),
+            certificate=Certificate.from_dict(recorded["certificate"]),
+            config=SelectionConfig.from_dict(recorded["arguments"]),
+            resolved=recorded["resolved"],
+            scoring=scoring_record(self.provenance),
+        )
 
     def source_rows(self, token: str | None = None) -> Dataset:
         """Loads the recorded source from the Hub at its recorded commit."""

@@ -11,14 +11,14 @@ from datasets import Dataset
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 
+from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.digest import column_digests
+from hf_prune._core.info import require_scoring
 from hf_prune.publish.limits import ReplayError
-from hf_prune.publish.provenance import combine, score_columns
+from hf_prune.publish.provenance import combine, scoring_record
 from hf_prune.publish.record import Record
 
 logger = logging.getLogger(__name__)
-
-_SCORING = ("engine", "mode", "space", "curvature", "directions", "seed", "column")
 
 
 def replay(
@@ -183,22 +183,22 @@ def _select_again(
     from hf_prune.influence.api import add_influence
     from hf_prune.selection import select
 
-    known = record.provenance["influence"]
+    known = scoring_record(record.provenance)
     if known is None:
-        raise ReplayError("The provenance does not say how the scores were made: only level 1 can be replayed.", [])
-    arguments = {name: known[name] for name in _SCORING if name in known} | scoring
-    plain = rows.remove_columns(score_columns(rows, known["column"]))
+        raise ReplayError("The provenance does not say how the scores were made: only level 1 can be replayed.")
+    plain = rows.remove_columns(InfluenceColumns(known.config.column).among(rows.column_names))
+    arguments = known.config.arguments() | scoring
     scored = add_influence(plain, trajectory, model=model, eval_dataset=eval_dataset, **arguments)
     selection = select(scored, **record.provenance["selection"]["arguments"])
-    now = (selection.scoring or {}).get("influence", {})
+    now, before = require_scoring(scored), known.config.to_dict()
     differences = [
-        f"{name} is {now.get(name)}, and {known[name]} was recorded" for name in known if now.get(name) != known[name]
+        f"{name} is {value}, and {before[name]} was recorded"
+        for name, value in now.config.to_dict().items()
+        if value != before[name]
     ]
-    run, recorded = (selection.scoring or {}).get("trajectory", {}), record.provenance["training"] or {}
-    if run.get("digest") != recorded.get("trajectory_digest"):
-        differences.append(
-            f"the trajectory has digest {run.get('digest')}, and {recorded.get('trajectory_digest')} was recorded"
-        )
+    digests = [None if run is None else run.digest for run in (now.run, known.run)]
+    if digests[0] != digests[1]:
+        differences.append(f"the trajectory has digest {digests[0]}, and {digests[1]} was recorded")
     return selection.keep_indices, differences
 
 

@@ -35,7 +35,7 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
     ids = np.arange(len(rows)) if whole else selection.keep_indices
     if whole:
         kept[selection.drop_indices] = False
-    scored = ScoredRows(rows, ids, kept, selection.arguments["column"])
+    scored = ScoredRows(rows, ids, kept, selection.config.column)
     norm = scored.numbers("norm")
     return {
         "rate": round(1 - certificate.kept / certificate.n, 4),

@@ -10,6 +10,7 @@ from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_prune._core.columns import InfluenceColumns
 from hf_prune.report import draw
 from hf_prune.report.data import Curve, Gap
 from hf_prune.selection import Certificate, Selection
@@ -82,7 +83,7 @@ def plot_influence(rows: Dataset, selection: Selection | None = None, *, column:
     Raises:
         `ValueError`: If the rows have no such column, or the selection is of other rows.
     """
-    name = f"{column}_norm"
+    name = InfluenceColumns(column).norm
     if name not in rows.column_names:
         raise ValueError(f"The dataset has no column {name!r}: score it with add_influence, or pass `column=`.")
     norms = np.asarray(rows.with_format("numpy", columns=[name])[:][name], dtype=np.float32)

@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from transformers.utils import logging
 
+from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.checks import check_dataset, row_positions
 from hf_prune.model.objective import Objective
@@ -25,7 +26,6 @@ from hf_prune.trajectory.visits import read_visits
 
 logger = logging.get_logger(__name__)
 
-LAST_LAYER = "last_layer_influence"
 COLUMNS = ("el2n", "grand", "forgetting", "aum", "loss", "confidence", "variability")
 # Columns made by another version of the computation must not pass for these.
 VERSION = "scores/v1"

@@ -1,9 +1,11 @@
-"""Choosing the rows that stay: a linear program on the influence columns, its baselines, and the certificate."""
+"""Choosing the rows that stay: methods, the solver behind the library's own, and the certificate."""
 
-from .certificate import Certificate
-from .path import prune_path
-from .prune import prune, select
-from .pruned import PrunedDataset
-from .selection import Selection
+from hf_prune._core.config import SelectionConfig
+from hf_prune.selection import methods as methods  # registers them
+from hf_prune.selection.api import prune, select
+from hf_prune.selection.certificate import Certificate
+from hf_prune.selection.path import prune_path
+from hf_prune.selection.pruned import PrunedDataset
+from hf_prune.selection.selection import Selection
 
-__all__ = ["Certificate", "PrunedDataset", "Selection", "prune", "prune_path", "select"]
+__all__ = ["Certificate", "PrunedDataset", "Selection", "SelectionConfig", "prune", "prune_path", "select"]

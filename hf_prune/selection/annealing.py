@@ -1,35 +1,14 @@
-"""The discrete program of the ICLR 2023 method, by simulated annealing."""
+"""Rows whose vectors sum to little, by simulated annealing."""
 
 from __future__ import annotations
 
 import numpy as np
 from datasets.utils import tqdm
 
-from .choice import Choice
-from .options import Options
-from .problem import Problem
-
-COLUMN = "last_layer_influence"
 SWAPS = 20
 """Swaps tried in the annealing, for each row of the dataset."""
 SLOW = 100_000
 """Swaps above which a progress bar is shown."""
-
-
-def iclr2023(problem: Problem, dropped: int, options: Options) -> Choice:
-    """
-    Drops the rows whose summed influence on the last layer is shortest; classes are left to chance.
-
-    Dataset Pruning: Reducing Training Data by Examining Generalization Influence, Yang et al.,
-    [arXiv 2205.09329](https://hf.co/papers/2205.09329), with `cardinality` given.
-    """
-    if COLUMN not in problem.dataset.column_names:
-        raise ValueError(
-            f"method='iclr2023' needs the column {COLUMN!r}: make it with `add_scores(dataset, trajectory, "
-            "model=model, last_layer=True)`."
-        )
-    vectors = problem.table(COLUMN).take(np.arange(problem.n))
-    return Choice(anneal(vectors, dropped, options.seed)[0], resolved={"balance": False})
 
 
 def anneal(vectors: np.ndarray, removed: int, seed: int) -> tuple[np.ndarray, float]:

@@ -16,11 +16,11 @@ import numpy as np
 from datasets.utils import tqdm
 from joblib import Parallel, delayed
 
-from .classes import largest_remainder
-from .geometry import herd
-from .linear import solve
-from .problem import Problem
-from .rounding import refine, round_to_counts, swap_pool
+from hf_prune.selection.classes import largest_remainder
+from hf_prune.selection.distances import herd
+from hf_prune.selection.linear import solve
+from hf_prune.selection.problem import Problem
+from hf_prune.selection.rounding import refine, round_to_counts, swap_pool
 
 AUTO_ABOVE = 20_000
 """Rows above which `buckets="auto"` makes more than one bucket."""

@@ -8,19 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from hf_prune._core.config import UNITS
 from hf_prune._core.notebook import certificate_html
-
-from .harm import Harm
-from .problem import Problem
+from hf_prune._core.records import ScoringRecord
+from hf_prune.selection.harm import Harm
+from hf_prune.selection.problem import Problem
 
 DRAWS = 32
 """Random subsets that a selection is compared with."""
-
-UNITS = {
-    "outputs": "RMS shift of a held-out logit vector",
-    "parameters": "L2 shift of the trained parameters",
-}
-"""What the L2 norm over all directions estimates, by the space that the directions were drawn in."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ def certify(
     method: str,
     seed: int,
     epsilon: float | None = None,
-    scoring: Mapping[str, Any] | None = None,
+    scoring: ScoringRecord | None = None,
     notes: tuple[str, ...] = (),
     harm: Harm | None = None,
 ) -> Certificate:
@@ -179,7 +174,7 @@ def certify(
         method (`str`): How they were chosen.
         seed (`int`): Draws the random subsets.
         epsilon (`float`, *optional*): The bound that was asked for, if one was.
-        scoring (`dict`, *optional*): What is known of the influence columns, `dataset.info.hf_prune`.
+        scoring (`ScoringRecord`, *optional*): What is known of the influence columns.
         notes (`tuple[str, ...]`): Notes of the method.
         harm (`Harm`, *optional*): The rows among the dropped ones that went first as harmful.
     """
@@ -204,7 +199,7 @@ def certify(
         kept=problem.n - m,
         k=problem.k,
         audit=problem.audit,
-        units=_units(scoring),
+        units=UNITS["outputs"] if scoring is None else scoring.config.units,
         predicted_shift=float(totals[0]),
         solver_residual=float(solver[0]),
         audit_residual=None if audit is None else float(audit[0]),
@@ -225,16 +220,17 @@ def certify(
     )
 
 
-def _of_the_whole_run(losses: np.ndarray, shifts: np.ndarray | None, scoring: Mapping[str, Any] | None) -> np.ndarray:
+def _of_the_whole_run(losses: np.ndarray, shifts: np.ndarray | None, scoring: ScoringRecord | None) -> np.ndarray:
     """
     First-order changes of the held-out loss `(sets,)` in the window to what training again without the rows changes.
 
     `c / w + h/2 (r / w)^2`: r is the shift of the logits that the audit directions tell, h the loss's mean curvature
     in them, and w the share of the steps that were recorded; those before are taken to count as much.
     """
-    known = (scoring or {}).get("influence", {})
-    share, curvature = known.get("recorded_share"), known.get("held_out_curvature")
-    if shifts is None or not share or curvature is None or known.get("space") != "outputs":
+    if scoring is None or shifts is None or scoring.config.space != "outputs":
+        return losses
+    share, curvature = scoring.recorded_share, scoring.held_out_curvature
+    if not share or curvature is None:
         return losses
     return losses / share + 0.5 * curvature * (shifts / share) ** 2
 
@@ -262,18 +258,13 @@ def _class_counts(problem: Problem, kept: np.ndarray) -> tuple[dict[str, int] | 
     return dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True))
 
 
-def _units(scoring: Mapping[str, Any] | None) -> str:
-    space = (scoring or {}).get("influence", {}).get("space", "outputs")
-    return UNITS.get(space, f"L2 norm of the influence column ({space})")
-
-
 def _honest_notes(
     problem: Problem,
     m: int,
     solver: float,
     audits: np.ndarray | None,
     epsilon: float | None,
-    scoring: Mapping[str, Any] | None,
+    scoring: ScoringRecord | None,
 ) -> tuple[str, ...]:
     notes = []
     audit = None if audits is None else float(audits[0])

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .problem import Problem
-from .rounding import round_to_counts
+from hf_prune.selection.problem import Problem
+from hf_prune.selection.rounding import round_to_counts
 
 
 @dataclass(frozen=True)

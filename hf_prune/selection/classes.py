@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
-from .columns import read_column
+from hf_prune.selection.columns import read_column
 
 LABEL_COLUMNS = ("label", "labels")
 """Columns taken for the classes when the user names none."""

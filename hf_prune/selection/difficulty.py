@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from .rounding import rank_within
+from hf_prune.selection.rounding import rank_within
 
 SATURATED_SHARE = 0.4
 """Share of influential rows below which the model counts as saturated."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .classes import read_classes
-from .problem import Problem
+from hf_prune.selection.classes import read_classes
+from hf_prune.selection.problem import Problem
 
 RULE = (
     "the lowest margins (aum), of as many rows as were believed of another class over the recorded epochs (aum < 0) "

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from . import solve
-from .options import Options
-from .problem import read_problem
-from .prune import scoring_of
-from .pruned import PrunedDataset
+from hf_prune._core.config import SelectionConfig
+from hf_prune._core.info import scoring_of
+from hf_prune._core.signature import takes
+from hf_prune.selection import pipeline
+from hf_prune.selection.method import method_of
+from hf_prune.selection.problem import read_problem
+from hf_prune.selection.pruned import PrunedDataset
 
 RATES = (0.3, 0.5, 0.7)
 
 
+@takes(SelectionConfig, "keep", "epsilon")
 def prune_path(
     dataset: Dataset, rates: Sequence[float] = RATES, *, nested: bool = False, **options: Any
 ) -> dict[float, PrunedDataset]:
@@ -34,7 +37,7 @@ def prune_path(
             Whether each rate keeps only rows that the smaller rates keep too. Such a chain is a little worse than each
             rate on its own, and comes from this call alone: `prune` with the same arguments does not make it again.
         **options:
-            Arguments of [`prune`] other than `keep`, `epsilon` and `split`.
+            The fields of [`SelectionConfig`] other than `keep` and `epsilon`.
 
     Returns:
         `dict[float, PrunedDataset]`: The pruned datasets by rate, in the order of `rates`.
@@ -55,13 +58,14 @@ def prune_path(
     for rate in rates:
         if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 <= rate < 1:
             raise ValueError(f"rate {rate!r} is not in [0, 1): pass shares of rows to drop, such as rates=[0.3, 0.5].")
-    first = Options(keep=1.0, **options)
+    first = SelectionConfig.of(keep=1.0, **options)
+    method = method_of(first)
     problem = read_problem(dataset, first.column, first.balance, first.centred)
     gone = np.zeros(problem.n, dtype=bool)
     found: dict[float, PrunedDataset] = {}
     for rate in sorted(rates):
         chosen = replace(first, keep=round(1 - float(rate), 12))
-        selection = solve.selection(problem, chosen, scoring_of(dataset, first.column), gone)
+        selection = pipeline.run(problem, chosen, method, scoring_of(dataset, first.column), gone)
         if nested:
             gone = np.isin(np.arange(problem.n), selection.drop_indices)
         found[rate] = PrunedDataset.from_source(dataset, selection)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from datasets import Dataset
 
-from .classes import Classes, read_classes
-from .columns import check_dataset, read_scalars
-from .vectors import Vectors, mean_of, read_vectors
+from hf_prune._core.columns import InfluenceColumns
+from hf_prune.selection.classes import Classes, read_classes
+from hf_prune.selection.columns import check_dataset, read_scalars
+from hf_prune.selection.vectors import Vectors, mean_of, read_vectors
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def read_problem(dataset: Dataset, column: str, balance: str | bool | None, cent
 
     Args:
         dataset (`Dataset`): Dataset with the columns that `add_influence` writes.
-        column (`str`): Name of the influence column; the others are `{column}_norm` and `{column}_eval_loss`.
+        column (`str`): Name of the influence column.
         balance (`str`, `False` or `None`): See [`prune`].
         centred (`bool`, *optional*, defaults to `True`): See [`prune`].
 
@@ -140,7 +141,8 @@ def read_problem(dataset: Dataset, column: str, balance: str | bool | None, cent
             f"`add_influence(..., directions={n})` or fewer, or add rows."
         )
     mean = mean_of(vectors, column)
-    norm = read_scalars(dataset, f"{column}_norm")
-    eval_loss = read_scalars(dataset, f"{column}_eval_loss") if f"{column}_eval_loss" in dataset.column_names else None
+    columns = InfluenceColumns(column)
+    norm = read_scalars(dataset, columns.norm)
+    eval_loss = read_scalars(dataset, columns.eval_loss) if columns.eval_loss in dataset.column_names else None
     classes = read_classes(dataset, balance)
     return Problem(dataset, vectors, norm, eval_loss, classes, mean if centred else np.zeros(k), centred)

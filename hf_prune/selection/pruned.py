@@ -8,9 +8,9 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.digest import column_digests, content_digest
-
-from .selection import Selection
+from hf_prune.selection.selection import Selection
 
 
 class PrunedDataset(Dataset):
@@ -58,8 +58,8 @@ class PrunedDataset(Dataset):
 
     @property
     def _source_names(self) -> list[str]:
-        column = self.selection.arguments["column"]
-        return [name for name in self._source.column_names if name not in influence_columns(column)]
+        scores = InfluenceColumns(self.selection.config.column)
+        return [name for name in self._source.column_names if name not in scores]
 
     @cached_property
     def source_columns(self) -> dict[str, str]:
@@ -121,11 +121,6 @@ def _publish() -> ModuleType:
     from hf_prune.publish import methods
 
     return methods
-
-
-def influence_columns(column: str) -> tuple[str, str, str]:
-    """Names of the columns that `add_influence(column=...)` writes."""
-    return column, f"{column}_norm", f"{column}_eval_loss"
 
 
 def _plain(dataset: Dataset) -> Dataset:

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_prune._core.config import SelectionConfig
 from hf_prune._core.io import write_bytes
 from hf_prune._core.notebook import selection_html
-
-from .certificate import Certificate
+from hf_prune._core.records import ScoringRecord
+from hf_prune.selection.certificate import Certificate
 
 SCHEMA_VERSION = 1
 SELECTION_FILE = "selection.json"
@@ -32,15 +33,17 @@ class Selection:
         keep_indices (`np.ndarray`): Rows that stay, sorted, int64 of shape `(kept,)`.
         drop_indices (`np.ndarray`): Rows that go, sorted, int64 of shape `(n - kept,)`.
         certificate (`Certificate`): What is predicted of the subset, beside random subsets.
-        arguments (`dict`): The arguments of the call; under `"resolved"` the values that were left to it.
-        scoring (`dict`, *optional*): How the influence columns were made, `dataset.info.hf_prune`.
+        config (`SelectionConfig`): What was asked for.
+        resolved (`dict`): Values that were left to the call, such as the number of rows and the column of classes.
+        scoring (`ScoringRecord`, *optional*): How the influence columns were made.
     """
 
     keep_indices: np.ndarray
     drop_indices: np.ndarray
     certificate: Certificate
-    arguments: dict[str, Any]
-    scoring: dict[str, Any] | None = None
+    config: SelectionConfig
+    resolved: dict[str, Any]
+    scoring: ScoringRecord | None = None
 
     def __post_init__(self) -> None:
         for name in ID_FILES:
@@ -60,7 +63,8 @@ class Selection:
         if not isinstance(other, Selection):
             return NotImplemented
         return np.array_equal(self.keep_indices, other.keep_indices) and (
-            (self.certificate, self.arguments, self.scoring) == (other.certificate, other.arguments, other.scoring)
+            (self.certificate, self.config, self.resolved, self.scoring)
+            == (other.certificate, other.config, other.resolved, other.scoring)
         )
 
     def __hash__(self) -> int:
@@ -95,9 +99,10 @@ class Selection:
             write_bytes(directory / file, content)
         head = {
             "schema_version": SCHEMA_VERSION,
-            "arguments": self.arguments,
+            "arguments": self.config.to_dict(),
+            "resolved": self.resolved,
             "certificate": self.certificate.to_dict(),
-            "scoring": self.scoring,
+            "scoring": None if self.scoring is None else self.scoring.to_dict(),
             "sha256": digests,
         }
         write_bytes(directory / SELECTION_FILE, (json.dumps(head, indent=2) + "\n").encode())
@@ -118,8 +123,13 @@ class Selection:
         head = _read_head(directory)
         ids = {name: _read_ids(directory / file, head["sha256"].get(file)) for name, file in ID_FILES.items()}
         try:
-            certificate = Certificate.from_dict(head["certificate"])
-            return cls(**ids, certificate=certificate, arguments=head["arguments"], scoring=head["scoring"])
+            return cls(
+                **ids,
+                certificate=Certificate.from_dict(head["certificate"]),
+                config=SelectionConfig.from_dict(head["arguments"]),
+                resolved=head["resolved"],
+                scoring=None if head["scoring"] is None else ScoringRecord.from_dict(head["scoring"]),
+            )
         except (ValueError, TypeError, KeyError) as error:
             file = directory / SELECTION_FILE
             raise ValueError(f"{file} is damaged ({error}): save the selection again.") from error
@@ -147,7 +157,7 @@ def _read_head(directory: Path) -> dict[str, Any]:
             f"{file} is of schema version {version}, newer than {SCHEMA_VERSION}, which this version reads: upgrade "
             "hf-prune."
         )
-    missing = {"arguments", "certificate", "scoring", "sha256"} - set(head)
+    missing = {"arguments", "certificate", "resolved", "scoring", "sha256"} - set(head)
     if missing or not isinstance(head["sha256"], dict):
         raise ValueError(f"{file} lacks {sorted(missing) or ['sha256']}: save the selection again.")
     return head

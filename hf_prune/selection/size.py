@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from datasets.utils import tqdm
 
-from .buckets import SLOW
-from .choice import Choice
-from .problem import Problem
+from hf_prune.selection.buckets import SLOW
+from hf_prune.selection.choice import Choice
+from hf_prune.selection.problem import Problem
 
 STEPS = 1024
 """The size is found to n / 1024 rows (exactly below 1024 rows): one solution more for each doubling."""

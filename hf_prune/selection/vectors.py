@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .columns import check_finite, find_column, read_column
+from hf_prune.selection.columns import check_finite, find_column, read_column
 
 BLOCK = 16_384
 """Rows that are worked on at a time."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hf_prune._core.records import Observed
+
 LEVEL = 0.95
 """Level of all intervals."""
 
@@ -197,24 +199,24 @@ class Verification:
     def observed(self) -> dict[str, Any]:
         """What card and provenance say of it: the `observed` of `push_to_hub`."""
         loss, random_loss = self.loss_change, self.random_loss_change
-        return {
-            "metric": self.metric,
-            "greater_is_better": self.greater_is_better,
-            "full": self.full.metric.mean,
-            "pruned": self.pruned.metric.mean,
-            "random": None if self.random is None else self.random.metric.mean,
-            "gap": self.gap.mean,
-            "random_gap": None if self.random_gap is None else self.random_gap.mean,
-            "interval": None if self.gap.interval is None else list(self.gap.interval),
-            "loss_change": None if loss is None else loss.mean,
-            "loss_interval": None if loss is None or loss.interval is None else list(loss.interval),
-            "random_loss_change": None if random_loss is None else random_loss.mean,
-            "seeds": len(self.full.runs),
-            "protocol": f"equal {self.budget}, gaps paired by seed, 95 % Student t interval over seeds",
-            "seconds_full": self.full.seconds,
-            "seconds_pruned": self.pruned.seconds,
-            "seconds_random": None if self.random is None else self.random.seconds,
-        }
+        return Observed(
+            metric=self.metric,
+            greater_is_better=self.greater_is_better,
+            full=self.full.metric.mean,
+            pruned=self.pruned.metric.mean,
+            random=None if self.random is None else self.random.metric.mean,
+            gap=self.gap.mean,
+            random_gap=None if self.random_gap is None else self.random_gap.mean,
+            interval=None if self.gap.interval is None else list(self.gap.interval),
+            loss_change=None if loss is None else loss.mean,
+            loss_interval=None if loss is None or loss.interval is None else list(loss.interval),
+            random_loss_change=None if random_loss is None else random_loss.mean,
+            seeds=len(self.full.runs),
+            protocol=f"equal {self.budget}, gaps paired by seed, 95 % Student t interval over seeds",
+            seconds_full=self.full.seconds,
+            seconds_pruned=self.pruned.seconds,
+            seconds_random=None if self.random is None else self.random.seconds,
+        ).to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """All runs, and the estimates beside them for readers of the JSON."""

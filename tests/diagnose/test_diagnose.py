@@ -16,9 +16,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, add_influence
+from hf_prune._core.info import with_scoring
 from hf_prune.cli import runs
 from hf_prune.diagnose import Diagnosis, diagnose
-from hf_prune.influence.info import with_scoring
 from tests import toys
 
 Run = tuple[Dataset, Dataset, Path, nn.Module]
@@ -62,7 +62,7 @@ def test_good_scores_are_trusted(diagnosis: Diagnosis) -> None:
     assert diagnosis.steps == (30, 60)
     assert diagnosis.rows == 80
     assert 0 < diagnosis.replay_error < 0.3
-    assert diagnosis.scoring["mode"] == "visits"
+    assert diagnosis.scoring.mode == "visits"
     small, large = diagnosis.groups[0].shift, diagnosis.groups[2].shift
     assert 0 < small < large
     assert diagnosis.noise_floor == diagnosis.conditions[0].shift > 0
@@ -116,7 +116,7 @@ def test_columns_of_a_scored_dataset_are_judged_and_not_computed_again(run: Run,
     _, held_out, record, model = run
     before = sorted((record / "scores").iterdir())
     found = diagnose(scored, record, model=model, eval_dataset=held_out, groups=(0.2,))
-    assert found.scoring == scored.info.hf_prune["influence"]
+    assert found.scoring == scored.info.hf_prune.config
     assert sorted((record / "scores").iterdir()) == before
     assert found.correlation > 0.9
 
@@ -148,7 +148,7 @@ def test_steps_bound_the_stretch_and_end_at_a_snapshot(run: Run, scored: Dataset
     marks = Trajectory.open(record).snapshot_steps
     found = diagnose(scored, record, model=model, eval_dataset=held_out, groups=(0.2,), steps=12)
     assert found.steps == (marks[0], max(mark for mark in marks if mark <= marks[0] + 12))
-    assert found.scoring["directions"] == 24
+    assert found.scoring.directions == 24
     assert found.correlation > 0.9
 
 

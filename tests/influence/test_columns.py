@@ -173,8 +173,8 @@ def test_the_dataset_remembers_how_it_was_scored(run):
     rows, held_out, record, model = run
     scored = add_influence(rows, record, model=model, eval_dataset=held_out, directions=4)
     kept = scored.select([3, 1]).map(lambda row: row)
-    assert kept.info.hf_prune["trajectory"]["digest"] == Trajectory.open(record).digest
-    assert kept.info.hf_prune["influence"]["curvature"] == "gauss-newton"
+    assert kept.info.hf_prune.run.digest == Trajectory.open(record).digest
+    assert kept.info.hf_prune.config.curvature == "gauss-newton"
     assert str(record.parent) not in repr(kept.info.hf_prune)
 
 

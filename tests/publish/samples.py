@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from hf_prune._core.config import ScoringConfig
+from hf_prune._core.info import with_scoring
+from hf_prune._core.records import RecordedRun, ScoringRecord
+
 DIRECTIONS = 16
 SCORES = ("influence", "influence_norm", "influence_eval_loss")
 
@@ -73,22 +77,10 @@ def scored(dataset: Dataset | None = None, seed: int = 0, run: dict[str, Any] | 
         dataset = dataset.add_column(name, list(column), feature=kind)
     if run is None:
         return dataset
-    from hf_prune.influence.info import with_scoring  # imports torch, which the clients of the Hub do without
-
-    influence_arguments = {
-        "version": "influence/v1",
-        "mode": "expected",
-        "space": "outputs",
-        "curvature": "gauss-newton",
-        "directions": DIRECTIONS,
-        "seed": 0,
-        "column": "influence",
-        "eval_digest": "e" * 64,
-    }
-    return with_scoring(
-        dataset,
-        {"trajectory": {"digest": "d" * 64, "manifest": run}, "influence": influence_arguments, "column_digests": {}},
+    config = ScoringConfig(
+        version="influence/v1", curvature="gauss-newton", directions=DIRECTIONS, eval_digest="e" * 64
     )
+    return with_scoring(dataset, ScoringRecord(config, RecordedRun("d" * 64, run), 0.5, 0.02))
 
 
 OBSERVED = {

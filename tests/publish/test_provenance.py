@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import socket
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetInfo
 
+from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune._core.digest import content_digest
+from hf_prune._core.records import Observed, ScoringRecord
 from hf_prune.publish import files, provenance, scrub, source, templates
-from hf_prune.selection import prune
+from hf_prune.selection import Certificate, prune
+from hf_prune.selection.harm import Harm
 from tests.publish import samples
 
 VALIDATOR = jsonschema.Draft202012Validator(templates.schema())
@@ -29,6 +33,10 @@ def everything(directory: Path, pruned: Any, **known: Any) -> str:
     return "\n".join(path.read_text("latin-1") for path in sorted(directory.rglob("*")) if path.is_file())
 
 
+def names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
 def test_schema_is_a_schema_and_strict():
     jsonschema.Draft202012Validator.check_schema(templates.schema())
     valid = provenance.build(prune(samples.scored(), keep=0.5))
@@ -39,6 +47,37 @@ def test_schema_is_a_schema_and_strict():
     ):
         with pytest.raises(jsonschema.ValidationError):
             VALIDATOR.validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("selection.arguments", names(SelectionConfig)),
+        ("selection.certificate", names(Certificate)),
+        ("selection.certificate.harm", names(Harm)),
+        ("influence", (names(ScoringConfig) | names(ScoringRecord)) - {"config", "run"}),
+        ("observed", names(Observed)),
+    ],
+)
+def test_schema_has_the_fields_of_the_dataclasses(path, fields):
+    part = templates.schema()
+    for name in path.split("."):
+        part = part["properties"][name]
+        part = next((kind for kind in part.get("anyOf", []) if kind.get("type") == "object"), part)
+    assert set(part["properties"]) == fields
+
+
+def test_every_option_and_what_came_of_it_is_published():
+    pruned = prune(samples.scored(run=samples.manifest()), keep=0.4, method="herding", features="x", seed=3)
+    document = provenance.build(pruned)
+    VALIDATOR.validate(document)
+    assert (
+        document["selection"]["arguments"]
+        == SelectionConfig(keep=0.4, method="herding", features="x", seed=3).to_dict()
+    )
+    assert document["selection"]["resolved"] == pruned.selection.resolved
+    assert document["influence"]["recorded_share"] == 0.5
+    assert document["influence"]["held_out_curvature"] == 0.02
 
 
 def test_document_is_valid_and_holds_the_run():
@@ -98,7 +137,6 @@ def test_planted_secrets_do_not_get_out(tmp_path, monkeypatch):
     samples.plain().to_json(home / "data" / "rows.jsonl")
     loaded = Dataset.from_json(str(home / "data" / "rows.jsonl"), cache_dir=str(home / "cache"))
     scored = samples.scored(loaded.cast(samples.plain().features), run=run)
-    scored.info.hf_prune["influence"]["cache_dir"] = str(home)
     scored.info.description = str(home)
     scored.info.download_checksums = {str(home / "data" / "rows.jsonl"): {"num_bytes": 1, "checksum": None}}
     published = everything(tmp_path / "published", prune(scored, keep=0.5), observed=samples.OBSERVED)

@@ -106,7 +106,7 @@ def test_scores_and_influence_stand_side_by_side(run: Any) -> None:
     influence = add_influence(rows, record, model=model, directions=4)
     both = add_scores(influence, record)
     assert both["influence_norm"] == influence["influence_norm"]
-    assert both.info.hf_prune["influence"]["directions"] == 4
+    assert both.info.hf_prune.config.directions == 4
     other = add_influence(add_scores(rows, record), record, model=model, directions=4)
     assert other["aum"] == both["aum"]
     assert other["influence_norm"] == both["influence_norm"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_prune.selection import select
-from hf_prune.selection.baselines import HARDER_IS, _evenly, ccs
-from hf_prune.selection.options import Options
+from hf_prune.selection import SelectionConfig, select
+from hf_prune.selection.hardness import HARDER_IS
+from hf_prune.selection.methods.ccs import ccs, evenly
 from hf_prune.selection.problem import read_problem
 from tests.selection.scored import scored, with_scores
 
@@ -58,7 +58,7 @@ def test_tdds_says_what_stands_in_for_its_variance():
 def test_strata_share_the_budget_evenly_and_spend_it_all(sizes, share):
     sizes = np.array(sizes)
     budget = int(share * sizes.sum())
-    kept = _evenly(sizes, budget)
+    kept = evenly(sizes, budget)
     assert kept.sum() == budget
     assert (kept <= sizes).all()
     short = kept < sizes  # strata that could give more: all of them give as many, up to one row
@@ -70,7 +70,7 @@ def test_strata_share_the_budget_evenly_and_spend_it_all(sizes, share):
 def test_ccs_cuts_the_hardest_and_covers_the_rest():
     aum = np.concatenate([np.linspace(-1, 0, 300), np.linspace(0, 4, 700) ** 3 / 16])
     data = read_problem(with_scores(scored(1000), aum=aum), "influence", None)
-    kept = ~ccs(data, 500, Options(keep=0.5), cut=0.2).dropped
+    kept = ~ccs(data, 500, SelectionConfig(keep=0.5), cut=0.2).dropped
     assert kept.sum() == 500
     assert not kept[:200].any()  # the lowest margins
     counts, edges = np.histogram(aum[200:], bins=50)

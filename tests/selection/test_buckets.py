@@ -50,7 +50,7 @@ def test_buckets_keep_counts_and_class_shares(keep):
     selection = select(scored(1000, k=8, label=label), keep, buckets=7)
     kept = np.bincount(label[selection.keep_indices])
     assert kept.tolist() == [700 * keep, 250 * keep, 50 * keep]
-    assert selection.arguments["resolved"]["buckets"] == 7
+    assert selection.resolved["buckets"] == 7
 
 
 def test_a_partition_has_every_row_once_and_even_classes():
@@ -64,8 +64,8 @@ def test_a_partition_has_every_row_once_and_even_classes():
 def test_large_datasets_get_buckets_by_themselves(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(buckets, "AUTO_ABOVE", 500)
     monkeypatch.setattr(buckets, "AUTO_ROWS", 300)
-    assert select(scored(500), 0.5).arguments["resolved"]["buckets"] == 1
-    assert select(scored(700), 0.5).arguments["resolved"]["buckets"] == 3
+    assert select(scored(500), 0.5).resolved["buckets"] == 1
+    assert select(scored(700), 0.5).resolved["buckets"] == 3
 
 
 def test_too_many_buckets_are_refused_with_the_most_that_go():

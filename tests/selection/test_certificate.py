@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import DatasetInfo
 
+from hf_prune._core.config import ScoringConfig, SelectionConfig
+from hf_prune._core.info import with_scoring
+from hf_prune._core.records import ScoringRecord
 from hf_prune.selection import Certificate, select
-from hf_prune.selection.baselines import random
 from hf_prune.selection.certificate import _random_masks, certify
-from hf_prune.selection.options import Options
+from hf_prune.selection.methods.random import random
 from tests.selection.scored import problem, scored
 
 
@@ -53,7 +54,7 @@ def test_a_window_speaks_for_the_whole_run_and_shifts_cost_by_curvature():
     losses = np.linspace(-1, 1, 200).astype("float32")
     data, dropped = problem(False, rows=200, influence_eval_loss=losses), np.arange(200) < 80
     plain = certify(data, dropped, method="test", seed=0)
-    known = {"influence": {"space": "outputs", "recorded_share": 0.5, "held_out_curvature": 0.2}}
+    known = ScoringRecord(ScoringConfig(), recorded_share=0.5, held_out_curvature=0.2)
     whole = certify(data, dropped, method="test", seed=0, scoring=known)
     second = 0.5 * 0.2 * (2 * plain.audit_residual) ** 2
     assert whole.predicted_eval_loss_change == pytest.approx(2 * plain.predicted_eval_loss_change + second)
@@ -83,7 +84,7 @@ def test_of_a_random_subset_all_residuals_estimate_the_shift():
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_method_random_is_not_compared_with_itself(seed):
     data = problem(False)
-    own = random(data, 200, Options(keep=0.5, seed=seed)).dropped
+    own = random(data, 200, SelectionConfig(keep=0.5, seed=seed)).dropped
     assert not any(np.array_equal(own, mask) for mask in _random_masks(400, 200, seed))
 
 
@@ -143,15 +144,10 @@ def test_few_directions_and_an_optimised_sketch_are_warned_of():
 def test_units_and_what_is_not_known_come_from_the_scoring():
     dataset = scored()
     assert any("unit is assumed" in note for note in select(dataset, 0.5).certificate.notes)
-
-    class Info(DatasetInfo):
-        pass
-
-    dataset._info = Info(**dataset.info.__dict__)
-    dataset.info.hf_prune = {"influence": {"space": "parameters"}}
-    selection = select(dataset, 0.5)
+    record = ScoringRecord(ScoringConfig(space="parameters"))
+    selection = select(with_scoring(dataset, record), 0.5)
     assert selection.certificate.units == "L2 shift of the trained parameters"
-    assert selection.scoring == {"influence": {"space": "parameters"}}
+    assert selection.scoring == record
     assert not any("unit is assumed" in note for note in selection.certificate.notes)
 
 

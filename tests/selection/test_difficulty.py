@@ -37,7 +37,7 @@ def helping(dataset: Dataset, sign: float = 1.0) -> Dataset:
 
 
 def _preference(dataset: Dataset, keep: float) -> dict[str, Any]:
-    return select(dataset, keep).arguments["resolved"]["difficulty"]
+    return select(dataset, keep).resolved["difficulty"]
 
 
 def _saturated() -> Dataset:
@@ -52,7 +52,7 @@ def _with_effect(dataset: Dataset, sign: float) -> Dataset:
 
 
 def _preference(dataset: Dataset, keep: float) -> dict[str, Any]:
-    return select(dataset, keep).arguments["resolved"]["difficulty"]
+    return select(dataset, keep).resolved["difficulty"]
 
 
 def _nearness(dataset: Dataset, kept: np.ndarray, among: np.ndarray) -> float:
@@ -76,7 +76,7 @@ def test_auto_keeps_the_hardest_of_a_saturated_model_and_represents_the_rest(buc
     assert 0.1 < hard < difficulty.HARD_MOST
     selection = select(dataset, 0.5, buckets=buckets)
     kept, labels = selection.keep_indices, np.array(dataset["label"])
-    assert selection.arguments["resolved"]["difficulty"]["kind"] == "cover"
+    assert selection.resolved["difficulty"]["kind"] == "cover"
     hardest = []
     for code in range(3):
         rows = np.flatnonzero(labels == code)
@@ -119,7 +119,7 @@ def test_a_cover_keeps_hard_rows_of_a_class_that_has_too_few_others():
     vectors = rng.normal(size=(220, 4)) * norm[:, None]
     dataset = scored(220, k=4, classes=2, influence=vectors, label=np.repeat([0, 1], [200, 20]))
     selection = select(dataset, 0.8)
-    assert selection.arguments["resolved"]["difficulty"]["cut"] > 0
+    assert selection.resolved["difficulty"]["cut"] > 0
     assert np.bincount(np.array(dataset["label"])[selection.keep_indices]).tolist() == [160, 16]
 
 
@@ -133,7 +133,7 @@ def test_with_less_room_fewer_hard_rows_are_kept_and_a_cut_is_a_part_of_what_goe
 
 def test_within_a_bound_auto_prefers_nothing():
     dataset = _saturated()
-    assert select(dataset, epsilon=1e-3).arguments["resolved"]["difficulty"]["kind"] == "none"
+    assert select(dataset, epsilon=1e-3).resolved["difficulty"]["kind"] == "none"
 
 
 @pytest.mark.parametrize(("norm", "share"), [([1.0] * 8, 1.0), ([0.0] * 7 + [3.0], 1 / 8), ([0.0] * 8, 1.0)])

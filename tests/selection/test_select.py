@@ -37,7 +37,7 @@ def test_keep_is_a_share_or_a_number_of_rows(keep, kept):
 
 def test_numpy_numbers_are_numbers():
     dataset = scored()
-    assert select(dataset, np.float32(0.5)).arguments["keep"] == 0.5
+    assert select(dataset, np.float32(0.5)).config.keep == 0.5
     assert select(dataset, np.int64(50)) == select(dataset, 50)
 
 
@@ -75,7 +75,7 @@ def test_class_shares_are_kept(method, keep):
     kept = np.bincount(label[selection.keep_indices])
     assert (np.abs(kept - keep * np.bincount(label)) < 1).all()
     assert selection.certificate.classes_after == {f"class {c}": count for c, count in enumerate(kept.tolist())}
-    assert selection.arguments["resolved"]["balance"] == "label"
+    assert selection.resolved["balance"] == "label"
 
 
 def test_without_balance_difficulty_may_change_the_classes():
@@ -88,7 +88,7 @@ def test_without_balance_difficulty_may_change_the_classes():
 
 def test_labels_that_are_scores_are_not_taken_for_classes():
     dataset = scored().remove_columns("label").add_column("label", list(range(400)))
-    assert select(dataset, 0.5).arguments["resolved"]["balance"] is False
+    assert select(dataset, 0.5).resolved["balance"] is False
 
 
 @pytest.mark.parametrize("values", [["b", "a"] * 200, [True, False] * 200, ["x", None] * 200])
@@ -104,7 +104,7 @@ def test_epsilon_is_respected(size):
     selection = select(dataset, epsilon=epsilon)
     kept = selection.certificate.kept
     assert selection.certificate.predicted_shift <= epsilon
-    assert selection.arguments["resolved"]["kept"] == kept < 300
+    assert selection.resolved["kept"] == kept < 300
     # one row fewer is too few: this is the border, up to what rounding makes of the next sizes
     assert select(dataset, kept - 1, difficulty=None).certificate.predicted_shift > epsilon
     np.testing.assert_array_equal(select(dataset, kept, difficulty=None).keep_indices, selection.keep_indices)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_prune.selection import Selection, select
+from hf_prune.selection import Selection, SelectionConfig, select
 from hf_prune.selection import selection as module
 from tests.selection.scored import scored
 
@@ -142,7 +142,7 @@ def test_ids_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         selection.keep_indices[0] = 3
     with pytest.raises(AttributeError):
-        selection.arguments = {}
+        selection.resolved = {}
 
 
 def test_ids_that_are_no_partition_are_refused():
@@ -153,11 +153,10 @@ def test_ids_that_are_no_partition_are_refused():
         replace(selection, keep_indices=selection.keep_indices[::-1])
 
 
-def test_arguments_hold_what_was_asked_and_what_came_of_it():
-    arguments = select(scored(), 0.5).arguments
-    assert arguments["difficulty"] == "auto"
-    assert arguments["balance"] is None
-    assert arguments["resolved"]["kept"] == 200
-    assert arguments["resolved"]["balance"] == "label"
-    assert arguments["resolved"]["buckets"] == 1
-    assert arguments["resolved"]["difficulty"]["kind"] == "cover"
+def test_a_selection_holds_what_was_asked_and_what_came_of_it():
+    selection = select(scored(), 0.5)
+    assert selection.config == SelectionConfig(keep=0.5)
+    assert selection.resolved["kept"] == 200
+    assert selection.resolved["balance"] == "label"
+    assert selection.resolved["buckets"] == 1
+    assert selection.resolved["difficulty"]["kind"] == "cover"

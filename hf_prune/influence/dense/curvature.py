@@ -11,7 +11,6 @@ from torch.func import grad, jvp, vjp, vmap
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.per_example import example_gradients, gauss_newton_factors
 
-KINDS = ("none", "fisher", "gauss-newton", "exact")
 # Up to so many logits an example, the Gauss-Newton matrix is factored example by example.
 FACTORED_LOGITS = 64
 # A cotangent's way through the network takes about so many vectors of the parameters' length.

@@ -1,0 +1,41 @@
+"""Names of the columns that scoring adds to a dataset: known here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+INFLUENCE = "influence"
+"""Name of the influence column where the user names none."""
+LAST_LAYER_INFLUENCE = "last_layer_influence"
+"""What `add_scores(..., last_layer=True)` adds and `method="iclr2023"` reads."""
+
+
+@dataclass(frozen=True)
+class InfluenceColumns:
+    """
+    The columns that `add_influence(..., column=vector)` writes.
+
+    Args:
+        vector (`str`, *optional*, defaults to `"influence"`): The influence vectors; the other names follow from it.
+    """
+
+    vector: str = INFLUENCE
+
+    @property
+    def norm(self) -> str:
+        """Length of the vector."""
+        return f"{self.vector}_norm"
+
+    @property
+    def eval_loss(self) -> str:
+        """Predicted change of the mean held-out loss if the row is removed; there only with held-out rows."""
+        return f"{self.vector}_eval_loss"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self.vector, self.norm, self.eval_loss))
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of the columns that are among `names`."""
+        there = set(names)
+        return [name for name in self if name in there]

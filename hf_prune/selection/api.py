@@ -1,0 +1,108 @@
+"""`prune` and `select`: from a scored dataset to the rows that the model needs."""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+from datasets import Dataset, DatasetDict
+
+from hf_prune._core.config import SelectionConfig
+from hf_prune._core.info import scoring_of
+from hf_prune._core.signature import takes
+from hf_prune.selection import pipeline
+from hf_prune.selection.method import method_of
+from hf_prune.selection.problem import read_problem
+from hf_prune.selection.pruned import PrunedDataset
+from hf_prune.selection.selection import Selection
+
+
+@overload
+def prune(
+    dataset: Dataset, keep: float | int | None = None, *, split: None = None, **options: Any
+) -> PrunedDataset: ...
+
+
+@overload
+def prune(dataset: DatasetDict, keep: float | int | None = None, *, split: str, **options: Any) -> DatasetDict: ...
+
+
+@takes(SelectionConfig)
+def prune(
+    dataset: Dataset | DatasetDict, keep: float | int | None = None, *, split: str | None = None, **options: Any
+) -> PrunedDataset | DatasetDict:
+    """
+    Keeps the rows of a scored dataset that the trained model needs, in their old order.
+
+    The same dataset, arguments and seed give the same rows, whatever machine and number of workers. Large datasets are
+    solved in buckets through joblib: `joblib.parallel_config(n_jobs=8)` or a Dask, Ray or Spark backend runs them in
+    parallel.
+
+    Args:
+        dataset (`Dataset` or `DatasetDict`):
+            A dataset with the columns of `add_influence`, or a `DatasetDict` that has one as a split.
+        keep (`float` or `int`, *optional*):
+            What to keep: a share in (0, 1], or a whole number of rows. Either this or `epsilon` has to be given.
+        split (`str`, *optional*):
+            The split of a `DatasetDict` to prune; the others stay as they are.
+        **options:
+            The fields of [`SelectionConfig`].
+
+    Returns:
+        [`PrunedDataset`]: The kept rows; `selection` holds their ids and the certificate. For a `DatasetDict`, the
+        same dictionary with the pruned split.
+
+    Raises:
+        `TypeError`: If the dataset is no `Dataset`, or an argument is of a wrong type.
+        `ValueError`: If an argument is out of range, a column is missing or holds NaN or infinite values, or a class
+            would lose all its rows.
+
+    Example:
+
+    ```py
+    >>> pruned = prune(scored, keep=0.5)
+    >>> print(pruned.selection.certificate.explain())
+    ```
+    """
+    rows = resolve_split(dataset, split)
+    pruned = PrunedDataset.from_source(rows, select(rows, keep, **options))
+    return DatasetDict({**dataset, split: pruned}) if isinstance(dataset, DatasetDict) else pruned
+
+
+@takes(SelectionConfig)
+def select(
+    dataset: Dataset | DatasetDict, keep: float | int | None = None, *, split: str | None = None, **options: Any
+) -> Selection:
+    """
+    Chooses rows as [`prune`] does, and returns the choice instead of a dataset.
+
+    Args:
+        dataset (`Dataset` or `DatasetDict`):
+            A dataset with the columns of `add_influence`, or a `DatasetDict` that has one as a split.
+        keep (`float` or `int`, *optional*):
+            What to keep: a share in (0, 1], or a whole number of rows. Either this or `epsilon` has to be given.
+        split (`str`, *optional*):
+            The split of a `DatasetDict` to choose from.
+        **options:
+            The fields of [`SelectionConfig`].
+
+    Returns:
+        [`Selection`]: Kept and dropped ids, certificate, and what was asked for.
+    """
+    config = SelectionConfig.of(keep=keep, **options)
+    method = method_of(config)
+    rows = resolve_split(dataset, split)
+    problem = read_problem(rows, config.column, config.balance, config.centred)
+    return pipeline.run(problem, config, method, scoring_of(rows, config.column))
+
+
+def resolve_split(dataset: Any, split: str | None) -> Any:
+    """The dataset itself, or the named split of a `DatasetDict`; other kinds are left for the reader to refuse."""
+    if split is None:
+        return dataset
+    if not isinstance(dataset, DatasetDict):
+        raise ValueError(
+            f"split={split!r} names a part of a DatasetDict, and this is a {type(dataset).__name__}: leave split out."
+        )
+    if split not in dataset:
+        raise ValueError(f"There is no split {split!r}: pass one of {[str(name) for name in dataset]}.")
+    return dataset[split]
