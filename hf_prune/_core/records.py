@@ -2,25 +2,142 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hf_prune._core.allowed import commit, hub_id, pick, plain, repository
 from hf_prune._core.config import Config, ScoringConfig, check_fields
+
+LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "huggingface_hub",
+    "numpy",
+    "peft",
+    "pyarrow",
+    "scipy",
+    "torch",
+    "transformers",
+    "trl",
+)
+"""Libraries whose versions are recorded and published."""
+_GROUP = (
+    "lr",
+    "initial_lr",
+    "betas",
+    "eps",
+    "weight_decay",
+    "momentum",
+    "dampening",
+    "nesterov",
+    "amsgrad",
+    "maximize",
+    "decoupled_weight_decay",
+    "fused",
+    "foreach",
+    "capturable",
+    "differentiable",
+)
+_SCHEDULE = ("name", "lr_scheduler_type", "learning_rate", "warmup_steps", "warmup_ratio", "lr_scheduler_kwargs")
+_RUN = (
+    "world_size",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+    "num_train_epochs",
+    "max_grad_norm",
+    "precision",
+    "total_steps",
+    "steps_per_epoch",
+    "last_step",
+    "window_start",
+    "snapshot_dtype",
+    "updates_before_start",
+    "loss",
+    "complete",
+)
 
 
 @dataclass(frozen=True)
 class RecordedRun:
     """
-    The training run that scores came from.
+    The training run that scores came from: what may be published of it, and nothing else.
 
     Args:
-        digest (`str`, *optional*): Digest of the trajectory.
-        manifest (`dict`): What the trajectory's manifest says, as JSON holds it.
+        trajectory_digest (`str`, *optional*): Digest of the trajectory.
+        model (`dict`): `class`, `id` on the Hub, `revision` and the number of trainable `parameters`.
+        optimizer (`dict`): `name`, and hyper-parameters of its `groups`.
+        schedule (`dict`, *optional*): Of the learning rate.
+        seeds (`dict`): Of training and of the order of the rows.
+        run (`dict`): Steps, batch sizes, processes, precision.
+        versions (`dict`): Of the libraries.
     """
 
-    digest: str | None
-    manifest: dict[str, Any]
+    trajectory_digest: str | None
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any] | None
+    seeds: dict[str, Any]
+    run: dict[str, Any]
+    versions: dict[str, Any]
+
+    @classmethod
+    def of(cls, digest: str | None, manifest: Mapping[str, Any]) -> RecordedRun:
+        """Takes from a manifest what is on the allow-list: it may hold paths, and come from strangers."""
+        model, optimizer = manifest.get("model") or {}, manifest.get("optimizer") or {}
+        return cls.from_dict(
+            {
+                "trajectory_digest": digest,
+                "model": {
+                    "class": model.get("class"),
+                    "id": hub_id(model.get("name_or_path")),
+                    "revision": model.get("revision"),
+                    "parameters": _size(manifest.get("parameters")),
+                },
+                "optimizer": optimizer,
+                "schedule": manifest.get("schedule"),
+                "seeds": manifest.get("seeds"),
+                "run": manifest,
+                "versions": manifest.get("versions"),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run, as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RecordedRun:
+        """
+        Reads what `to_dict` wrote; of the parts of a part, those that are not on the allow-list are left out.
+
+        Raises:
+            `ValueError`: for a field that this version does not know, or one that is missing.
+        """
+        check_fields(cls, values)
+        model, optimizer = values["model"], values["optimizer"]
+        return cls(
+            trajectory_digest=plain(values["trajectory_digest"]),
+            model={
+                "class": plain(model.get("class")),
+                "id": repository(model.get("id")),
+                "revision": commit(model.get("revision")),
+                "parameters": plain(model.get("parameters")),
+            },
+            optimizer={
+                "name": plain(optimizer.get("name")),
+                "groups": [pick(group, _GROUP) for group in optimizer.get("groups") or []],
+            },
+            schedule=pick(values["schedule"], _SCHEDULE) or None,
+            seeds=pick(values["seeds"], ("seed", "data_seed")),
+            run=dict.fromkeys(_RUN) | pick(values["run"], _RUN),
+            versions=pick(values["versions"], ("python", *LIBRARIES)),
+        )
+
+
+def _size(parameters: Any) -> int | None:
+    return sum(math.prod(int(side) for side in entry["shape"]) for entry in parameters) if parameters else None
 
 
 @dataclass(frozen=True)
@@ -31,7 +148,7 @@ class ScoringRecord:
     Args:
         config (`ScoringConfig`): What was asked, with `"auto"` resolved.
         run (`RecordedRun`, *optional*): The run that was scored.
-        recorded_share (`float`, *optional*): Share of the run's steps that were in the recorded window.
+        recorded_share (`float`, *optional*): Share of the run's steps that were in the recorded window, in (0, 1].
         held_out_curvature (`float`, *optional*): Mean curvature of the held-out loss in a row's logits.
     """
 
@@ -39,6 +156,14 @@ class ScoringRecord:
     run: RecordedRun | None = None
     recorded_share: float | None = None
     held_out_curvature: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("recorded_share", "held_out_curvature"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{name} is a number, got {value!r}: score the dataset again.")
+        if self.recorded_share is not None and not 0 < self.recorded_share <= 1:
+            raise ValueError(f"recorded_share={self.recorded_share} is not in (0, 1]: score the dataset again.")
 
     def to_dict(self) -> dict[str, Any]:
         """The record, as JSON holds it."""
@@ -53,12 +178,9 @@ class ScoringRecord:
             `ValueError`: for a field that this version does not know, or one that is missing or not allowed.
         """
         check_fields(cls, values)
-        run = values.get("run")
-        if run is not None:
-            check_fields(RecordedRun, run)
         return cls(
             config=ScoringConfig.from_dict(values["config"]),
-            run=None if run is None else RecordedRun(run["digest"], dict(run["manifest"])),
+            run=None if values.get("run") is None else RecordedRun.from_dict(values["run"]),
             recorded_share=values.get("recorded_share"),
             held_out_curvature=values.get("held_out_curvature"),
         )

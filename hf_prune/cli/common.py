@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from hf_prune.selection import PrunedDataset
 
-SCORING_FILE = "hf_prune_scoring.json"
-
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one line of JSON to stdout, and nothing else there.")]
 
 
@@ -34,31 +32,15 @@ def print_json(values: Any) -> None:
 
 
 def load_rows(directory: Path) -> Dataset:
-    """A dataset that `save_to_disk` wrote, with what `hf-prune score` noted beside it."""
+    """A dataset that `save_to_disk` wrote."""
     from datasets import Dataset, load_from_disk
-
-    from hf_prune._core.info import with_scoring
-    from hf_prune._core.records import ScoringRecord
 
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no directory {directory}: pass one that Dataset.save_to_disk wrote.")
     loaded = load_from_disk(str(directory))
     if not isinstance(loaded, Dataset):
         raise ValueError(f"{directory} holds a DatasetDict: pass the directory of a split, such as {directory}/train.")
-    notes = directory / SCORING_FILE
-    if not notes.is_file():
-        return loaded
-    return with_scoring(loaded, ScoringRecord.from_dict(json.loads(notes.read_text(encoding="utf-8"))))
-
-
-def save_scored(scored: Dataset, directory: Path) -> None:
-    """Saves a scored dataset, and beside it how it was scored, which a dataset on disk does not hold."""
-    from hf_prune._core.info import require_scoring
-
-    refuse_existing(directory)
-    scored.save_to_disk(str(directory))
-    record = require_scoring(scored)
-    (directory / SCORING_FILE).write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return loaded
 
 
 def refuse_existing(directory: Path) -> None:

@@ -15,7 +15,6 @@ from hf_prune.cli.common import (
     load_rows,
     print_json,
     refuse_existing,
-    save_scored,
 )
 
 
@@ -45,7 +44,7 @@ def score(
     """
     refuse_existing(out)
     with clean_stdout():
-        from hf_prune._core.info import require_scoring
+        from hf_prune._core.scoring import require_scoring
         from hf_prune.influence import add_influence
         from hf_prune.trajectory import Trajectory
 
@@ -66,7 +65,7 @@ def score(
             seed=seed,
             column=column,
         )
-        save_scored(scored, out)
+        scored.save_to_disk(str(out))
     if json:
         print_json({"rows": len(scored), "directory": str(out), "scoring": require_scoring(scored).config.to_dict()})
     else:

@@ -11,7 +11,7 @@ from datasets.utils import tqdm
 from torch import nn
 
 from hf_prune._core.columns import InfluenceColumns
-from hf_prune._core.info import require_scoring
+from hf_prune._core.scoring import require_scoring
 from hf_prune.diagnose.answers import Answers, answers
 from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.diagnosis import ORDER, Condition, Diagnosis, Group

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
-from hf_prune._core.info import require_scoring, scoring_of
+from hf_prune._core.scoring import require_scoring, scoring_of
 from hf_prune.influence import add_influence
 from hf_prune.trajectory.trajectory import Trajectory
 
@@ -45,7 +45,7 @@ def scored_rows(
 def _own_config(dataset: Dataset, record: Trajectory, eval_dataset: Dataset) -> ScoringConfig | None:
     """How the dataset was scored, if it was from this run and these held-out rows."""
     known = scoring_of(dataset)
-    if known is None or known.run is None or known.run.digest != record.digest:
+    if known is None or known.run is None or known.run.trajectory_digest != record.digest:
         return None
     same = known.config.eval_digest == content_digest(eval_dataset) and known.config.column in dataset.column_names
     return known.config if same else None

@@ -16,10 +16,10 @@ from transformers.utils import logging
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
-from hf_prune._core.info import with_scoring
 from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
 from hf_prune._core.records import RecordedRun, ScoringRecord
+from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache_eviction import remove_unused
 from hf_prune.influence.checks import check_arguments, check_dataset
@@ -180,7 +180,7 @@ def add_influence(
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     remove_unused(cache / f"parts-{fingerprint}")
-    run = RecordedRun(record.digest, record.manifest.to_dict())
+    run = RecordedRun.of(record.digest, record.manifest.to_dict())
     return with_scoring(scored, ScoringRecord(config, run, (last - first) / len(record), curvature_of_loss))
 
 

@@ -1,7 +1,6 @@
 """provenance.json: what is needed to make the same subset again, and to trust it.
 
-What the run's manifest says is taken from an allow-list, and the whole is checked for secrets and local paths before
-it gets out.
+The whole is checked for secrets and local paths before it gets out.
 What is not known is null, which the card spells as "unknown".
 """
 
@@ -21,7 +20,7 @@ import numpy as np
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
-from hf_prune._core.records import Observed, RecordedRun, ScoringRecord
+from hf_prune._core.records import LIBRARIES, Observed, RecordedRun, ScoringRecord
 from hf_prune.publish import scrub, source
 from hf_prune.selection.pruned import PrunedDataset
 
@@ -29,53 +28,6 @@ SCHEMA_VERSION = 1
 
 _OF_LOSS = ("recorded_share", "held_out_curvature")
 """Fields of a [`ScoringRecord`] beside its config and its run."""
-
-_LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "huggingface_hub",
-    "numpy",
-    "peft",
-    "pyarrow",
-    "scipy",
-    "torch",
-    "transformers",
-    "trl",
-)
-_GROUP = (
-    "lr",
-    "initial_lr",
-    "betas",
-    "eps",
-    "weight_decay",
-    "momentum",
-    "dampening",
-    "nesterov",
-    "amsgrad",
-    "maximize",
-    "decoupled_weight_decay",
-    "fused",
-    "foreach",
-    "capturable",
-    "differentiable",
-)
-_SCHEDULE = ("name", "lr_scheduler_type", "learning_rate", "warmup_steps", "warmup_ratio", "lr_scheduler_kwargs")
-_RUN = (
-    "world_size",
-    "gradient_accumulation_steps",
-    "per_device_train_batch_size",
-    "num_train_epochs",
-    "max_grad_norm",
-    "precision",
-    "total_steps",
-    "steps_per_epoch",
-    "last_step",
-    "window_start",
-    "snapshot_dtype",
-    "updates_before_start",
-    "loss",
-    "complete",
-)
 OWN_NAMES = ("columns", "score_columns", "class_column", "classes_before", "classes_after", "balance", "column")
 """Fields that hold names of the dataset itself, which are published with its rows and may look like anything."""
 
@@ -131,8 +83,8 @@ def build(
             "certificate": scrub.plain(selection.certificate.to_dict()),
         },
         "influence": None if scoring is None else _influence(scoring),
-        "training": None if scoring is None or scoring.run is None else _training(scoring.run),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+        "training": None if scoring is None or scoring.run is None else scoring.run.to_dict(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
         "observed": observe(observed),
     }
     scrub.check(document, unread=OWN_NAMES)
@@ -186,55 +138,12 @@ def scoring_record(document: Mapping[str, Any]) -> ScoringRecord | None:
         return None
     config = dict(document["influence"])
     of_loss = {name: config.pop(name, None) for name in _OF_LOSS}
-    run = None if document["training"] is None else _run(document["training"])
+    run = None if document["training"] is None else RecordedRun.from_dict(document["training"])
     return ScoringRecord(ScoringConfig.from_dict(config), run, **of_loss)
 
 
 def _influence(scoring: ScoringRecord) -> dict[str, Any]:
     return scrub.plain(scoring.config.to_dict() | {name: getattr(scoring, name) for name in _OF_LOSS})
-
-
-def _run(training: Mapping[str, Any]) -> RecordedRun:
-    model = training["model"]
-    manifest = {
-        **training["run"],
-        "model": {"class": model["class"], "name_or_path": model["id"], "revision": model["revision"]},
-        "parameters": [{"shape": [model["parameters"]]}] if model["parameters"] else [],
-        "optimizer": training["optimizer"],
-        "schedule": training["schedule"],
-        "seeds": training["seeds"],
-        "versions": training["versions"],
-    }
-    return RecordedRun(training["trajectory_digest"], manifest)
-
-
-def _training(run: RecordedRun) -> dict[str, Any]:
-    """A manifest may come from strangers and hold anything: what is published of it is on an allow-list."""
-    manifest = run.manifest
-    model = manifest.get("model") or {}
-    optimizer = manifest.get("optimizer") or {}
-    revision = scrub.commit(model.get("revision"))
-    return {
-        "trajectory_digest": run.digest,
-        "model": {
-            "class": scrub.plain(model.get("class")),
-            "id": scrub.hub_id(model.get("name_or_path")),
-            "revision": revision,
-            "parameters": _size(manifest.get("parameters")),
-        },
-        "optimizer": {
-            "name": scrub.plain(optimizer.get("name")),
-            "groups": [scrub.pick(group, _GROUP) for group in optimizer.get("groups") or []],
-        },
-        "schedule": scrub.pick(manifest.get("schedule"), _SCHEDULE) or None,
-        "seeds": scrub.pick(manifest.get("seeds"), ("seed", "data_seed")),
-        "run": dict.fromkeys(_RUN) | scrub.pick(manifest, _RUN),
-        "versions": scrub.pick(manifest.get("versions"), ("python", *_LIBRARIES)),
-    }
-
-
-def _size(parameters: Any) -> int | None:
-    return sum(int(np.prod(entry["shape"], dtype=np.int64)) for entry in parameters) if parameters else None
 
 
 def observe(observed: Mapping[str, Any] | None) -> dict[str, Any] | None:

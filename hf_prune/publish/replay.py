@@ -13,7 +13,7 @@ from datasets.table import embed_table_storage
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.digest import column_digests
-from hf_prune._core.info import require_scoring
+from hf_prune._core.scoring import require_scoring
 from hf_prune.publish.limits import ReplayError
 from hf_prune.publish.provenance import combine, scoring_record
 from hf_prune.publish.record import Record
@@ -196,7 +196,7 @@ def _select_again(
         for name, value in now.config.to_dict().items()
         if value != before[name]
     ]
-    digests = [None if run is None else run.digest for run in (now.run, known.run)]
+    digests = [None if run is None else run.trajectory_digest for run in (now.run, known.run)]
     if digests[0] != digests[1]:
         differences.append(f"the trajectory has digest {digests[0]}, and {digests[1]} was recorded")
     return selection.keep_indices, differences

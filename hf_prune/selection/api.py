@@ -7,7 +7,7 @@ from typing import Any, overload
 from datasets import Dataset, DatasetDict
 
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.info import scoring_of
+from hf_prune._core.scoring import scoring_of
 from hf_prune._core.signature import takes
 from hf_prune.selection import pipeline
 from hf_prune.selection.method import method_of

@@ -9,8 +9,11 @@ import pytest
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.records import Observed, RecordedRun, ScoringRecord
+from tests.publish import samples
 
-RECORD = ScoringRecord(ScoringConfig(mode="visits", directions=8), RecordedRun("d" * 64, {"a": [1, 2]}), 0.5, 0.25)
+RECORD = ScoringRecord(
+    ScoringConfig(mode="visits", directions=8), RecordedRun.of("d" * 64, samples.manifest()), 0.5, 0.25
+)
 
 
 @pytest.mark.parametrize("record", [RECORD, ScoringRecord(ScoringConfig())])
@@ -32,7 +35,7 @@ def test_fields_of_a_newer_version_are_named_wherever_they_are():
 def test_fields_that_are_missing_are_named():
     with pytest.raises(ValueError, match="ScoringRecord lacks the field 'config'"):
         ScoringRecord.from_dict({})
-    with pytest.raises(ValueError, match="RecordedRun lacks the field 'digest', 'manifest'"):
+    with pytest.raises(ValueError, match="RecordedRun lacks the field 'model', 'optimizer'"):
         ScoringRecord.from_dict(RECORD.to_dict() | {"run": {}})
 
 

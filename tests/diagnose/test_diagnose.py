@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, add_influence
-from hf_prune._core.info import with_scoring
+from hf_prune._core.scoring import scoring_of, with_scoring
 from hf_prune.cli import runs
 from hf_prune.diagnose import Diagnosis, diagnose
 from tests import toys
@@ -116,7 +116,7 @@ def test_columns_of_a_scored_dataset_are_judged_and_not_computed_again(run: Run,
     _, held_out, record, model = run
     before = sorted((record / "scores").iterdir())
     found = diagnose(scored, record, model=model, eval_dataset=held_out, groups=(0.2,))
-    assert found.scoring == scored.info.hf_prune.config
+    assert found.scoring == scoring_of(scored).config
     assert sorted((record / "scores").iterdir()) == before
     assert found.correlation > 0.9
 
@@ -126,7 +126,7 @@ def test_wrong_scores_are_warned_of(run: Run, scored: Dataset, caplog: Any) -> N
     wrong = np.random.default_rng(0).normal(size=(80, 24)).astype("float32")
     kind = scored.features["influence"]
     swapped = scored.remove_columns("influence").add_column("influence", list(wrong), feature=kind)
-    swapped = with_scoring(swapped, scored.info.hf_prune)
+    swapped = with_scoring(swapped, scoring_of(scored))
     with caplog.at_level(logging.WARNING):
         found = diagnose(swapped, record, model=model, eval_dataset=held_out, groups=(0.2, 0.2))
     assert not found.trusted

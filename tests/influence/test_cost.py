@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_prune import TrajectoryCallback, add_influence, estimate
+from hf_prune._core.scoring import scoring_of
 from hf_prune.influence.cost import pulls_per_visit
 from hf_prune.influence.memory import free_memory
 from tests import toys
@@ -22,7 +23,7 @@ def test_engine_and_disk_are_as_estimated(engine: str, hidden: int, tmp_path: Pa
     told = estimate(model, toys.arguments(tmp_path / "out", **settings), len(rows))
     toys.train(model, rows, tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], **settings)
     scored = add_influence(rows, tmp_path / "t", model=model, eval_dataset=toys.vectors(8, seed=9))
-    assert told.engine == scored.info.hf_prune.config.engine == engine
+    assert told.engine == scoring_of(scored).config.engine == engine
     files = [file for file in (tmp_path / "t" / "scores").rglob("*") if file.is_file()]
     written = sum(file.stat().st_size for file in files) - rows.data.nbytes
     assert written / 2 < told.scoring_disk_bytes < 2 * written

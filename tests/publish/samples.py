@@ -8,8 +8,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_prune._core.config import ScoringConfig
-from hf_prune._core.info import with_scoring
 from hf_prune._core.records import RecordedRun, ScoringRecord
+from hf_prune._core.scoring import with_scoring
 
 DIRECTIONS = 16
 SCORES = ("influence", "influence_norm", "influence_eval_loss")
@@ -80,7 +80,7 @@ def scored(dataset: Dataset | None = None, seed: int = 0, run: dict[str, Any] | 
     config = ScoringConfig(
         version="influence/v1", curvature="gauss-newton", directions=DIRECTIONS, eval_digest="e" * 64
     )
-    return with_scoring(dataset, ScoringRecord(config, RecordedRun("d" * 64, run), 0.5, 0.02))
+    return with_scoring(dataset, ScoringRecord(config, RecordedRun.of("d" * 64, run), 0.5, 0.02))
 
 
 OBSERVED = {

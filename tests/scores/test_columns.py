@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict, Value
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, add_influence
+from hf_prune._core.scoring import scoring_of
 from hf_prune.record import with_example_ids
 from hf_prune.scores import add_scores
 from tests import toys
@@ -106,7 +107,7 @@ def test_scores_and_influence_stand_side_by_side(run: Any) -> None:
     influence = add_influence(rows, record, model=model, directions=4)
     both = add_scores(influence, record)
     assert both["influence_norm"] == influence["influence_norm"]
-    assert both.info.hf_prune.config.directions == 4
+    assert scoring_of(both).config.directions == 4
     other = add_influence(add_scores(rows, record), record, model=model, directions=4)
     assert other["aum"] == both["aum"]
     assert other["influence_norm"] == both["influence_norm"]

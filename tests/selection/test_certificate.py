@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hf_prune._core.config import ScoringConfig, SelectionConfig
-from hf_prune._core.info import with_scoring
 from hf_prune._core.records import ScoringRecord
+from hf_prune._core.scoring import with_scoring
 from hf_prune.selection import Certificate, select
 from hf_prune.selection.certificate import _random_masks, certify
 from hf_prune.selection.methods.random import random
