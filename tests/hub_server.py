@@ -2,8 +2,8 @@
 
 `with Hub() as hub:` serves at `hub.url` until the block ends. Clients are the unmodified libraries, in a subprocess
 whose environment is `hub.environment(home)`, because they read their endpoint when they are imported. Faults are
-armed with `hub.fault(...)`, or from the client with `POST /_fault`: a dropped connection, or a branch that moves.
-`POST /_push` stores files as `git push` does.
+armed with `hub.fault(...)`, or from the client with `POST /_fault`. `POST /_push` stores files as `git push` does, and
+`GET /_requests` tells what was asked so far.
 """
 
 from __future__ import annotations
@@ -132,9 +132,15 @@ class Hub:
         }
         return kept | client | extra
 
-    def fault(self, method: str, path: str, action: str, skip: int = 0) -> None:
-        """Arms one fault on the (skip + 1)-th request that matches: `drop` or `move` (the branch gets a commit)."""
-        self.faults.append({"method": method, "path": path, "action": action, "skip": skip})
+    def fault(self, method: str, path: str, action: str, skip: int = 0, times: int = 1) -> None:
+        """Arms a fault on the (skip + 1)-th request that matches, and on those after it.
+
+        The actions are `drop` (the line is cut), `late` (the request is carried out and then the line is cut), `move`
+        (the branch gets a commit by somebody else), a status such as `500`, and `clear` (no fault any more).
+        """
+        self.faults = [one for one in self.faults if (one["method"], one["path"]) != (method, path)]
+        if action != "clear":
+            self.faults.append({"method": method, "path": path, "action": action, "skip": skip, "times": times})
 
     def armed(self, method: str, path: str) -> str | None:
         for fault in self.faults:
@@ -142,7 +148,9 @@ class Hub:
                 if fault["skip"]:
                     fault["skip"] -= 1
                     return None
-                self.faults.remove(fault)
+                fault["times"] -= 1
+                if not fault["times"]:
+                    self.faults.remove(fault)
                 return str(fault["action"])
         return None
 
@@ -159,6 +167,7 @@ class Hub:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
+    late = False
 
     def log_message(self, *args: Any) -> None:
         """The tests read `hub.requests` instead."""
@@ -172,18 +181,22 @@ class Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         self.query = {key: values[0] for key, values in parse_qs(split.query).items()}
         self.hub.requests.append(f"{self.command} {split.path}")
+        self.late = False
         try:
             action = self.hub.armed(self.command, split.path)
             if action == "drop":
                 raise DroppedError
             self.body = self.read_body()
+            if action and action.isdigit():
+                raise RefusedError(int(action), "", "A fault of the test")
+            self.late = action == "late"
             with self.hub.lock:
                 if action == "move":
                     self.move(split.path)
                 self.route(split.path)
         except DroppedError:
             # half of the request is read and nothing is answered: what a cut line looks like
-            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+            self.rfile.read(0 if self.late else int(self.headers.get("Content-Length") or 0) // 2)
             self.close_connection = True
             self.connection.close()
         except RefusedError as refused:
@@ -203,6 +216,8 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def answer(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if self.late:
+            raise DroppedError
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
         self.send_response(status)
@@ -237,7 +252,7 @@ class Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)/commit/([^/]+)", path)
         assert found, path
         repo, ref = self.hub.repos[found[1], found[2]], unquote(found[3])
-        readme = repo.at(ref).files["README.md"].content + b"\nA line by somebody else.\n"
+        readme = repo.at(ref).files.get("README.md", Blob(b"", False)).content + b"\nA line by somebody else.\n"
         repo.commit(ref, "Elsewhere", repo.at(ref).files | {"README.md": Blob(readme, False)})
 
     # -- routes ------------------------------------------------------------------------------------------------------
@@ -251,6 +266,9 @@ class Handler(BaseHTTPRequestHandler):
     def arm(self) -> None:
         self.hub.fault(**json.loads(self.body))
         self.answer({})
+
+    def told(self) -> None:
+        self.answer(self.hub.requests)
 
     def push(self) -> None:
         """What `git push` does: nobody looks at the content, as the client of the Hub would."""
@@ -400,6 +418,14 @@ class Handler(BaseHTTPRequestHandler):
         repo.refs[name] = repo.at(json.loads(self.body or b"{}").get("startingPoint", "main")).sha
         self.answer({})
 
+    def references(self, kind: str, repo_id: str) -> None:
+        refs = self.find(kind, repo_id).refs
+        found = {"branches": [], "pullRequests": [], "tags": [], "converts": []}
+        for name, sha in refs.items():
+            part, ref = ("pullRequests", name) if name.startswith("refs/pr/") else ("branches", f"refs/heads/{name}")
+            found[part].append({"name": name, "ref": ref, "targetCommit": sha})
+        self.answer(found)
+
     def tag(self, kind: str, repo_id: str, revision: str) -> None:
         repo = self.find(kind, repo_id, write=True)
         repo.tags[json.loads(self.body)["tag"]] = repo.at(revision).sha
@@ -425,6 +451,7 @@ _API = r"/api/(models|datasets)/([^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", "/_fault", Handler.arm),
     ("POST", "/_push", Handler.push),
+    ("GET", "/_requests", Handler.told),
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", lambda handler: handler.answer({"errors": [], "warnings": []})),
@@ -438,5 +465,6 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", _API + r"/tree/([^/]+)(/.*)?", Handler.tree),
     ("POST", _API + r"/branch/([^/]+)", Handler.branch),
     ("POST", _API + r"/tag/([^/]+)", Handler.tag),
+    ("GET", _API + r"/refs", Handler.references),
     ("GET HEAD", r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", Handler.resolve),
 ]

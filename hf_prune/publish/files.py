@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.io import write_bytes
-from hf_prune.publish import card, jsonld, provenance
+from hf_prune.publish import card, jsonld, limits, provenance
 
 PROVENANCE, JSONLD, KEPT_IDS, CARD = "provenance.json", "provenance.jsonld", "kept_ids.parquet", "README.md"
 
@@ -55,7 +55,7 @@ def write(
     document = settle(document, _get(fs, posixpath.join(root, folder, PROVENANCE)))
     contents = make(pruned, document, include_scores=include_scores, include_dropped=include_dropped)
     existing = _get(fs, posixpath.join(root, CARD))
-    contents[CARD] = card.render(document, existing=_text(existing)).encode()
+    contents[CARD] = card.render(document, existing=text_of_card(existing)).encode()
     for name, content in contents.items():
         _put(fs, posixpath.join(root, name), content)
     return document
@@ -93,10 +93,9 @@ def split_of(previous: bytes | None) -> str | None:
 
 def _read(previous: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(previous) if previous is not None else None
-    except ValueError:
-        found = None  # whatever it was, it is replaced by what is known now
-    return found if isinstance(found, dict) else {}
+        return {} if previous is None else limits.json_object(previous, PROVENANCE)
+    except limits.ReplayError:
+        return {}  # whatever it was, it is replaced by what is known now
 
 
 def _id_table(pruned: Any, document: Mapping[str, Any], include_scores: bool, include_dropped: bool) -> pa.Table:
@@ -124,8 +123,16 @@ def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _text(content: bytes | None) -> str | None:
-    return None if content is None else content.decode("utf-8")
+def text_of_card(content: bytes | None) -> str | None:
+    """Returns the text of the card that is there.
+
+    Raises:
+        `ValueError`: if it is not UTF-8.
+    """
+    try:
+        return None if content is None else limits.utf8(content, CARD)
+    except limits.ReplayError as error:
+        raise ValueError(f"{error} Save it as UTF-8, then push or save again.") from error
 
 
 def _get(fs: Any, path: str) -> bytes | None:

@@ -125,6 +125,18 @@ def check_schema(document: dict[str, Any], schema: dict[str, Any], where: str) -
         raise ReplayError(f"{where} is not as its schema says: {field}: {one_line(errors[0].message)}.")
 
 
+def utf8(content: bytes, where: str) -> str:
+    """Returns the text of a file.
+
+    Raises:
+        [`ReplayError`]: if it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReplayError(f"{where} is not UTF-8.") from error
+
+
 def card_metadata(card: str, where: str) -> dict[str, Any]:
     """Returns the YAML metadata of a card, an empty mapping if it has none.
 

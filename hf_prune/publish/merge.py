@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
+
+from hf_prune.publish import limits
 
 _FORBIDDEN = re.compile(r"[<>:/\\|?*\x00-\x1f]|^\.|--")
 _UNITED = ("tags", "source_datasets")
@@ -49,15 +50,33 @@ def merge(existing: str | None, rendered: str, config_name: str) -> str:
     if existing is None:
         return rendered
     ours, our_body = _split(rendered)
-    their_block = REGEX_YAML_BLOCK.search(existing)
     theirs, their_body = _split(existing)
     line_break = "\r\n" if "\r\n" in existing else "\n"
-    data = merge_metadata(theirs, ours)
-    if their_block and data == theirs:
-        head = their_block.group(0)  # byte for byte, with comments and quoting as they were
-    else:
-        head = line_break.join(["---", *yaml_dump(data, sort_keys=False).rstrip("\n").split("\n"), "---", ""])
+    head = _head(existing, merge_metadata(theirs, ours))
     return head + _merge_body(their_body, our_body, config_name, line_break)
+
+
+def metadata(existing: str | None) -> dict[str, Any]:
+    """Returns the metadata of a card, an empty mapping if there is no card or no metadata.
+
+    Raises:
+        `ValueError`: if it cannot be read.
+    """
+    return {} if existing is None else _split(existing)[0]
+
+
+def with_metadata(existing: str | None, data: dict[str, Any]) -> str:
+    """Returns the card with other metadata; its text stays as it is."""
+    existing = existing or ""
+    return _head(existing, data) + _split(existing)[1]
+
+
+def _head(existing: str, data: dict[str, Any]) -> str:
+    block = REGEX_YAML_BLOCK.search(existing)
+    if block and data == _split(existing)[0]:
+        return block.group(0)  # byte for byte, with comments and quoting as they were
+    line_break = "\r\n" if "\r\n" in existing else "\n"
+    return line_break.join(["---", *yaml_dump(data, sort_keys=False).rstrip("\n").split("\n"), "---", ""])
 
 
 def merge_metadata(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +103,10 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     block = REGEX_YAML_BLOCK.search(card)
     if block is None:
         return {}, card
-    data = yaml.safe_load(block.group(2))
-    if data is not None and not isinstance(data, dict):
-        raise ValueError("The metadata of the existing card is not a YAML mapping: mend its first lines, then push.")
-    return data or {}, card[block.end() :]
+    try:
+        return limits.card_metadata(card, "the card that is there"), card[block.end() :]
+    except limits.ReplayError as error:
+        raise ValueError(f"{error} Mend the first lines of README.md, then push or save again.") from error
 
 
 def _merge_body(theirs: str, ours: str, config_name: str, line_break: str) -> str:

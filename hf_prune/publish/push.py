@@ -1,27 +1,22 @@
-"""Pushing a pruned dataset: the rows first, by `datasets` itself, and then card and files in one commit."""
+"""Pushing a pruned dataset: rows, card and provenance in one commit, so that all of it is there or none."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_prune._core.columns import InfluenceColumns
-from hf_prune.publish import card, files, provenance
+from hf_prune.publish import card, commit, files, infos, limits, merge, provenance, shards
 from hf_prune.selection.pruned import PrunedDataset
 
-logger = logging.getLogger(__name__)
-
-_MOVED = (409, 412)  # another commit is under way; the parent is no longer the head of the branch
-_ATTEMPTS = 6
+_SPLIT = re.compile(r"\w+(\.\w+)*")
+_SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\S*\.parquet")
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,8 @@ def push_to_hub(
 ) -> CommitInfo | Plan:
     """Pushes a pruned dataset with its card and provenance.
 
-    The rows are pushed by `datasets`; then one commit adds `hf_prune/` and merges the card into the one that is there,
-    losing nothing of it. Pushing again changes nothing more, and finishes a push that was interrupted. With a
+    One commit replaces the rows, adds `hf_prune/` and merges the card into the one that is there, losing nothing of
+    it. What the Hub cannot answer for a moment is asked again. Pushing again changes nothing more. With a
     `config_name` such as `"keep-50"` the files go to `hf_prune/keep-50/`, so that several rates live side by side;
     they can also be branches (`revision`).
 
@@ -77,8 +72,8 @@ def push_to_hub(
         set_default (`bool`, *optional*): make it the default config.
         split (`str`, *optional*): defaults to the dataset's own split, or `"train"`.
         data_dir (`str`, *optional*): defaults to the config's name, or `"data"`.
-        commit_message (`str`, *optional*): of both commits; defaults to what `datasets` writes, and "Add provenance".
-        commit_description (`str`, *optional*): of both commits.
+        commit_message (`str`, *optional*): defaults to `"Upload pruned rows"`.
+        commit_description (`str`, *optional*): of the commit.
         private (`bool`, *optional*): for a repository that is made now.
         token (`str`, *optional*): defaults to the one that is logged in.
         revision (`str`, *optional*): the branch, made if it is not there.
@@ -86,7 +81,7 @@ def push_to_hub(
         max_shard_size (`int` or `str`, *optional*): see `Dataset.push_to_hub`.
         num_shards (`int` or `dict`, *optional*): see `Dataset.push_to_hub`.
         embed_external_files (`bool`, *optional*, defaults to `True`): see `Dataset.push_to_hub`.
-        num_proc (`int`, *optional*): see `Dataset.push_to_hub`.
+        num_proc (`int`, *optional*): how many files are made and uploaded at once.
         include_scores (`bool`, *optional*, defaults to `False`): put the influence columns into kept_ids.parquet.
         include_dropped (`bool`, *optional*, defaults to `False`): list the dropped ids in it too.
         observed (`Mapping[str, Any]`, *optional*): what `verify` measured, see
@@ -96,64 +91,139 @@ def push_to_hub(
         dry_run (`bool`, *optional*, defaults to `False`): push nothing and ask nothing of the network.
 
     Returns:
-        `CommitInfo`: of the last commit, with `pr_url` and `pr_revision` for a pull request. With `dry_run`, a
+        `CommitInfo`: of the commit, with `pr_url` and `pr_revision` for a pull request. With `dry_run`, a
         [`Plan`]: card and list of files.
 
     Raises:
-        `ValueError`: for what cannot be published (a path or a secret in a field), before anything is pushed.
+        `ValueError`: for what cannot be published (a path or a secret in a field) or merged (a card that is not YAML
+            or UTF-8), before anything is uploaded.
+        [`~hf_prune.publish.commit.PushError`]: if the Hub refuses the commit or does not answer; says what is there.
     """
     if repo_id.startswith("buckets/"):
         raise ValueError("A bucket has no card: push to a dataset repository, or save_to_disk and copy the files.")
     part, rows, split = _parts(pruned, split)
+    data_dir = data_dir or ("data" if config_name == "default" else config_name)
+    _check_arguments(config_name, list(rows), max_shard_size, num_shards)
     known: dict[str, Any] = {"config_name": config_name, "split": split, "source_id": source_id, "license": license}
     document = provenance.build(part, **known, observed=observed)
-    data_dir = data_dir or ("data" if config_name == "default" else config_name)
     included: dict[str, Any] = {
         "include_scores": include_scores,
         "include_dropped": include_dropped,
         "data_dir": data_dir,
     }
-    made = files.make(part, document, repo_id=repo_id, **included)
     if dry_run:
-        return _plan(repo_id, rows, split, data_dir, document, made)
+        made = files.make(part, document, repo_id=repo_id, **included)
+        return _plan(repo_id, rows, data_dir, document, made)
     api = HfApi(token=token, library_name="hf_prune")
-    if "/" not in repo_id:
-        repo_id = f"{api.whoami()['name']}/{repo_id}"
-    _refuse_other_split(repo_id, revision, document, token)
-    info = _push_rows(
-        rows,
+    repo_id = _repository(api, repo_id, private, revision)
+    push = _Push(
+        api,
         repo_id,
-        split=split,
-        config_name=config_name,
-        set_default=set_default,
-        data_dir=data_dir,
-        commit_message=commit_message,
-        commit_description=commit_description,
-        private=private,
-        token=token,
-        revision=revision,
-        create_pr=create_pr,
-        max_shard_size=max_shard_size,
-        num_shards=num_shards,
-        embed_external_files=embed_external_files,
-        num_proc=num_proc,
+        part,
+        document,
+        included,
+        config_name,
+        data_dir,
+        set_default,
+        isinstance(pruned, DatasetDict),
+        token,
     )
-    repo_id = info.repo_url.repo_id
-    message = commit_message or f"Add provenance of {'the pruned rows' if config_name == 'default' else config_name}"
+    head = commit.head(api, repo_id, revision)
+    _refuse_other_split(repo_id, head, document, token)
+    push.operations(head, shards.count(rows))  # what cannot be merged is met before anything is uploaded
+    return commit.make(
+        api,
+        repo_id,
+        lambda: shards.upload(
+            api,
+            repo_id,
+            rows,
+            data_dir=data_dir,
+            revision=revision,
+            create_pr=bool(create_pr),
+            max_shard_size=max_shard_size,
+            num_shards=num_shards,
+            embed_external_files=embed_external_files,
+            num_proc=num_proc,
+        ),
+        push.operations,
+        revision=revision,
+        message=commit_message or "Upload pruned rows",
+        description=commit_description,
+        create_pr=bool(create_pr),
+    )
 
-    def operations(head: str) -> list[CommitOperationAdd]:
-        return _operations(repo_id, head, part, document, included, token)
 
-    # rows that are there already open no pull request; card and files then open their own
-    open_pr = bool(create_pr) and info.pr_revision is None
-    last = _commit(api, repo_id, info.pr_revision or revision, message, commit_description, open_pr, operations)
-    return last if info.pr_url is None else _of_pull_request(last, info)
+@dataclass(frozen=True)
+class _Push:
+    """What one commit holds, made again for each head of the branch."""
+
+    api: HfApi
+    repo_id: str
+    pruned: PrunedDataset
+    document: dict[str, Any]
+    included: dict[str, Any]
+    config_name: str
+    data_dir: str
+    set_default: bool | None
+    whole_config: bool
+    """Whether the splits that are pushed are all that the config has."""
+    token: str | None
+    first_seen: dict[str, str] = field(default_factory=dict)
+    """Digests of the files of rows when the push began."""
+
+    def operations(self, head: str, uploaded: shards.Shards) -> list[CommitOperationAdd | CommitOperationDelete]:
+        """What the commit on top of `head` does: made from the card, the provenance and the rows that are there."""
+        folder = card.folder(self.config_name)
+        previous = limits.from_hub(self.repo_id, f"{folder}/{files.PROVENANCE}", head, self.token, limits.JSON_BYTES)
+        document = files.settle(self.document, previous)
+        contents = files.make(self.pruned, document, repo_id=self.repo_id, **self.included)
+        existing = files.text_of_card(limits.from_hub(self.repo_id, files.CARD, head, self.token, limits.CARD_BYTES))
+        present = commit.listing(self.api, self.repo_id, head, self.data_dir)
+        old = {path: size for path, (_, size) in present.items() if self._replaced(path, uploaded)}
+        metadata = infos.update(
+            merge.metadata(existing),
+            uploaded,
+            config_name=self.config_name,
+            data_dir=self.data_dir,
+            features=self.pruned.features,
+            replaced=sum(old.values()),
+            set_default=self.set_default,
+            whole_config=self.whole_config,
+            unlisted=sorted({found[1] for path in present if (found := _SHARD.fullmatch(path.rpartition("/")[2]))}),
+        )
+        merged = card.render(document, repo_id=self.repo_id, existing=merge.with_metadata(existing, metadata))
+        contents[files.CARD] = merged.encode()
+        return [
+            *self._changed(uploaded, {path: digest for path, (digest, _) in present.items()}),
+            *[CommitOperationDelete(path) for path in old.keys() - {one.path_in_repo for one in uploaded.additions}],
+            *[CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in contents.items()],
+        ]
+
+    def _changed(self, uploaded: shards.Shards, present: dict[str, str]) -> list[CommitOperationAdd]:
+        """The files that are not there already; the client leaves out what was there when it was uploaded."""
+        if not self.first_seen:
+            self.first_seen.update(present)
+        changed = []
+        for one in uploaded.additions:
+            path, digest = one.path_in_repo, one.upload_info.sha256.hex()
+            if present.get(path) == digest:
+                continue
+            if self.first_seen.get(path) == digest:
+                raise ValueError(f"Somebody else replaced {path} in {self.repo_id} meanwhile: push again.")
+            changed.append(one)
+        return changed
+
+    def _replaced(self, path: str, uploaded: shards.Shards) -> bool:
+        name = path.rpartition("/")[2]
+        return self.whole_config or any(name.startswith(f"{split}-") for split in uploaded.splits)
 
 
-def _parts(pruned: Any, split: str | None) -> tuple[Any, Dataset | DatasetDict, str]:
-    """The pruned dataset, what is to be pushed as plain datasets, and the split that is described."""
+def _parts(pruned: Any, split: str | None) -> tuple[PrunedDataset, dict[str, Dataset], str]:
+    """The pruned dataset, the rows of each split as plain datasets, and the split that is described."""
     if isinstance(pruned, PrunedDataset):
-        return pruned, _plain(pruned), split or (str(pruned.split) if pruned.split is not None else "train")
+        split = split or (str(pruned.split) if pruned.split is not None else "train")
+        return pruned, {split: _plain(pruned)}, split
     if not isinstance(pruned, DatasetDict):
         raise TypeError(f"push_to_hub takes what prune returned, not a {type(pruned).__name__}.")
     if split is not None:
@@ -168,8 +238,8 @@ def _parts(pruned: Any, split: str | None) -> tuple[Any, Dataset | DatasetDict, 
     scores = InfluenceColumns(part.selection.config.column).among(part.column_names)
     if any(set(scores) - set(rows.column_names) for rows in pruned.values()):
         part = part.remove_columns(scores)  # the splits of a config have the same columns
-    plain = {name: _plain(part if name == found[0] else rows) for name, rows in pruned.items()}
-    return part, DatasetDict(plain), str(found[0])
+    plain = {str(name): _plain(part if name == found[0] else rows) for name, rows in pruned.items()}
+    return part, plain, str(found[0])
 
 
 def _plain(dataset: Dataset) -> Dataset:
@@ -182,99 +252,45 @@ def _plain(dataset: Dataset) -> Dataset:
     )
 
 
+def _check_arguments(config_name: str, splits: list[str], max_shard_size: Any, num_shards: Any) -> None:
+    """What `Dataset.push_to_hub` refuses too."""
+    merge.markers(config_name)
+    if config_name == "data":
+        raise ValueError("config_name='data' is the folder of the default config: choose another name.")
+    for split in splits:
+        if not _SPLIT.fullmatch(split):
+            raise ValueError(f"{split!r} cannot be the name of a split: use letters, digits, '_' and '.'.")
+    if max_shard_size is not None and num_shards is not None:
+        raise ValueError("max_shard_size and num_shards both say how many files there are: pass one of them.")
+
+
 def _plan(
-    repo_id: str,
-    rows: Dataset | DatasetDict,
-    split: str,
-    data_dir: str,
-    document: dict[str, Any],
-    made: Mapping[str, bytes],
+    repo_id: str, rows: Mapping[str, Dataset], data_dir: str, document: dict[str, Any], made: Mapping[str, bytes]
 ) -> Plan:
-    splits = rows if isinstance(rows, DatasetDict) else {split: rows}
     listed = {path: len(content) for path, content in made.items()}
-    listed |= {f"{data_dir}/{name}-*.parquet ({len(part)} rows)": part.num_rows for name, part in splits.items()}
+    listed |= {f"{data_dir}/{name}-*.parquet ({len(part)} rows)": part.num_rows for name, part in rows.items()}
     return Plan(repo_id, card.render(document, repo_id=repo_id), listed, document)
 
 
-def _push_rows(rows: Dataset | DatasetDict, repo_id: str, *, split: str, **arguments: Any) -> CommitInfo:
-    if isinstance(rows, Dataset):
-        arguments["split"] = split
-    accepted = inspect.signature(rows.push_to_hub).parameters
-    unknown = {name for name, value in arguments.items() if name not in accepted and value is not None}
-    if unknown:
-        raise ValueError(f"The installed datasets cannot push with {', '.join(sorted(unknown))}: upgrade datasets.")
-    return rows.push_to_hub(repo_id, **{name: value for name, value in arguments.items() if name in accepted})
+def _repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """The full id of the repository, which is made if it is not there, as is the branch."""
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    try:
+        full = str(api.repo_info(repo_id, repo_type="dataset").id)
+    except RepositoryNotFoundError:
+        full = str(api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id)
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(full, branch=revision, repo_type="dataset", exist_ok=True)
+    return full
 
 
-def _refuse_other_split(repo_id: str, revision: str | None, document: dict[str, Any], token: str | None) -> None:
+def _refuse_other_split(repo_id: str, head: str, document: dict[str, Any], token: str | None) -> None:
     """A config describes one split: the provenance of another one must not be replaced unasked."""
     path = f"{card.folder(document['config_name'])}/{files.PROVENANCE}"
-    try:
-        previous = _download(repo_id, path, revision or "main", token)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        return
-    other = files.split_of(previous)
+    other = files.split_of(limits.from_hub(repo_id, path, head, token, limits.JSON_BYTES))
     if other is not None and other != document["split"]:
         raise ValueError(
             f"{repo_id} describes the pruned split {other!r} in {path}: push {document['split']!r} under another "
             "config_name."
         )
-
-
-def _operations(
-    repo_id: str, head: str, pruned: Any, document: dict[str, Any], included: Mapping[str, Any], token: str | None
-) -> list[CommitOperationAdd]:
-    """What the commit on top of `head` adds: made from the card and the provenance that are there."""
-    folder = card.folder(document["config_name"])
-    previous = _download(repo_id, f"{folder}/{files.PROVENANCE}", head, token)
-    document = files.settle(document, previous)
-    existing = _download(repo_id, files.CARD, head, token)
-    contents = files.make(pruned, document, repo_id=repo_id, **included)
-    contents[files.CARD] = card.render(
-        document, repo_id=repo_id, existing=None if existing is None else existing.decode("utf-8")
-    ).encode()
-    return [CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in contents.items()]
-
-
-def _download(repo_id: str, path: str, revision: str, token: str | None) -> bytes | None:
-    try:
-        return Path(hf_hub_download(repo_id, path, repo_type="dataset", revision=revision, token=token)).read_bytes()
-    except EntryNotFoundError:
-        return None
-
-
-def _commit(
-    api: HfApi,
-    repo_id: str,
-    revision: str | None,
-    message: str,
-    description: str | None,
-    create_pr: bool,
-    operations: Callable[[str], list[CommitOperationAdd]],
-) -> CommitInfo:
-    """Commits on the head that the operations were made for; if the branch moved meanwhile, makes them again."""
-    for attempt in range(_ATTEMPTS):
-        head = str(api.repo_info(repo_id, repo_type="dataset", revision=revision).sha)
-        try:
-            return api.create_commit(
-                repo_id,
-                operations(head),
-                commit_message=message,
-                commit_description=description,
-                repo_type="dataset",
-                revision=revision,
-                parent_commit=head,
-                create_pr=create_pr,
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code not in _MOVED or attempt == _ATTEMPTS - 1:
-                raise
-            logger.info("%s moved while its card was merged; merging again.", repo_id)
-            time.sleep(0.5 * attempt)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _of_pull_request(last: CommitInfo, first: CommitInfo) -> CommitInfo:
-    return CommitInfo(
-        last.commit_url, last.commit_message, last.commit_description, last.oid, last._endpoint, first.pr_url
-    )

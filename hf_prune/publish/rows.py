@@ -149,10 +149,7 @@ def _check_card(repo_id: str, commit: str, token: str | None) -> None:
         if name.endswith(".json"):
             limits.json_object(content, where)
             continue
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ReplayError(f"{where} is not UTF-8.") from error
+        text = limits.utf8(content, where)
         read = limits.card_metadata if name.endswith(".md") else limits.yaml_mapping
         for pattern in _patterns(read(text, where).get("configs")):
             if not _inside(pattern):

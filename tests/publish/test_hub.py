@@ -49,7 +49,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dic
             capture_output=True,
             text=True,
             env=hub.environment(tmp_path_factory.mktemp("home")),
-            timeout=180,
+            timeout=400,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr[-4000:]
@@ -140,6 +140,11 @@ def test_branch_gets_card_and_provenance(life):
     assert "hf_prune/provenance.json" not in hub.files("alice/rates")
 
 
+def test_second_default_config_is_refused_before_it_breaks_the_repository(life):
+    _, told = life
+    assert "The config 'keep-50' is the default one" in told["two_defaults"]
+
+
 def test_private_is_passed_on(life):
     _, told = life
     assert told["private"]
@@ -196,14 +201,78 @@ def test_nothing_published_holds_the_token_or_the_home(life):
                 assert len(home) <= 5 or home.encode() not in blob.content, path
 
 
-def test_second_push_finishes_one_that_was_cut(faults):
+@pytest.mark.parametrize("name", ["dropped", "late", "500", "429", "moved"])
+def test_commit_that_the_hub_could_not_take_for_a_moment_is_made_once(faults, name):
     _, told = faults
-    assert told["cut"].startswith("httpx")
-    assert "data/train-00000-of-00001.parquet" in told["files_after_cut"]
-    assert "hf_prune/provenance.json" not in told["files_after_cut"]
-    assert "hf_prune/provenance.json" in told["files_after_second_push"]
-    assert told["replayed"] == 30
+    happened = told["commit"][name]
+    assert happened["moved"]
+    assert happened["rows"] == [15, 15]
+    assert not happened["again_moved"]
+
+
+@pytest.mark.parametrize("name", ["403", "500-for-ever", "412-for-ever", "dropped-for-ever"])
+def test_refused_commit_leaves_the_old_state_whole_and_the_same_call_completes_it(faults, name):
+    _, told = faults
+    happened = told["commit"][name]
+    assert happened["words"].startswith("PushError: ")
+    assert "all push_to_hub again with the same arguments" in happened["words"]
+    assert not happened["moved"]
+    assert happened["rows"] == [30, 30]
+    assert happened["finally"] == 15
+
+
+def test_what_is_there_after_a_failure_is_said(faults):
+    _, told = faults
+    for name in ("403", "412-for-ever"):
+        assert "Nothing was published: the commit was not made" in told["commit"][name]["words"]
+    for name in ("500-for-ever", "dropped-for-ever"):
+        assert "did not answer the commit" in told["commit"][name]["words"]
+    assert "Nothing was published: the rows could not be uploaded" in told["no_upload"]
+    assert told["shard_rows_after"] == 30
+
+
+def test_commit_whose_answers_are_all_lost_is_there_once(faults):
+    _, told = faults
+    happened = told["commit"]["late-for-ever"]
+    assert happened["rows"] == [15, 15]
+    assert not happened["again_moved"]
+
+
+def test_new_repository_holds_nothing_until_it_holds_all(faults):
+    _, told = faults
+    assert "Nothing was published" in told["new"]
+    assert told["new_files"] == [".gitattributes"]
+
+
+def test_pull_request_is_not_opened_twice(faults):
+    _, told = faults
+    assert "did not answer the commit" in told["request"]
+    assert told["requests"] == ["refs/pr/1"]
+
+
+def test_upload_of_a_shard_is_tried_again(faults):
+    _, told = faults
     assert told["shard_rows"] == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("list", "not a YAML mapping"),
+        ("tab", "not YAML"),
+        ("anchors", "refers to itself"),
+        ("deep", "nested too deeply"),
+        ("no-utf-8", "not UTF-8"),
+        ("configs", "cannot be read"),
+        ("infos", "cannot be read"),
+    ],
+)
+def test_card_that_cannot_be_merged_is_met_before_anything_goes_up(faults, name, words):
+    _, told = faults
+    assert told["cards"][name]["words"].startswith("ValueError: ")
+    assert words in told["cards"][name]["words"]
+    assert "push" in told["cards"][name]["words"]
+    assert told["cards"][name]["same"]
 
 
 def test_card_is_merged_again_when_the_branch_moved(faults):
@@ -217,7 +286,8 @@ def test_card_is_merged_again_when_the_branch_moved(faults):
 def test_rights_are_respected(faults):
     _, told = faults
     assert told["wrong_token"] == 401
-    assert told["strangers_token"] == 403
+    assert "Nothing was published" in told["strangers_token"]
+    assert "403" in told["strangers_token"]
     assert told["own_private"] == 30
     assert told["anonymous_sees_private"] is False
     assert told["stranger_sees_private"] is False

@@ -1,6 +1,5 @@
 """A client that replays what strangers published, in a directory that is full of traps."""
 
-import base64
 import io
 import json
 import os
@@ -8,7 +7,6 @@ import pickle
 import shutil
 import sys
 import tarfile
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from huggingface_hub import HfApi
 from hf_prune.publish.replay import ReplayError, replay
 from hf_prune.selection import prune
 from tests.publish import samples
+from tests.publish.clients.wire import push
 
 SOURCE = "alice/Reviews"
 api = HfApi()
@@ -39,14 +38,6 @@ class Trap:
 
 def _write(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
-
-
-def push(repo_id: str, files: dict[str, bytes]) -> str:
-    """Returns the commit; `git push` looks at no content."""
-    encoded = {path: base64.b64encode(content).decode() for path, content in files.items()}
-    body = json.dumps({"repo": repo_id, "files": encoded}).encode()
-    asked = urllib.request.Request(os.environ["HF_ENDPOINT"] + "/_push", body, method="POST")
-    return str(json.loads(urllib.request.urlopen(asked).read())["sha"])
 
 
 def said(act: Callable[[], Any]) -> str:
