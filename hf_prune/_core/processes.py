@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hf_prune._core import compat
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -25,7 +27,7 @@ class Processes:
     @classmethod
     def current(cls) -> Processes:
         """This process among those of its launch; alone where there was none."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not PartialState._shared_state:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not compat.processes_are_set_up():
             return cls(0, 1)
         state = PartialState()
         return cls(state.process_index, state.num_processes)

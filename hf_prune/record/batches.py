@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
+from hf_prune._core import compat
 from hf_prune.errors import RecordingError
-from hf_prune.record.weights import untraced
 
 ID_COLUMN = "hf_prune_id"
 
@@ -59,13 +58,9 @@ class SamplerQueue:
         self._open = False
         self._skip = 0
 
-    def attach(self, dataloader: Any) -> Any:
+    def attach(self, dataloader: Any) -> Callable[[], None]:
         """Puts the proxy into a prepared dataloader and returns what undoes it."""
-        base = _base(dataloader)
-        inner = base.batch_sampler
-        # A DataLoader forbids to set its batch_sampler once it is built.
-        object.__setattr__(base, "batch_sampler", RecordingBatchSampler(inner, self))
-        return lambda: object.__setattr__(base, "batch_sampler", inner)
+        return compat.replace_batch_sampler(dataloader, lambda inner: RecordingBatchSampler(inner, self))
 
     def begin_epoch(self, skip: int = 0) -> None:
         """An epoch begins; a resumed one first draws `skip` batches again that were already trained on."""
@@ -113,7 +108,7 @@ class IdColumn:
 
     def attach(self, model: nn.Module) -> RemovableHandle:
         # torch_compile would trace the hook; the column must not become part of the graph.
-        hook = untraced(self._take_out)
+        hook = compat.no_dynamo(self._take_out)
         return model.register_forward_pre_hook(hook, with_kwargs=True)
 
     def pop(self) -> torch.Tensor | None:
@@ -129,14 +124,9 @@ class IdColumn:
         return args, kwargs
 
 
-def _base(dataloader: Any) -> DataLoader[Any]:
-    """The torch dataloader inside the one that accelerate prepared."""
-    return getattr(dataloader, "base_dataloader", dataloader)
-
-
 def column_values(dataloader: Any, name: str) -> np.ndarray | None:
     """The id column of a map-style `datasets.Dataset` as it reaches the dataloader, or `None` without one."""
-    dataset = _base(dataloader).dataset
+    dataset = compat.base_dataloader(dataloader).dataset
     if not isinstance(dataset, Dataset) or name not in dataset.column_names:
         return None
     return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.int64)

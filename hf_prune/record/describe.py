@@ -13,6 +13,7 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from hf_prune._core import compat
 from hf_prune._core.digest import column_digests
 from hf_prune.trajectory.manifest import Manifest
 
@@ -24,16 +25,16 @@ def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, st
     rows = None if isinstance(dataset, torch.utils.data.IterableDataset) else len(dataset)
     if not isinstance(dataset, datasets.Dataset):
         return rows, {}, None
-    return rows, column_digests(dataset) if main else {}, dataset._fingerprint
+    return rows, column_digests(dataset) if main else {}, compat.fingerprint(dataset)
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
     """Class, and the Hub id that it came from; never a local path."""
     described: dict[str, Any] = {"class": type(model).__name__}
-    name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
+    name = compat.hub_name(model)
+    if name is not None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
         described["name_or_path"] = name
-        commit = getattr(model.config, "_commit_hash", None)  # set where the model was loaded from the Hub
+        commit = compat.hub_commit(model)
         if commit is not None:
             described["revision"] = commit
     return described

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
+from hf_prune._core import compat
 from hf_prune.record.batches import ID_COLUMN
 
 ROWS_PER_SHARD = 2**32
@@ -50,7 +51,7 @@ def with_example_ids(dataset: AnyDataset) -> AnyDataset:
 
 
 def _number_stream(dataset: IterableDataset) -> IterableDataset:
-    if _is_shuffled(dataset):
+    if compat.is_shuffled(dataset):
         raise ValueError(
             "The stream is shuffled, so positions change from epoch to epoch: number it before shuffle()."
         )
@@ -72,13 +73,3 @@ def _numbered(shards: list[tuple[int, IterableDataset]]) -> Iterator[dict[str, A
             for values in zip(*batch.values(), strict=True):
                 yield {**dict(zip(batch, values, strict=True)), ID_COLUMN: position}
                 position += 1
-
-
-def _is_shuffled(dataset: IterableDataset) -> bool:
-    """Whether any stage of the stream shuffles; `datasets` has no public way to ask."""
-    stage = dataset._ex_iterable
-    while stage is not None:
-        if "Shuffled" in type(stage).__name__:
-            return True
-        stage = getattr(stage, "ex_iterable", None)
-    return False

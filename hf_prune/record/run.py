@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
+from hf_prune._core import compat
 from hf_prune.errors import RecordingError
 from hf_prune.record import describe, session, support
 from hf_prune.record.batches import ID_COLUMN, IdColumn, SamplerQueue, column_values
@@ -291,7 +292,7 @@ class Run:
 
 
 def _dataset(dataloader: Any) -> Any:
-    return getattr(dataloader, "base_dataloader", dataloader).dataset
+    return compat.base_dataloader(dataloader).dataset
 
 
 def _steps_per_epoch(dataloader: Any, args: TrainingArguments, state: TrainerState) -> int:

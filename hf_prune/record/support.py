@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
+from hf_prune._core import compat
 from hf_prune.errors import RecordingError
 from hf_prune.trajectory.manifest import Parameter
 
@@ -106,10 +107,10 @@ def recorded_parameters(
 
 def has_sampler(dataloader: Any) -> bool:
     """Whether this process's batch sampler says which rows its batches hold."""
-    base = getattr(dataloader, "base_dataloader", dataloader)
-    if type(dataloader).__name__ == "DataLoaderDispatcher" or isinstance(base.dataset, IterableDataset):
+    base = compat.base_dataloader(dataloader)
+    if compat.is_dispatcher(dataloader) or isinstance(base.dataset, IterableDataset):
         return False
-    if type(base).__name__ == "StatefulDataLoader":
+    if compat.is_stateful(dataloader):
         raise RecordingError(
             "use_stateful_dataloader=True is not supported, because such a dataloader skips batches out of sight; "
             "leave it out of accelerator_config."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from hf_prune._core import compat
 from hf_prune.errors import RecordingError
 from hf_prune.record.row_statistics import RowStatistics
 
@@ -56,7 +55,7 @@ class LossTap:
 
     def attach(self, model: nn.Module) -> RemovableHandle:
         # torch_compile would trace the hook, and a tensor hook inside a graph is lost.
-        return model.register_forward_hook(untraced(self._note), with_kwargs=True)
+        return model.register_forward_hook(compat.no_dynamo(self._note), with_kwargs=True)
 
     def pop(self) -> Forward | None:
         """The forward pass of the micro-batch just worked; `None` if there was not exactly one."""
@@ -80,11 +79,6 @@ class LossTap:
         tokens = _token_log_probs(output)
         if tokens is not None:
             tokens[0].register_hook(_arrival(forward, tokens[1]))
-
-
-def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook, left out of what torch.compile traces. A run that is not compiled is spared dynamo's slow import."""
-    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
 
 def _arrival(forward: Forward, labelled: torch.Tensor | None = None) -> Callable[[torch.Tensor], None]:
@@ -131,8 +125,6 @@ class GradNormTap:
     """
     Keeps the norm that the Trainer's own clipping returns: of the whole gradient, unscaled, before it was clipped.
 
-    Accelerate looks up `torch.nn.utils.clip_grad_norm_` at each call, so a wrapper there sees it, and changes nothing.
-
     Args:
         parameters (`Sequence[torch.Tensor]`): The trainable parameters. A call for others is not the Trainer's.
     """
@@ -142,49 +134,16 @@ class GradNormTap:
         self._norm: torch.Tensor | None = None
 
     def attach(self) -> None:
-        _taps.add(self)
-        _install()
+        compat.listen_to_clipping(self)
 
     def detach(self) -> None:
-        _taps.discard(self)
-        if not _taps:
-            _uninstall()
+        compat.stop_listening_to_clipping(self)
 
     def pop(self) -> torch.Tensor | None:
         """The last norm since the last call, or `None`."""
         norm, self._norm = self._norm, None
         return norm
 
-    def hear(self, parameters: Sequence[torch.Tensor], norm: torch.Tensor) -> None:
+    def observe(self, parameters: list[torch.Tensor], norm: torch.Tensor) -> None:
         if self._wanted <= {id(parameter) for parameter in parameters}:
             self._norm = norm
-
-
-# A run that raised never calls on_train_end: weak references let its tap go with its callback.
-_taps: weakref.WeakSet[GradNormTap] = weakref.WeakSet()
-_original = torch.nn.utils.clip_grad_norm_
-
-
-def _clip_grad_norm(parameters: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    norm = _original(parameters, *args, **kwargs)
-    if _norm_type(args, kwargs) == 2.0:
-        for tap in _taps:
-            tap.hear(parameters, norm)
-    return norm
-
-
-def _norm_type(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    return float(kwargs.get("norm_type", args[1] if len(args) > 1 else 2.0))
-
-
-def _install() -> None:
-    global _original
-    if torch.nn.utils.clip_grad_norm_ is not _clip_grad_norm:
-        _original = torch.nn.utils.clip_grad_norm_
-        torch.nn.utils.clip_grad_norm_ = _clip_grad_norm
-
-
-def _uninstall() -> None:
-    if torch.nn.utils.clip_grad_norm_ is _clip_grad_norm:
-        torch.nn.utils.clip_grad_norm_ = _original

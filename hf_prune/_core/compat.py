@@ -1,0 +1,211 @@
+"""
+Every use of what torch, transformers, datasets and accelerate do not promise to keep: private attributes, functions
+that are replaced for a while, classes that are told by their names.
+
+When one of these libraries changes, this is the file to read; `tests/core/test_compat.py` has a test for each item.
+Libraries are imported where they are used, so that reading a dataset does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from datasets import Dataset, DatasetInfo, IterableDataset
+    from torch import nn
+
+    SomeDataset = TypeVar("SomeDataset", bound=Dataset)
+
+# ---- datasets ----
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """The fingerprint by which `datasets` names its cache files."""
+    return dataset._fingerprint
+
+
+def row_indices(dataset: Dataset) -> pa.ChunkedArray | None:
+    """Which rows of `dataset.data` are the dataset's, in order; `None` if they are all of them."""
+    return None if dataset._indices is None else dataset._indices.column(0)
+
+
+def as_class(dataset: Dataset, kind: type[SomeDataset]) -> SomeDataset:
+    """The same rows, format and fingerprint as a dataset of class `kind`; nothing is copied."""
+    made = kind(
+        dataset.data,
+        info=dataset.info,
+        split=dataset.split,
+        indices_table=dataset._indices,
+        fingerprint=dataset._fingerprint,
+    )
+    made.set_format(
+        dataset._format_type, dataset._format_columns, dataset._output_all_columns, **dataset._format_kwargs
+    )
+    made._fingerprint = dataset._fingerprint  # `set_format` marks its dataset as changed, but this is the same one
+    return made
+
+
+def set_info(dataset: Dataset, info: DatasetInfo) -> None:
+    """Gives the dataset another `info`, which may be of a class derived from `DatasetInfo`."""
+    dataset._info = info
+
+
+def is_shuffled(stream: IterableDataset) -> bool:
+    """Whether any stage of the stream shuffles."""
+    stage = stream._ex_iterable
+    while stage is not None:
+        if "Shuffled" in type(stage).__name__:
+            return True
+        stage = getattr(stage, "ex_iterable", None)
+    return False
+
+
+# ---- transformers ----
+
+
+def hub_name(model: Any) -> str | None:
+    """The name or path that the model was loaded from; `None` for one that was made from a config."""
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
+def hub_commit(model: Any) -> str | None:
+    """The Hub commit that the model was loaded from, where its config keeps it, as older transformers do."""
+    return getattr(getattr(model, "config", None), "_commit_hash", None)
+
+
+@contextmanager
+def masks_for_vmap() -> Iterator[None]:
+    """Builds attention masks without looking at their values, which `vmap` cannot do."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+
+    def whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
+        kwargs["allow_is_bidirectional_skip"] = False
+        return eager_mask(*args, **kwargs)
+
+    before = ALL_MASK_ATTENTION_FUNCTIONS["eager"]
+    ALL_MASK_ATTENTION_FUNCTIONS["eager"] = whole_mask
+    try:
+        yield
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS["eager"] = before
+
+
+# ---- accelerate ----
+
+
+def base_dataloader(dataloader: Any) -> Any:
+    """The torch dataloader inside the one that accelerate prepared."""
+    return getattr(dataloader, "base_dataloader", dataloader)
+
+
+def is_dispatcher(dataloader: Any) -> bool:
+    """Whether one process reads all batches and hands them out."""
+    return type(dataloader).__name__ == "DataLoaderDispatcher"
+
+
+def is_stateful(dataloader: Any) -> bool:
+    """Whether the prepared dataloader is torchdata's, which skips batches itself."""
+    return type(base_dataloader(dataloader)).__name__ == "StatefulDataLoader"
+
+
+def processes_are_set_up() -> bool:
+    """Whether accelerate knows the processes of this launch already; asking `PartialState()` would set them up."""
+    from accelerate import PartialState
+
+    return bool(PartialState._shared_state)
+
+
+# ---- torch ----
+
+
+def replace_batch_sampler(dataloader: Any, wrap: Callable[[Any], Any]) -> Callable[[], None]:
+    """
+    Puts `wrap(batch_sampler)` into a dataloader, which forbids to set it once it is built.
+
+    Returns:
+        `Callable[[], None]`: Puts the old one back.
+    """
+    base = base_dataloader(dataloader)
+    inner = base.batch_sampler
+    object.__setattr__(base, "batch_sampler", wrap(inner))
+    return lambda: object.__setattr__(base, "batch_sampler", inner)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether the module is a batch norm of any number of dimensions."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return isinstance(module, _BatchNorm)
+
+
+def remove_hooks(module: nn.Module) -> None:
+    """Removes the module's hooks, and a `forward` that was set on it from outside."""
+    module.__dict__.pop("forward", None)
+    for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+        hooks.clear()
+
+
+def no_dynamo(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook, left out of what torch.compile traces; a run that is not compiled is spared dynamo's slow import."""
+    if "torch._dynamo" not in sys.modules:
+        return hook
+    import torch
+
+    return torch.compiler.disable(hook)
+
+
+class ClipListener(Protocol):
+    """Is told of each clipping."""
+
+    def observe(self, parameters: list[torch.Tensor], norm: torch.Tensor) -> None:
+        """
+        Args:
+            parameters (`list[torch.Tensor]`): What was clipped.
+            norm (`torch.Tensor`): The 2-norm of all their gradients together, before.
+        """
+
+
+# A run that raised never takes its listener off: a weak reference lets it go with its owner.
+_listeners: WeakSet[ClipListener] = WeakSet()
+
+
+def listen_to_clipping(listener: ClipListener) -> None:
+    """
+    Tells `listener` of each call of `torch.nn.utils.clip_grad_norm_` with the 2-norm.
+
+    Accelerate looks the function up at each call, so a wrapper in its place sees the norm before clipping, which no
+    callback is given. The wrapper changes nothing else.
+    """
+    import torch
+
+    _listeners.add(listener)
+    original = torch.nn.utils.clip_grad_norm_
+    if hasattr(original, "_hf_prune_original"):
+        return
+
+    def clip_grad_norm_(parameters: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+        norm = original(parameters, *args, **kwargs)
+        if float(kwargs.get("norm_type", args[1] if len(args) > 1 else 2.0)) == 2.0:
+            for heard in _listeners:
+                heard.observe(parameters, norm)
+        return norm
+
+    clip_grad_norm_._hf_prune_original = original  # type: ignore[attr-defined]
+    torch.nn.utils.clip_grad_norm_ = clip_grad_norm_
+
+
+def stop_listening_to_clipping(listener: ClipListener) -> None:
+    """Takes a listener off, and with the last one the wrapper, unless somebody has put another over it."""
+    import torch
+
+    _listeners.discard(listener)
+    current = torch.nn.utils.clip_grad_norm_
+    if not _listeners and hasattr(current, "_hf_prune_original"):
+        torch.nn.utils.clip_grad_norm_ = current._hf_prune_original
