@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from transformers import TrainingArguments
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 PREFIX = "hf_prune/"
 

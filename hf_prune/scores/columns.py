@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pyarrow as pa
 from datasets import Dataset, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
-from transformers.utils import logging
 
 from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
 from hf_prune.errors import TrajectoryError
@@ -24,7 +24,7 @@ from hf_prune.scores.last_layer import last_layer_influence
 from hf_prune.trajectory.trajectory import Trajectory
 from hf_prune.trajectory.visits import read_visits
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("el2n", "grand", "forgetting", "aum", "loss", "confidence", "variability")
 # Columns made by another version of the computation must not pass for these.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,12 +11,11 @@ from functools import cached_property
 
 from datasets import Dataset
 from transformers import Trainer, set_seed
-from transformers.utils import logging
 
 from hf_prune.verify.metrics import PREFIX, Measure, Metric, measure_of
 from hf_prune.verify.result import Run
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 Factory = Callable[[Dataset, int], Trainer]
 
