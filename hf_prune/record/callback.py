@@ -14,7 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_prune._core import trackers
 from hf_prune.errors import RecordingError
-from hf_prune.record.run import Run, Settings
+from hf_prune.record.recording import Recording
+from hf_prune.record.start import Settings, Training, start_recording
 from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.snapshots import DTYPES
 
@@ -84,7 +85,7 @@ class TrajectoryCallback(TrainerCallback):
             Path(output_dir), window, snapshots_per_epoch, parameters, id_column, snapshot_dtype, row_statistics
         )
         self._on_error = on_error
-        self._run: Run | None = None
+        self._recording: Recording | None = None
         self._unfinished: str | None = None
         self._seconds = 0.0
 
@@ -93,44 +94,50 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         self._close()  # of a run that raised
         self._seconds = 0.0
-        model, optimizer, dataloader = kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"]
-        processing_class = kwargs.get("processing_class")
-        self._run = Run(self._settings, args, state, model, optimizer, dataloader, processing_class, self._unfinished)
-        self._unfinished = self._run.manifest.run_id
+        training = Training(
+            args,
+            state,
+            model=kwargs["model"],
+            optimizer=kwargs["optimizer"],
+            dataloader=kwargs["train_dataloader"],
+            processing_class=kwargs.get("processing_class"),
+        )
+        self._recording = start_recording(self._settings, training, self._unfinished)
+        self._unfinished = self._recording.manifest.run_id
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._do(lambda run: run.begin_epoch())
+        self._do(lambda recording: recording.begin_epoch())
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._do(lambda run: run.begin_step())
+        self._do(lambda recording: recording.begin_step())
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._do(lambda run: run.end_micro_batch())
+        self._do(lambda recording: recording.end_micro_batch())
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._do(lambda run: run.before_update())
+        self._do(lambda recording: recording.before_update())
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._do(lambda run: run.after_update())
+        self._do(lambda recording: recording.after_update())
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._do(lambda run: run.end_micro_batch())
-        self._do(lambda run: run.end_step(state))
+        self._do(lambda recording: recording.end_micro_batch())
+        self._do(lambda recording: recording.end_step(state))
         if control.should_save:
             # A checkpoint must never be ahead of the record, or the run could not be continued from it.
-            self._do(lambda run: run.flush())
+            self._do(lambda recording: recording.flush())
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -140,12 +147,16 @@ class TrajectoryCallback(TrainerCallback):
             self._snapshot(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._do(lambda run: run.flush())
+        self._do(lambda recording: recording.flush())
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # The Trainer's last log: the trackers are closed before this callback hears of on_train_end.
-        if self._run is not None and state.is_world_process_zero and "train_runtime" in (kwargs.get("logs") or {}):
-            self._do(lambda run: run.flush())
+        if (
+            self._recording is not None
+            and state.is_world_process_zero
+            and "train_runtime" in (kwargs.get("logs") or {})
+        ):
+            self._do(lambda recording: recording.flush())
             figures = _figures(self._settings.output_dir, state.global_step, self._seconds)
             trackers.log_recording(figures, args, state.global_step)
 
@@ -154,25 +165,29 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._snapshot(state)
-        self._do(lambda run: run.finish(state))
-        if self._run is not None:
+        self._do(lambda recording: recording.finish(state))
+        if self._recording is not None:
             self._unfinished = None
-        self._do(lambda run: run.close())
-        self._run = None
+        self._do(lambda recording: recording.close())
+        self._recording = None
 
     def _snapshot(self, state: TrainerState) -> None:
-        run = self._run
-        if run is None or run.has_snapshot(state.global_step) or state.global_step <= run.manifest.window_start:
+        recording = self._recording
+        if (
+            recording is None
+            or recording.has_snapshot(state.global_step)
+            or state.global_step <= recording.manifest.window_start
+        ):
             return
-        self._do(lambda run: run.take_snapshot(state.global_step))
+        self._do(lambda recording: recording.take_snapshot(state.global_step))
 
-    def _do(self, event: Callable[[Run], None]) -> None:
+    def _do(self, event: Callable[[Recording], None]) -> None:
         """Runs an event of the run that is recorded, if there is one, and sees to it when that fails."""
-        if self._run is None:
+        if self._recording is None:
             return
         start = time.perf_counter()
         try:
-            event(self._run)
+            event(self._recording)
             self._seconds += time.perf_counter() - start
         except (OSError, RecordingError) as error:
             message = str(error)
@@ -184,19 +199,19 @@ class TrajectoryCallback(TrainerCallback):
             self._stop(message)
 
     def _stop(self, reason: str) -> None:
-        run, self._run = self._run, None
+        recording, self._recording = self._recording, None
         logger.warning("Recording stops and training goes on. %s", reason)
-        if run is not None:
+        if recording is not None:
             try:
-                run.stop(reason)
+                recording.stop(reason)
             except OSError as error:
                 logger.warning("The record could not be marked as stopped (%s).", error)
 
     def _close(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
+        recording, self._recording = self._recording, None
+        if recording is not None:
             try:
-                run.close()
+                recording.close()
             except OSError as error:
                 logger.warning("A file of the record could not be closed (%s).", error)
 

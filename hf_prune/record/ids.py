@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
 from hf_prune._core import compat
-from hf_prune.record.batches import ID_COLUMN
+from hf_prune.record.row_ids import ID_COLUMN
 
 ROWS_PER_SHARD = 2**32
 _BATCH = 256

@@ -1,4 +1,4 @@
-"""The start of a recording: a new record, or the continuation of one after a resume."""
+"""Opening a new record, or the one that a resumed run continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_prune.trajectory.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
-class Start:
+class Session:
     """
     What all processes agree on before the first step.
 
@@ -43,7 +43,7 @@ _FIXED = (
 )
 
 
-def agree(manifest: Manifest, root: Path, step: int, own_run: str | None, main: bool) -> Start:
+def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | None, main: bool) -> Session:
     """
     Makes or continues the record on the main process, and tells the others; if it cannot be done, all of them raise.
 
@@ -66,7 +66,7 @@ def agree(manifest: Manifest, root: Path, step: int, own_run: str | None, main: 
     return outcome[0]
 
 
-def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> Start:
+def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> Session:
     inner = [files.LEDGER, files.SNAPSHOTS] + [files.STATISTICS_DIRECTORY] * manifest.row_statistics
     for directory in (root, *(root / name for name in inner)):
         directory.mkdir(parents=True, exist_ok=True)
@@ -82,10 +82,10 @@ def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> 
             )
     _remove_record(root)
     write_manifest(root, manifest)
-    return Start(manifest, part=0)
+    return Session(manifest, part=0)
 
 
-def _continue(manifest: Manifest, root: Path, step: int) -> Start:
+def _continue(manifest: Manifest, root: Path, step: int) -> Session:
     if not (root / files.MANIFEST).exists():
         raise RecordingError(
             f"Training resumes at step {step}, but {root} holds no record of the steps before: give the output_dir of "
@@ -120,7 +120,7 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Start:
         loss=found.loss,
     )
     write_manifest(root, continued)
-    return Start(continued, part=1 + max((part for _, part in files.part_paths(root)), default=-1))
+    return Session(continued, part=1 + max((part for _, part in files.part_paths(root)), default=-1))
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

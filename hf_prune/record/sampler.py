@@ -1,4 +1,4 @@
-"""Which examples are in a micro-batch: from the batch sampler, or from an id column that the batches carry."""
+"""Which rows a micro-batch holds, told by the batch sampler."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import torch
-from datasets import Dataset
-from torch import nn
-from torch.utils.hooks import RemovableHandle
-
 from hf_prune._core import compat
 from hf_prune.errors import RecordingError
-
-ID_COLUMN = "hf_prune_id"
 
 
 class RecordingBatchSampler:
@@ -92,41 +84,3 @@ class SamplerQueue:
                 "rows with hf_prune.record.with_example_ids(dataset) and pass remove_unused_columns=False."
             )
         return self._batches.popleft()
-
-
-class IdColumn:
-    """
-    Takes the id column out of the model's inputs, and keeps the ids of training batches.
-
-    Args:
-        name (`str`): The column's name.
-    """
-
-    def __init__(self, name: str):
-        self.name = name
-        self._batches: deque[torch.Tensor] = deque(maxlen=2)
-
-    def attach(self, model: nn.Module) -> RemovableHandle:
-        # torch_compile would trace the hook; the column must not become part of the graph.
-        hook = compat.no_dynamo(self._take_out)
-        return model.register_forward_pre_hook(hook, with_kwargs=True)
-
-    def pop(self) -> torch.Tensor | None:
-        """Ids of the micro-batch that the Trainer has just worked, on whatever device; `None` if it carried none."""
-        batches = list(self._batches)
-        self._batches.clear()
-        return batches[0] if len(batches) == 1 else None
-
-    def _take_out(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        ids = kwargs.pop(self.name, None)
-        if module.training and torch.is_grad_enabled() and ids is not None:
-            self._batches.append(torch.as_tensor(ids).detach().reshape(-1))
-        return args, kwargs
-
-
-def column_values(dataloader: Any, name: str) -> np.ndarray | None:
-    """The id column of a map-style `datasets.Dataset` as it reaches the dataloader, or `None` without one."""
-    dataset = compat.base_dataloader(dataloader).dataset
-    if not isinstance(dataset, Dataset) or name not in dataset.column_names:
-        return None
-    return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.int64)

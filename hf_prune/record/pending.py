@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hf_prune.errors import RecordingError
-from hf_prune.record.weights import Forward
+from hf_prune.record.hooks import Forward
 from hf_prune.trajectory.ledger import LedgerRow
 from hf_prune.trajectory.visits import StatisticsRow
 
@@ -47,7 +47,7 @@ class HostCopy:
 
 
 @dataclass
-class MicroDraft:
+class PendingMicroBatch:
     """
     One micro-batch of this process.
 
@@ -66,7 +66,9 @@ class MicroDraft:
     statistics: HostCopy | None = None
 
     @classmethod
-    def of(cls, positions: list[int] | None, column: torch.Tensor | None, forward: Forward | None) -> MicroDraft:
+    def of(
+        cls, positions: list[int] | None, column: torch.Tensor | None, forward: Forward | None
+    ) -> PendingMicroBatch:
         num_items = forward.num_items if forward is not None else None
         if forward is not None and forward.refusal is not None:
             raise forward.refusal
@@ -81,7 +83,7 @@ class MicroDraft:
 
 
 @dataclass
-class StepDraft:
+class PendingStep:
     """
     One optimizer step of this process.
 
@@ -92,7 +94,7 @@ class StepDraft:
 
     loss_scale: float
     scaled: bool
-    micro_batches: list[MicroDraft] = field(default_factory=list)
+    micro_batches: list[PendingMicroBatch] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
     grad_norm: HostCopy | None = None
     skipped: bool = False
@@ -154,7 +156,7 @@ def _over(value: float | None, divisor: float) -> float | None:
     return None if value is None or math.isnan(value) else value / divisor
 
 
-def _ids(batch: MicroDraft, row_ids: np.ndarray | None) -> list[int]:
+def _ids(batch: PendingMicroBatch, row_ids: np.ndarray | None) -> list[int]:
     carried = None if batch.column is None else [int(i) for i in batch.column.numbers()]
     if batch.positions is None:
         if carried is None:

@@ -1,9 +1,10 @@
-"""The weight of a micro-batch in the training objective, and the gradient's norm before clipping, both as measured."""
+"""What is measured while a step is worked: the weight of each micro-batch, and the gradient's norm before clipping."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class Forward:
     refusal: RecordingError | None = None
 
 
-class LossTap:
+class LossHook:
     """
     Measures d(objective) / d(loss that the model returned) for each micro-batch.
 
@@ -121,7 +122,7 @@ def _loss(output: Any) -> torch.Tensor | None:
     return None
 
 
-class GradNormTap:
+class GradNormListener:
     """
     Keeps the norm that the Trainer's own clipping returns: of the whole gradient, unscaled, before it was clipped.
 
@@ -147,3 +148,38 @@ class GradNormTap:
     def observe(self, parameters: list[torch.Tensor], norm: torch.Tensor) -> None:
         if self._wanted <= {id(parameter) for parameter in parameters}:
             self._norm = norm
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """
+    Args:
+        loss (`LossHook`): At the model.
+        norm (`GradNormListener`): At the clipping of gradients.
+    """
+
+    loss: LossHook
+    norm: GradNormListener
+
+    @classmethod
+    def attach(
+        cls,
+        model: nn.Module,
+        trainable: Sequence[torch.Tensor],
+        statistics: RowStatistics | None,
+        undo: ExitStack,
+    ) -> Hooks:
+        """
+        Puts both in place.
+
+        Args:
+            model (`nn.Module`): The model inside all wrappers.
+            trainable (`Sequence[torch.Tensor]`): Its trainable parameters.
+            statistics (`RowStatistics`, *optional*): What to keep of each row.
+            undo (`ExitStack`): Gets what takes them off.
+        """
+        hooks = cls(LossHook(statistics), GradNormListener(trainable))
+        undo.callback(hooks.loss.attach(model).remove)
+        hooks.norm.attach()
+        undo.callback(hooks.norm.detach)
+        return hooks

@@ -1,0 +1,149 @@
+"""One training run under recording, on one process: what each of the Trainer's events does."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+
+from hf_prune.errors import RecordingError
+from hf_prune.record.hooks import Hooks
+from hf_prune.record.optimizer import RecordedOptimizer
+from hf_prune.record.pending import HostCopy, PendingMicroBatch, PendingStep
+from hf_prune.record.row_ids import RowIds
+from hf_prune.record.session import write_manifest
+from hf_prune.record.writers import Writers
+from hf_prune.trajectory.manifest import Manifest
+
+
+class Recording:
+    """
+    Everything that lives from `on_train_begin` to `on_train_end`. [`start_recording`] makes it.
+
+    Args:
+        root (`Path`): The trajectory's directory.
+        manifest (`Manifest`): The run's, as it is on disk.
+        main (`bool`): Whether this process is the main one.
+        planned (`frozenset[int]`): Steps at which snapshots are due.
+        optimizer (`RecordedOptimizer`): The optimizer.
+        rows (`RowIds`): Which rows a micro-batch holds.
+        hooks (`Hooks`): What is measured at the model's loss and at clipping.
+        writers (`Writers`): The open files.
+        skip (`int`): Batches of the first epoch that the Trainer draws again after a resume.
+        undo (`ExitStack`): Takes all hooks off and closes the files.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        *,
+        main: bool,
+        planned: frozenset[int],
+        optimizer: RecordedOptimizer,
+        rows: RowIds,
+        hooks: Hooks,
+        writers: Writers,
+        skip: int,
+        undo: ExitStack,
+    ):
+        self.manifest = manifest
+        self._root, self._main, self._planned = root, main, planned
+        self._optimizer, self._rows, self._hooks, self._writers = optimizer, rows, hooks, writers
+        self._skip, self._undo = skip, undo
+        self._finished: deque[PendingStep] = deque()  # steps that are not written yet
+        self._begun: PendingStep | None = None
+
+    def begin_epoch(self) -> None:
+        self._rows.begin_epoch(self._skip)
+        self._skip = 0
+
+    def begin_step(self) -> None:
+        self._rows.begin_step()
+        scaler = self._optimizer.scaler
+        # A stream that ends within an accumulation cycle leaves gradients behind, which join the next step.
+        carried = self._begun.micro_batches if self._begun is not None else []
+        self._begun = PendingStep(scaler.get_scale() if scaler else 1.0, scaler is not None, carried)
+
+    def end_micro_batch(self) -> None:
+        positions, column = self._rows.pop()
+        self._current.micro_batches.append(PendingMicroBatch.of(positions, column, self._hooks.loss.pop()))
+
+    def before_update(self) -> None:
+        norm = self._hooks.norm.pop()
+        if norm is None:
+            norm = self._unclipped_norm()
+        self._current.grad_norm = HostCopy(norm)
+        self._current.learning_rates = self._optimizer.learning_rates
+
+    def after_update(self) -> None:
+        self._current.skipped = self._optimizer.step_was_skipped
+
+    def end_step(self, state: TrainerState) -> None:
+        step, self._begun = self._current, None
+        step.step, step.epoch = state.global_step - 1, float(state.epoch or 0.0)
+        self._finished.append(step)
+        # On an accelerator the row is written one step late, when its numbers have long arrived.
+        while self._finished and not (len(self._finished) == 1 and self._finished[0].on_its_way):
+            self._write(self._finished.popleft())
+        self._writers.check()
+        if state.global_step in self._planned:
+            self.take_snapshot(state.global_step)
+
+    def flush(self) -> None:
+        """Everything that has happened so far is on disk when this returns."""
+        while self._finished:
+            self._write(self._finished.popleft())
+        self._writers.flush()
+
+    def finish(self, state: TrainerState) -> None:
+        """Training ended as it should."""
+        self.flush()
+        self._update_manifest(complete=True, last_step=state.global_step)
+
+    def stop(self, reason: str) -> None:
+        """Recording ends here while training goes on."""
+        self.close()
+        self._update_manifest(stopped=reason)
+
+    def close(self) -> None:
+        """Takes all hooks off, and closes the files; what has been written stays."""
+        self._undo.close()
+
+    def has_snapshot(self, step: int) -> bool:
+        return self._writers.last_snapshot == step
+
+    def take_snapshot(self, step: int) -> None:
+        """Copies parameters and second moment as they are after `step` optimizer steps."""
+        self._writers.take_snapshot(step, self._optimizer)
+
+    @property
+    def _current(self) -> PendingStep:
+        if self._begun is None:
+            raise RecordingError("The Trainer ended a step that it never began; this Trainer's loop is not supported.")
+        return self._begun
+
+    def _unclipped_norm(self) -> torch.Tensor:
+        if self.manifest.max_grad_norm > 0 or self._current.scaled:
+            raise RecordingError(
+                "The gradient's norm before clipping is unknown, because this Trainer clips without "
+                "accelerator.clip_grad_norm_; call that one, or pass max_grad_norm=0."
+            )
+        return self._optimizer.gradient_norm()
+
+    def _write(self, step: PendingStep) -> None:
+        row = step.row(self.manifest.world_size, self._rows.by_position)
+        self._writers.write(row, step)
+        loss = "custom" if self.manifest.loss == "custom" or None in row.scales else "model"
+        if loss != self.manifest.loss:
+            self._update_manifest(loss=loss)
+
+    def _update_manifest(self, **changes: Any) -> None:
+        self.manifest = replace(self.manifest, **changes)
+        if self._main:
+            write_manifest(self._root, self.manifest)

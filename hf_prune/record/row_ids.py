@@ -1,0 +1,117 @@
+"""Which rows a micro-batch holds: told by the batch sampler, by an id column that the batches carry, or by both."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainingArguments
+
+from hf_prune._core import compat
+from hf_prune.record import support
+from hf_prune.record.sampler import SamplerQueue
+
+ID_COLUMN = "hf_prune_id"
+
+
+@dataclass(frozen=True)
+class RowIds:
+    """
+    Args:
+        column (`IdColumn`): Takes the id column out of batches that carry one.
+        queue (`SamplerQueue`, *optional*): What the batch sampler yields; `None` where there is no sampler here.
+        by_position (`np.ndarray`, *optional*): The id column of the whole dataset, where it is known.
+        id_column (`str`, *optional*): The column that ids are values of; `None` if they are positions.
+    """
+
+    column: IdColumn
+    queue: SamplerQueue | None
+    by_position: np.ndarray | None
+    id_column: str | None
+
+    @classmethod
+    def find(cls, name: str | None, args: TrainingArguments, dataloader: Any) -> RowIds:
+        """
+        Finds out who tells the rows of this run.
+
+        Args:
+            name (`str`, *optional*): The id column that the user named.
+            args (`TrainingArguments`): The Trainer's.
+            dataloader (`Any`): The training dataloader as accelerate prepared it.
+
+        Raises:
+            [`RecordingError`]: if nobody does.
+        """
+        column = IdColumn(name or ID_COLUMN)
+        queue = SamplerQueue() if support.has_sampler(dataloader) else None
+        by_position = _column_values(dataloader, column.name)
+        if queue is None:
+            support.check_id_column(args, "Batches of a stream or of dispatch_batches=True have no sampler here")
+        elif name is not None and by_position is None:
+            support.check_id_column(args, f"The column {name!r} does not reach the dataloader")
+        known = by_position is not None or queue is None or name is not None
+        return cls(column, queue, by_position, column.name if known else None)
+
+    def attach(self, model: nn.Module, dataloader: Any, undo: ExitStack) -> None:
+        """Begins to listen; `undo` gets what ends it."""
+        undo.callback(self.column.attach(model).remove)
+        if self.queue is not None:
+            undo.callback(self.queue.attach(dataloader))
+
+    def begin_epoch(self, skip: int) -> None:
+        if self.queue is not None:
+            self.queue.begin_epoch(skip)
+
+    def begin_step(self) -> None:
+        if self.queue is not None:
+            self.queue.begin_step()
+
+    def pop(self) -> tuple[list[int] | None, torch.Tensor | None]:
+        """Of the micro-batch just worked, the positions that the sampler tells, and the ids that it carried itself."""
+        positions = self.queue.pop() if self.queue is not None else None
+        return positions, self.column.pop()
+
+
+class IdColumn:
+    """
+    Takes the id column out of the model's inputs, and keeps the ids of training batches.
+
+    Args:
+        name (`str`): The column's name.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._batches: deque[torch.Tensor] = deque(maxlen=2)
+
+    def attach(self, model: nn.Module) -> RemovableHandle:
+        # torch_compile would trace the hook; the column must not become part of the graph.
+        hook = compat.no_dynamo(self._take_out)
+        return model.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def pop(self) -> torch.Tensor | None:
+        """Ids of the micro-batch that the Trainer has just worked, on whatever device; `None` if it carried none."""
+        batches = list(self._batches)
+        self._batches.clear()
+        return batches[0] if len(batches) == 1 else None
+
+    def _take_out(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ids = kwargs.pop(self.name, None)
+        if module.training and torch.is_grad_enabled() and ids is not None:
+            self._batches.append(torch.as_tensor(ids).detach().reshape(-1))
+        return args, kwargs
+
+
+def _column_values(dataloader: Any, name: str) -> np.ndarray | None:
+    """The id column of a map-style `datasets.Dataset` as it reaches the dataloader, or `None` without one."""
+    dataset = compat.base_dataloader(dataloader).dataset
+    if not isinstance(dataset, Dataset) or name not in dataset.column_names:
+        return None
+    return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.int64)

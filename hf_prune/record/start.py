@@ -1,0 +1,163 @@
+"""The start of a recording: everything that must be known, agreed on and attached before the first step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+
+from hf_prune._core import compat
+from hf_prune.record import describe, support
+from hf_prune.record.hooks import Hooks
+from hf_prune.record.optimizer import RecordedOptimizer
+from hf_prune.record.recording import Recording
+from hf_prune.record.row_ids import RowIds
+from hf_prune.record.row_statistics import RowStatistics
+from hf_prune.record.session import open_or_resume
+from hf_prune.record.snapshot_writer import disk_warning, planned_steps, snapshot_bytes
+from hf_prune.record.writers import Writers
+from hf_prune.trajectory.files import snapshot_paths
+from hf_prune.trajectory.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The callback's arguments."""
+
+    output_dir: Path
+    window: float
+    snapshots_per_epoch: float
+    parameters: str | None
+    id_column: str | None
+    snapshot_dtype: str
+    row_statistics: bool
+
+
+@dataclass(frozen=True)
+class Training:
+    """
+    What the Trainer hands to a callback when training begins.
+
+    Args:
+        args (`TrainingArguments`): The Trainer's.
+        state (`TrainerState`): The Trainer's, at the start of training.
+        model (`nn.Module`): The model inside all wrappers.
+        optimizer (`Any`): The optimizer as accelerate prepared it.
+        dataloader (`Any`): The training dataloader as accelerate prepared it.
+        processing_class (`Any`): The Trainer's tokenizer or processor, if it has one.
+    """
+
+    args: TrainingArguments
+    state: TrainerState
+    model: nn.Module
+    optimizer: Any
+    dataloader: Any
+    processing_class: Any
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the main one."""
+        return self.args.process_index == 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """As the Trainer counts them; a stream of unknown length is one long epoch."""
+        try:
+            batches = len(self.dataloader)
+        except TypeError:
+            return max(1, self.state.max_steps)
+        return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
+
+
+def start_recording(settings: Settings, training: Training, own_run: str | None) -> Recording:
+    """
+    Begins a recording, or continues one after a resume.
+
+    Args:
+        settings (`Settings`): The callback's arguments.
+        training (`Training`): The run that begins.
+        own_run (`str`, *optional*): A run of this callback that was begun and never ended.
+
+    Raises:
+        [`RecordingError`]: if the run cannot be recorded. Nothing is attached and no file is open then.
+    """
+    support.check_processes(training.args, training.optimizer.accelerator_state.distributed_type)
+    optimizer = RecordedOptimizer.of(training.optimizer, training.model, settings.parameters)
+    rows = RowIds.find(settings.id_column, training.args, training.dataloader)
+    steps = planned_steps(
+        training.state.max_steps, training.steps_per_epoch, settings.window, settings.snapshots_per_epoch
+    )
+    manifest = _manifest(settings, training, optimizer, rows, window_start=steps[0])
+    root, now = settings.output_dir, training.state.global_step
+    session = open_or_resume(manifest, root, now, own_run, training.main)
+    manifest = session.manifest
+    planned = frozenset(step for step in steps if step >= now)
+    if training.main:
+        _warn_if_disk_is_small(root, manifest, optimizer, len(planned))
+    with ExitStack() as undo:  # for a start that fails half-way
+        writers = Writers.open(root, manifest, training.args.process_index, session.part, undo)
+        statistics = RowStatistics() if manifest.row_statistics else None
+        hooks = Hooks.attach(training.model, optimizer.trainable, statistics, undo)
+        rows.attach(training.model, training.dataloader, undo)
+        if now in planned and now not in snapshot_paths(root):
+            writers.take_snapshot(now, optimizer)
+        return Recording(
+            root,
+            manifest,
+            main=training.main,
+            planned=planned,
+            optimizer=optimizer,
+            rows=rows,
+            hooks=hooks,
+            writers=writers,
+            skip=_batches_to_skip(training, manifest),
+            undo=undo.pop_all(),
+        )
+
+
+def _manifest(
+    settings: Settings, training: Training, optimizer: RecordedOptimizer, rows: RowIds, window_start: int
+) -> Manifest:
+    """What this run would write into an empty directory."""
+    dataset = compat.base_dataloader(training.dataloader).dataset
+    n_rows, columns, fingerprint = describe.describe_dataset(dataset, training.main)
+    return describe.new_manifest(
+        training.args,
+        model=describe.describe_model(training.model),
+        optimizer=support.describe_optimizer(optimizer.inner),
+        parameters=optimizer.parameters,
+        n_rows=n_rows,
+        dataset_columns=columns,
+        dataset_fingerprint=fingerprint,
+        padding=describe.describe_padding(training.processing_class),
+        id_column=rows.id_column,
+        total_steps=training.state.max_steps,
+        steps_per_epoch=training.steps_per_epoch,
+        window_start=window_start,
+        snapshot_dtype=settings.snapshot_dtype,
+        row_statistics=settings.row_statistics,
+        updates_before_start=optimizer.updates() or 0,
+    )
+
+
+def _warn_if_disk_is_small(root: Path, manifest: Manifest, optimizer: RecordedOptimizer, count: int) -> None:
+    each = snapshot_bytes(manifest.n_parameters, manifest.snapshot_dtype, optimizer.has_second_moment)
+    warning = disk_warning(each, count, shutil.disk_usage(root).free)
+    if warning is not None:
+        logger.warning(warning)
+
+
+def _batches_to_skip(training: Training, manifest: Manifest) -> int:
+    """Batches of a resumed epoch that the Trainer draws again and throws away."""
+    if training.args.ignore_data_skip:
+        return 0
+    return training.state.global_step % manifest.steps_per_epoch * training.args.gradient_accumulation_steps

@@ -1,0 +1,80 @@
+"""The open files of a record on one process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_prune.record.ledger_writer import LedgerWriter
+from hf_prune.record.optimizer import RecordedOptimizer
+from hf_prune.record.pending import PendingStep
+from hf_prune.record.snapshot_writer import SnapshotWriter
+from hf_prune.trajectory.files import STATISTICS_DIRECTORY, part_path
+from hf_prune.trajectory.ledger import LedgerRow
+from hf_prune.trajectory.manifest import Manifest
+
+
+@dataclass
+class Writers:
+    """
+    Args:
+        ledger (`LedgerWriter`): This process's part of the ledger.
+        statistics (`LedgerWriter`, *optional*): The part beside it, where statistics of rows are recorded.
+        snapshots (`SnapshotWriter`, *optional*): The main process's.
+        last_snapshot (`int`): The step of the last snapshot; -1 before the first.
+    """
+
+    ledger: LedgerWriter
+    statistics: LedgerWriter | None
+    snapshots: SnapshotWriter | None
+    last_snapshot: int = -1
+
+    @classmethod
+    def open(cls, root: Path, manifest: Manifest, rank: int, part: int, undo: ExitStack) -> Writers:
+        """
+        Opens the files.
+
+        Args:
+            root (`Path`): The trajectory's directory.
+            manifest (`Manifest`): The run's.
+            rank (`int`): This process; 0 is the main one.
+            part (`int`): The part of the ledger that this attempt writes.
+            undo (`ExitStack`): Gets what closes them.
+        """
+        header = {"run_id": manifest.run_id, "rank": str(rank), "part": str(part)}
+        ledger = LedgerWriter(part_path(root, rank, part), header)
+        undo.callback(ledger.close)
+        statistics = snapshots = None
+        if manifest.row_statistics:
+            statistics = LedgerWriter(part_path(root, rank, part, STATISTICS_DIRECTORY), header)
+            undo.callback(statistics.close)
+        if rank == 0:
+            snapshots = SnapshotWriter(root, manifest.run_id, manifest.n_parameters, manifest.snapshot_dtype)
+            undo.callback(snapshots.close)
+        return cls(ledger, statistics, snapshots)
+
+    def write(self, row: LedgerRow, step: PendingStep) -> None:
+        """Writes a step's row and, before it, its statistics, so that every step in the ledger has its statistics."""
+        if self.statistics is not None:
+            self.statistics.write(step.statistics(row))
+        self.ledger.write(row)
+
+    def take_snapshot(self, step: int, optimizer: RecordedOptimizer) -> None:
+        """Copies parameters and second moment as they are after `step` optimizer steps."""
+        self.last_snapshot = step
+        if self.snapshots is not None:
+            self.snapshots.take(step, optimizer.updates(), optimizer.vectors())
+
+    def check(self) -> None:
+        """Raises the error of a snapshot that could not be written."""
+        if self.snapshots is not None:
+            self.snapshots.check()
+
+    def flush(self) -> None:
+        """Everything that was handed over is on disk when this returns."""
+        if self.statistics is not None:
+            self.statistics.sync()
+        self.ledger.sync()
+        if self.snapshots is not None:
+            self.snapshots.wait()
