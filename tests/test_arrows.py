@@ -15,6 +15,7 @@ TRAINED = ALL | {"trajectory", "model"}
 MAY_IMPORT = {
     "errors": set(),
     "_core": set(),
+    "logging": set(),
     "trajectory": ALL,
     "model": ALL | {"trajectory"},
     "record": TRAINED,

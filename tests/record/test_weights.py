@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Trainer
 
 from hf_prune.record import TrajectoryCallback
+from hf_prune.record.snapshot_writer import SnapshotWriter
 from hf_prune.trajectory import Step, Trajectory
 from tests.toys import Mlp, MlpKwargs, MlpSum, arguments, bert, tokens, train, vectors
 
@@ -102,9 +103,22 @@ def test_recording_leaves_training_bitwise_unchanged(tmp_path: Path) -> None:
         assert torch.equal(left, right)
 
 
-def test_all_taps_are_gone_after_training(tmp_path: Path) -> None:
+def test_all_hooks_are_gone_after_training(tmp_path: Path) -> None:
     clip = nn.utils.clip_grad_norm_
     trainer = train(Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], num_train_epochs=1)
     assert nn.utils.clip_grad_norm_ is clip
     assert not trainer.model._forward_hooks
     assert not trainer.model._forward_pre_hooks
+
+
+def test_all_hooks_are_gone_after_a_start_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    clip, model = nn.utils.clip_grad_norm_, Mlp()
+    monkeypatch.setattr(SnapshotWriter, "take", fail)
+    with pytest.raises(OSError, match="No space left"):
+        train(model, vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t", window=1.0)])
+    assert nn.utils.clip_grad_norm_ is clip
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
