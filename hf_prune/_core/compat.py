@@ -193,8 +193,8 @@ def listen_to_clipping(listener: ClipListener) -> None:
         parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         norm = original(parameters, *args, **kwargs)
         if float(kwargs.get("norm_type", args[1] if len(args) > 1 else 2.0)) == 2.0:
-            for heard in _listeners:
-                heard.observe(parameters, norm)
+            for each in _listeners:
+                each.observe(parameters, norm)
         return norm
 
     clip_grad_norm_._hf_prune_original = original  # type: ignore[attr-defined]

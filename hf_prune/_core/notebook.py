@@ -33,7 +33,7 @@ def certificate_html(certificate: Any) -> str:
 
 
 def selection_html(selection: Any) -> str:
-    """A selection as an HTML table: what was asked for, and its certificate."""
+    """A selection as an HTML table: its arguments and its certificate."""
     asked = [(name, str(value)) for name, value in selection.config.to_dict().items() if value is not None]
     asked += [(f"{name}, as chosen", str(value)) for name, value in selection.resolved.items() if name != "kept"]
     certificate = selection.certificate

@@ -119,7 +119,7 @@ def _fresh(out: Path) -> Path:
 
 
 def _train(task: Task, out: Path, seconds: dict[str, float]) -> Trainer:
-    """The recorded training, after a few steps that warm the libraries up, lest the callback be charged for that."""
+    """The recorded training, after a few unrecorded steps that warm the libraries up."""
     make = task.factory(out / "trainer")
     warm_up = make(task.train, SEED)
     warm_up.args.max_steps = WARM_UP_STEPS

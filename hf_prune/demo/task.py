@@ -21,7 +21,7 @@ class Sizes:
 
     Args:
         train (`int`): Training rows.
-        dev (`int`): Held-out rows that influence and observed gap are asked of.
+        dev (`int`): Held-out rows on which influence and gap are measured.
         test (`int`): Rows that accuracy is measured on, and that decide nothing.
         epochs (`int`): Epochs of every training.
         directions (`int`): Directions of the influence column.

@@ -26,8 +26,8 @@ class TrajectoryCallback(TrainerCallback):
     """
     Records a training run: which examples were in which step with what weight, and the parameters on the way.
 
-    It is a plain [`~transformers.TrainerCallback`] and changes nothing about training. What cannot be recorded rightly
-    raises [`RecordingError`] when training begins, with the way out in the message.
+    It is a plain [`~transformers.TrainerCallback`] and changes nothing about training. What cannot be recorded
+    correctly raises [`RecordingError`] when training begins, and the message says what to do.
 
     Args:
         output_dir (`str` or `os.PathLike`):
@@ -48,8 +48,8 @@ class TrajectoryCallback(TrainerCallback):
             What to do when the record cannot be written any more (the disk is full, say): `"raise"` ends training with
             a [`RecordingError`], `"stop-recording"` keeps what there is, marks the record as stopped, and trains on.
         row_statistics (`bool`, *optional*, defaults to `False`):
-            Whether to keep of every visit of a row its loss, and its label's probability and margin: what
-            [`add_scores`] makes `el2n`, `forgetting`, `aum` and the like of, 27 bytes a visit.
+            Whether to keep the loss and the label's probability and margin of each row at each visit, in 27 bytes a
+            visit. [`add_scores`] computes `el2n`, `forgetting`, `aum` and others from them.
 
     Example:
 
@@ -182,7 +182,7 @@ class TrajectoryCallback(TrainerCallback):
         self._do(lambda recording: recording.take_snapshot(state.global_step))
 
     def _do(self, event: Callable[[Recording], None]) -> None:
-        """Runs an event of the run that is recorded, if there is one, and sees to it when that fails."""
+        """Runs an event of the recording, if there is one, and handles its failure as `on_error` says."""
         if self._recording is None:
             return
         start = time.perf_counter()

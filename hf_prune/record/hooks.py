@@ -1,4 +1,4 @@
-"""What is measured while a step is worked: the weight of each micro-batch, and the gradient's norm before clipping."""
+"""What is measured during a step: the weight of each micro-batch, and the gradient's norm before clipping."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Forward:
         num_items (`torch.Tensor` or `float`, *optional*): `num_items_in_batch` if it was passed.
         gradient (`torch.Tensor`, *optional*): What arrived at the loss in the backward pass.
         backwards (`int`): How often a gradient arrived.
-        statistics (`torch.Tensor`, *optional*): Statistics of the batch's rows, `(5, B)`, if they were asked for.
+        statistics (`torch.Tensor`, *optional*): Statistics of the batch's rows, `(5, B)`, if they are recorded.
         refusal (`RecordingError`, *optional*): Why there are none; it is raised once the pass is over.
     """
 
@@ -43,7 +43,7 @@ class LossHook:
 
     What the Trainer does to the loss (division by accumulation steps, multiplication by the number of processes, the
     fp16 scale) depends on the model's signature and on its arguments; the gradient that arrives at the loss is the
-    product of all of it. trl's SFTTrainer makes its loss of the tokens' log-probabilities instead, and there the
+    product of all of it. trl's SFTTrainer computes its loss from the tokens' log-probabilities instead, and there the
     gradient is measured too. Nothing arrives if the Trainer trained on another loss.
 
     Args:
@@ -59,7 +59,7 @@ class LossHook:
         return model.register_forward_hook(compat.no_dynamo(self._note), with_kwargs=True)
 
     def pop(self) -> Forward | None:
-        """The forward pass of the micro-batch just worked; `None` if there was not exactly one."""
+        """The forward pass of the micro-batch just processed; `None` if there was not exactly one."""
         forwards = list(self._forwards)
         self._forwards.clear()
         return forwards[0] if len(forwards) == 1 else None
@@ -102,7 +102,7 @@ def _of_mean_loss(gradient: torch.Tensor, labelled: torch.Tensor) -> torch.Tenso
 
 
 def _token_log_probs(output: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Log-probabilities and label mask in a model's output: what trl's SFTTrainer makes its loss of."""
+    """Log-probabilities and label mask in a model's output: from which trl's SFTTrainer computes its loss."""
     if not isinstance(output, Mapping):
         return None
     log_probs, labelled = output.get("log_probs"), output.get("label_mask")

@@ -1,4 +1,4 @@
-"""A step of this process while it is being worked: what becomes one row of the ledger."""
+"""A step of this process that is not written yet: it becomes one row of the ledger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_prune.trajectory.visits import StatisticsRow
 
 class HostCopy:
     """
-    A tensor on its way to the CPU. On CUDA the copy is queued and nobody waits for it until the value is wanted.
+    A tensor on its way to the CPU. On CUDA the copy is queued, and only reading the value waits for it.
 
     Args:
         tensor (`torch.Tensor`): What to copy.
@@ -139,8 +139,8 @@ class PendingStep:
         seen, named = [batch.shape[1] for batch in batches], [len(ids) for ids in row.ids]
         if seen != named:
             raise RecordingError(
-                f"The model worked batches of {seen} rows in a step whose batches hold {named}, so its statistics are "
-                "not those of the rows: use a collator and a Trainer that give each batch to the model once and "
+                f"The model processed batches of {seen} rows in a step whose batches hold {named}, so its statistics "
+                "are not those of the rows: use a collator and a Trainer that give each batch to the model once and "
                 "whole, or record without row_statistics."
             )
         return StatisticsRow.of(self.step, batches)

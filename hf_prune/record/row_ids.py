@@ -1,4 +1,4 @@
-"""Which rows a micro-batch holds: told by the batch sampler, by an id column that the batches carry, or by both."""
+"""Which rows a micro-batch holds: known from the batch sampler, from an id column in the batches, or from both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RowIds:
     """
     Args:
         column (`IdColumn`): Takes the id column out of batches that carry one.
-        queue (`SamplerQueue`, *optional*): What the batch sampler yields; `None` where there is no sampler here.
+        queue (`SamplerQueue`, *optional*): What the batch sampler yields; `None` where this process has none.
         by_position (`np.ndarray`, *optional*): The id column of the whole dataset, where it is known.
         id_column (`str`, *optional*): The column that ids are values of; `None` if they are positions.
     """
@@ -39,7 +39,7 @@ class RowIds:
     @classmethod
     def find(cls, name: str | None, args: TrainingArguments, dataloader: Any) -> RowIds:
         """
-        Finds out who tells the rows of this run.
+        Finds out how this run identifies its rows.
 
         Args:
             name (`str`, *optional*): The id column that the user named.
@@ -47,7 +47,7 @@ class RowIds:
             dataloader (`Any`): The training dataloader as accelerate prepared it.
 
         Raises:
-            [`RecordingError`]: if nobody does.
+            [`RecordingError`]: if nothing does.
         """
         column = IdColumn(name or ID_COLUMN)
         queue = SamplerQueue() if support.has_sampler(dataloader) else None
@@ -60,7 +60,7 @@ class RowIds:
         return cls(column, queue, by_position, column.name if known else None)
 
     def attach(self, model: nn.Module, dataloader: Any, undo: ExitStack) -> None:
-        """Begins to listen; `undo` gets what ends it."""
+        """Attaches hook and sampler proxy; `undo` gets what removes them."""
         undo.callback(self.column.attach(model).remove)
         if self.queue is not None:
             undo.callback(self.queue.attach(dataloader))
@@ -74,7 +74,7 @@ class RowIds:
             self.queue.begin_step()
 
     def pop(self) -> tuple[list[int] | None, torch.Tensor | None]:
-        """Of the micro-batch just worked, the positions that the sampler tells, and the ids that it carried itself."""
+        """Of the micro-batch just processed, the positions from the sampler and the ids from the batch itself."""
         positions = self.queue.pop() if self.queue is not None else None
         return positions, self.column.pop()
 
@@ -97,7 +97,7 @@ class IdColumn:
         return model.register_forward_pre_hook(hook, with_kwargs=True)
 
     def pop(self) -> torch.Tensor | None:
-        """Ids of the micro-batch that the Trainer has just worked, on whatever device; `None` if it carried none."""
+        """Ids of the micro-batch that the Trainer has just processed, on any device; `None` if it carried none."""
         batches = list(self._batches)
         self._batches.clear()
         return batches[0] if len(batches) == 1 else None

@@ -13,7 +13,7 @@ from hf_prune.errors import RecordingError
 from hf_prune.trajectory.visits import STATISTICS
 
 _IGNORED = -100
-# Logits worked at once: a language model's whole batch of probabilities would be gigabytes.
+# Logits processed at once: a language model's whole batch of probabilities would be gigabytes.
 _CHUNK = 2**22
 # A loss that is off by more than this share is another one.
 _TOLERANCE = 0.05

@@ -43,7 +43,7 @@ class RecordingBatchSampler:
 
 
 class SamplerQueue:
-    """Batches that the sampler has yielded and the Trainer has not worked yet, on this process."""
+    """Batches that the sampler has yielded and the Trainer has not processed yet, in this process."""
 
     def __init__(self) -> None:
         self._batches: deque[list[int]] = deque()
@@ -71,7 +71,7 @@ class SamplerQueue:
         return batches
 
     def pop(self) -> list[int]:
-        """Ids of the micro-batch that the Trainer has just worked."""
+        """Ids of the micro-batch that the Trainer has just processed."""
         while self._skip:
             self._skip -= 1
             self._pop()
@@ -80,7 +80,7 @@ class SamplerQueue:
     def _pop(self) -> list[int]:
         if not self._batches:
             raise RecordingError(
-                "The Trainer worked a batch that its batch sampler never yielded, so its rows are unknown: number the "
-                "rows with hf_prune.record.with_example_ids(dataset) and pass remove_unused_columns=False."
+                "The Trainer processed a batch that its batch sampler never yielded, so its rows are unknown: number "
+                "the rows with hf_prune.record.with_example_ids(dataset) and pass remove_unused_columns=False."
             )
         return self._batches.popleft()

@@ -1,4 +1,4 @@
-"""What can be recorded. Everything else is refused before training starts, with the way out in the message."""
+"""What can be recorded. Everything else is refused before training starts, and the message says what to do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
         )
     if getattr(args, "packing", False):
         raise RecordingError(
-            "packing=True makes each training example out of pieces of several rows, so the record could not name "
+            "packing=True builds each training example from pieces of several rows, so the record could not name "
             "rows; train with packing=False."
         )
     if getattr(args, "parallelism_config", None) is not None:

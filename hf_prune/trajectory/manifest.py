@@ -58,7 +58,7 @@ class Manifest:
         parameters (`tuple[Parameter, ...]`):
             The recorded parameters, in the order of the flat vector.
         n_rows (`int`, *optional*):
-            Rows of the training dataset; `None` for a stream, whose length nobody knows.
+            Rows of the training dataset; `None` for a stream of unknown length.
         dataset_columns (`dict[str, str]`):
             Digests of the columns that reached the model, by [`~hf_prune._core.digest.column_digests`].
         dataset_fingerprint (`str`, *optional*):
@@ -71,7 +71,7 @@ class Manifest:
         precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         seeds (`dict[str, int | None]`): `seed` and `data_seed`.
         per_device_train_batch_size (`int`): Examples of a micro-batch.
-        num_train_epochs (`float`): Epochs that were asked for; `total_steps` decides.
+        num_train_epochs (`float`): Epochs as requested; `total_steps` decides.
         padding (`dict[str, Any]`, *optional*):
             `side` and `token` of the tokenizer's padding; `None` if the Trainer was given no tokenizer.
         schedule (`dict[str, Any]`): `name`, peak `learning_rate` and `warmup_steps` of the learning rate's schedule.

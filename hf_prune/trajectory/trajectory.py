@@ -56,7 +56,7 @@ class Step:
         epoch (`float`):
             Epochs of the data that were done after the step.
         micro_batches (`tuple[MicroBatch, ...]`):
-            Those of all ranks, rank by rank, in the order in which they were worked.
+            Those of all ranks, rank by rank, in the order in which they were processed.
         learning_rates (`tuple[float, ...]`):
             One for each parameter group, as used in the step.
         grad_norm (`float`):
