@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "trajectory": ALL,
     "model": ALL | {"trajectory"},
     "record": TRAINED,
-    "influence": TRAINED | {"record"},
+    "influence": TRAINED,
     "_estimate": TRAINED | {"record", "influence"},
     "scores": TRAINED | {"influence"},
     "diagnose": TRAINED | {"influence", "scores"},
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "report": ALL | {"selection", "publish", "verify"},
     "demo": TRAINED | {"record", "influence", "selection", "publish", "verify", "report"},
     "cli": None,
-    "__main__": {"cli"},
+    "testing": None,
 }
 """What each part may import beside itself; `None` for everything."""
 

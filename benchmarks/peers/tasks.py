@@ -28,7 +28,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_prune.model.objective import plain_masks
+from hf_prune._core.compat import masks_for_vmap
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10.parquet"
 # Rows that the ViT was trained on before; no task trains or tests on them.
@@ -99,7 +99,7 @@ class Logits(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = (x,) if len(self.names) == 1 else x.unbind(1)
-        with plain_masks():
+        with masks_for_vmap():
             return self.model(**dict(zip(self.names, parts, strict=True)))["logits"]
 
 

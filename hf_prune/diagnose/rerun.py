@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_prune._core import compat
 from hf_prune.influence.clipping import clip_factor
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.rows import Rows
@@ -202,7 +203,7 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     """Dropout on; BatchNorm stays as it is when scoring."""
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if compat.is_batch_norm(module):
             module.eval()
     try:
         yield

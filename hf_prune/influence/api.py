@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,8 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
-from transformers.utils import logging
 
+from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
@@ -27,7 +28,7 @@ from hf_prune.influence.engines import choose
 from hf_prune.influence.scorer import Scorer
 from hf_prune.trajectory.trajectory import Trajectory
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
 VERSION = "influence/v4"
@@ -156,9 +157,9 @@ def add_influence(
     if eval_dataset is not None:
         features[columns.eval_loss] = Value("float32")
     trained = dataset if train_dataset is None else train_dataset
-    swept = [VERSION, record.digest, trained._fingerprint, scorer.model_digest(), loss, data_collator]
-    asked = [swept, config.to_dict(), None if eval_dataset is None else eval_dataset._fingerprint]
-    fingerprint = Hasher.hash([dataset._fingerprint, asked])
+    swept = [VERSION, record.digest, compat.fingerprint(trained), scorer.model_digest(), loss, data_collator]
+    asked = [swept, config.to_dict(), None if eval_dataset is None else compat.fingerprint(eval_dataset)]
+    fingerprint = Hasher.hash([compat.fingerprint(dataset), asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
     cache, ranks = record.path / "scores", Processes.current()

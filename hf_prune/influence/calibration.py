@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
 from datasets.utils import tqdm
-from transformers.utils import logging
 
 if TYPE_CHECKING:
     from hf_prune.influence.dense.sweep import Sweep
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Steps of the window that are looked at, each about the work of two training steps.
 SAMPLES = 8

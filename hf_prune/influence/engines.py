@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from transformers.utils import logging
 
 from hf_prune._core.io import write_atomically
 from hf_prune._core.processes import Processes
@@ -17,7 +17,7 @@ from hf_prune.influence.optimizers import update_for
 from hf_prune.influence.optimizers.adam import Adam
 from hf_prune.trajectory.manifest import Manifest
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def choose(engine: str, curvature: str, manifest: Manifest, directions: int) -> tuple[str, str]:

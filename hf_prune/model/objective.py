@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 
+from hf_prune._core import compat
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.losses import ExampleLoss, from_user, infer_loss
 from hf_prune.trajectory.manifest import Parameter
@@ -83,7 +82,7 @@ class Objective:
 
     def logits(self, theta: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The logits `(B, ...)` at `theta`."""
-        with plain_masks():
+        with compat.masks_for_vmap():
             outputs = functional_call(self.model, (self.unflatten(theta), self.fixed), kwargs=inputs)
         return logits_of(outputs)
 
@@ -98,7 +97,7 @@ class Objective:
     def loss(self, batch: Batch) -> ExampleLoss:
         """The per-example loss; found on the first batch by comparing with the model's own figure."""
         if self._loss is None:
-            with torch.no_grad(), plain_masks():
+            with torch.no_grad(), compat.masks_for_vmap():
                 outputs = self.model(**batch.inputs, labels=batch.labels)
             self._loss = infer_loss(_loss_of(outputs), logits_of(outputs).detach(), batch.labels)
         return self._loss
@@ -115,7 +114,7 @@ class Objective:
         if self._uses_items is None:
             figures = []
             for count in (1.0, 2.0):
-                with torch.no_grad(), plain_masks():
+                with torch.no_grad(), compat.masks_for_vmap():
                     items = torch.tensor(count, device=self.device)
                     figures.append(_loss_of(self.model(**batch.inputs, labels=batch.labels, num_items_in_batch=items)))
             self._uses_items = not torch.allclose(figures[0], figures[1])
@@ -127,32 +126,13 @@ def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     clone = copy.deepcopy(model).to(dtype).eval()
     for module in clone.modules():
         # Hooks of the training run, and a `forward` that a Trainer patched in, belong to the caller's model.
-        module.__dict__.pop("forward", None)
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-        module._backward_hooks.clear()
+        compat.remove_hooks(module)
         if isinstance(module, PreTrainedModel):
             module.set_attn_implementation("eager")
             module.config.use_cache = False
     for parameter in clone.parameters():
         parameter.grad = None
     return clone
-
-
-@contextmanager
-def plain_masks() -> Iterator[None]:
-    """Builds attention masks without looking at their values, which `vmap` cannot do."""
-    before = ALL_MASK_ATTENTION_FUNCTIONS["eager"]
-    ALL_MASK_ATTENTION_FUNCTIONS["eager"] = _whole_mask
-    try:
-        yield
-    finally:
-        ALL_MASK_ATTENTION_FUNCTIONS["eager"] = before
-
-
-def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
-    kwargs["allow_is_bidirectional_skip"] = False
-    return eager_mask(*args, **kwargs)
 
 
 def _check_parameters(own: Mapping[str, nn.Parameter], recorded: Sequence[Parameter]) -> None:

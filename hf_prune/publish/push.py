@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune.publish import card, commit, files, infos, limits, merge, provenance, shards
 from hf_prune.selection.pruned import PrunedDataset
@@ -223,7 +224,7 @@ def _parts(pruned: Any, split: str | None) -> tuple[PrunedDataset, dict[str, Dat
     """The pruned dataset, the rows of each split as plain datasets, and the split that is described."""
     if isinstance(pruned, PrunedDataset):
         split = split or (str(pruned.split) if pruned.split is not None else "train")
-        return pruned, {split: _plain(pruned)}, split
+        return pruned, {split: compat.as_class(pruned, Dataset)}, split
     if not isinstance(pruned, DatasetDict):
         raise TypeError(f"push_to_hub takes what prune returned, not a {type(pruned).__name__}.")
     if split is not None:
@@ -238,18 +239,8 @@ def _parts(pruned: Any, split: str | None) -> tuple[PrunedDataset, dict[str, Dat
     scores = InfluenceColumns(part.selection.config.column).among(part.column_names)
     if any(set(scores) - set(rows.column_names) for rows in pruned.values()):
         part = part.remove_columns(scores)  # the splits of a config have the same columns
-    plain = {str(name): _plain(part if name == found[0] else rows) for name, rows in pruned.items()}
+    plain = {str(name): compat.as_class(part if name == found[0] else rows, Dataset) for name, rows in pruned.items()}
     return part, plain, str(found[0])
-
-
-def _plain(dataset: Dataset) -> Dataset:
-    return Dataset(
-        dataset.data,
-        info=dataset.info,
-        split=dataset.split,
-        indices_table=dataset._indices,
-        fingerprint=dataset._fingerprint,
-    )
 
 
 def _check_arguments(config_name: str, splits: list[str], max_shard_size: Any, num_shards: Any) -> None:

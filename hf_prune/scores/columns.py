@@ -13,6 +13,7 @@ from datasets import Dataset, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
 
+from hf_prune._core import compat
 from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.checks import check_dataset, row_positions
@@ -112,7 +113,7 @@ def add_scores(
         key.append(file.name)
     for name in COLUMNS:
         if name in found and not np.isnan(found[name]).all():
-            fingerprint = Hasher.hash([dataset._fingerprint, name, *key])
+            fingerprint = Hasher.hash([compat.fingerprint(dataset), name, *key])
             values = pa.array(found[name].astype(np.float32), from_pandas=False)
             dataset = dataset.add_column(name, values, new_fingerprint=fingerprint, feature=Value("float32"))
     if last_layer:
@@ -134,7 +135,7 @@ def _with_last_layer(
     vectors = last_layer_influence(objective, theta, rows, batch_size)
     width = vectors.shape[1]
     values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
-    fingerprint = Hasher.hash([dataset._fingerprint, LAST_LAYER, *key])
+    fingerprint = Hasher.hash([compat.fingerprint(dataset), LAST_LAYER, *key])
     return dataset.add_column(
         LAST_LAYER, values, new_fingerprint=fingerprint, feature=List(Value("float32"), length=width)
     )

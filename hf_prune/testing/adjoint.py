@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_prune.influence.updates import update_for
+from hf_prune.influence.optimizers import update_for
 from hf_prune.record.support import describe_optimizer, inner_optimizer
 
 SIZES = (5, 3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_prune.influence.updates import adamw, sgd
+from hf_prune.influence.optimizers import adam, sgd
 from hf_prune.testing import check_adjoint
 
 OPTIMIZERS = {
@@ -34,7 +34,7 @@ def test_the_adjoint_is_the_derivative_of_torchs_optimizer(name: str):
 
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [(sgd.Sgd, "cotangent"), (sgd.Sgd, "pull_back"), (adamw.Adam, "cotangent"), (adamw.Adam, "pull_back")],
+    [(sgd.Sgd, "cotangent"), (sgd.Sgd, "pull_back"), (adam.Adam, "cotangent"), (adam.Adam, "pull_back")],
 )
 def test_an_adjoint_with_a_wrong_sign_is_seen(monkeypatch: pytest.MonkeyPatch, kind: type, method: str):
     right = getattr(kind, method)

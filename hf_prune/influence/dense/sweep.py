@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets.utils import tqdm
-from transformers.utils import logging
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.clipping import Clip
@@ -22,7 +22,7 @@ from hf_prune.model.rows import Rows
 from hf_prune.model.weights import visit_weights
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # A recomputed gradient whose norm is off by more than this share is not that of the run.
 NORM_TOLERANCE = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call, vjp, vmap
-from transformers.utils import logging
 
+from hf_prune._core import compat
 from hf_prune.influence.sketch.count_sketch import Projection
 from hf_prune.influence.sketch.layer_rules import Sink, rule_for
-from hf_prune.model.objective import Objective, logits_of, plain_masks
+from hf_prune.model.objective import Objective, logits_of
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Largest relative difference between the hooks' sum over examples and autograd's own gradient.
 TOLERANCE = 1e-3
@@ -78,7 +79,7 @@ class Pulls:
         copies = {place: self._copies(parameters[self.objective.names[place]], place) for place in self._owners}
         values = parameters | {self.objective.names[place]: copy for place, copy in copies.items()}
         autocast = torch.autocast(self.objective.device.type, torch.bfloat16, enabled=half)
-        with torch.enable_grad(), plain_masks(), autocast:
+        with torch.enable_grad(), compat.masks_for_vmap(), autocast:
             outputs = functional_call(self.objective.model, (values, self.objective.fixed), kwargs=inputs)
         return _Forward(self, theta, inputs, logits_of(outputs).float(), copies)
 
