@@ -35,11 +35,11 @@ def row_indices(dataset: Dataset) -> pa.ChunkedArray | None:
     return None if dataset._indices is None else dataset._indices.column(0)
 
 
-def as_class(dataset: Dataset, kind: type[SomeDataset]) -> SomeDataset:
-    """The same rows, format and fingerprint as a dataset of class `kind`; nothing is copied."""
+def as_class(dataset: Dataset, kind: type[SomeDataset], info: DatasetInfo | None = None) -> SomeDataset:
+    """The same rows, format and fingerprint as a dataset of class `kind`, with another `info`; nothing is copied."""
     made = kind(
         dataset.data,
-        info=dataset.info,
+        info=dataset.info if info is None else info,
         split=dataset.split,
         indices_table=dataset._indices,
         fingerprint=dataset._fingerprint,
@@ -49,11 +49,6 @@ def as_class(dataset: Dataset, kind: type[SomeDataset]) -> SomeDataset:
     )
     made._fingerprint = dataset._fingerprint  # `set_format` marks its dataset as changed, but this is the same one
     return made
-
-
-def set_info(dataset: Dataset, info: DatasetInfo) -> None:
-    """Gives the dataset another `info`, which may be of a class derived from `DatasetInfo`."""
-    dataset._info = info
 
 
 def is_shuffled(stream: IterableDataset) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from datasets import Dataset, Features, Value
 
+from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.records import ScoringRecord
 
@@ -31,17 +32,7 @@ def with_scoring(dataset: Dataset, record: ScoringRecord) -> Dataset:
     stamp = json.dumps({_KEY: record.to_dict()}, allow_nan=False)
     info = dataset.info.copy()
     info.features = Features({**dataset.features, name: Value(dataset.features[name].dtype, id=stamp)})
-    scored = Dataset(
-        dataset.data,
-        info=info,
-        split=dataset.split,
-        indices_table=dataset._indices,
-        fingerprint=dataset._fingerprint,
-    )
-    shown = dataset.format
-    scored.set_format(shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"])
-    scored._fingerprint = dataset._fingerprint  # `set_format` marks its dataset as changed, but this is the same one
-    return scored
+    return compat.as_class(dataset, Dataset, info)
 
 
 def scoring_of(dataset: Dataset, column: str | None = None) -> ScoringRecord | None:

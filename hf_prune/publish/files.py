@@ -105,7 +105,7 @@ def _id_table(pruned: Any, document: Mapping[str, Any], include_scores: bool, in
     if include_dropped:
         columns["kept"] = pa.array(np.isin(ids, kept, assume_unique=True))
     if include_scores:
-        scored = pruned._source
+        scored = pruned.source
         names = InfluenceColumns(pruned.selection.config.column).among(scored.column_names)
         rows = scored.select_columns(names).select(ids.tolist()).with_format("arrow")[:]
         columns |= {name: rows[name] for name in names}

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
+from hf_prune._core import compat
+
 
 def check_dataset(dataset: Any) -> None:
     """Raises unless `dataset` is a `Dataset` with rows."""
@@ -31,10 +33,11 @@ def read_column(dataset: Dataset, column: str) -> pa.Array:
     """A column as one Arrow array: a view where the dataset holds it in one chunk and has no indices mapping."""
     chunks = dataset.data.column(column)
     values = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-    if dataset._indices is None:
+    indices = compat.row_indices(dataset)
+    if indices is None:
         return values
     # the Arrow format of `datasets` gathers row by row, 20 times slower
-    return values.take(dataset._indices.column(0).combine_chunks())
+    return values.take(indices.combine_chunks())
 
 
 def find_column(dataset: Dataset, column: str, fix: str | None = None) -> None:

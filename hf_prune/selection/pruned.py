@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.digest import column_digests, content_digest
 from hf_prune.selection.selection import Selection
@@ -23,10 +24,11 @@ class PrunedDataset(Dataset):
 
     Attributes:
         selection (`Selection`): The rows that were kept and dropped, and the certificate.
+        source (`Dataset`): The dataset that the selection was made from.
     """
 
     selection: Selection
-    _source: Dataset
+    source: Dataset
 
     @classmethod
     def from_source(cls, source: Dataset, selection: Selection) -> PrunedDataset:
@@ -47,34 +49,30 @@ class PrunedDataset(Dataset):
             )
         # python ints: the fingerprint of `select` depends on the type of its argument
         rows = source.select(selection.keep_indices.tolist())
-        pruned = cls(
-            rows.data, info=rows.info, split=rows.split, indices_table=rows._indices, fingerprint=rows._fingerprint
-        )
-        pruned.set_format(rows._format_type, rows._format_columns, rows._output_all_columns, **rows._format_kwargs)
-        pruned._fingerprint = rows._fingerprint  # `set_format` marks its dataset as changed, but this is the same one
+        pruned = compat.as_class(rows, cls)
         pruned.selection = selection
-        pruned._source = source
+        pruned.source = source
         return pruned
 
     @property
     def _source_names(self) -> list[str]:
         scores = InfluenceColumns(self.selection.config.column)
-        return [name for name in self._source.column_names if name not in scores]
+        return [name for name in self.source.column_names if name not in scores]
 
     @cached_property
     def source_columns(self) -> dict[str, str]:
         """Content digest (SHA-256) of each column of the source dataset but the influence columns; read when asked."""
-        return column_digests(self._source, self._source_names)
+        return column_digests(self.source, self._source_names)
 
     @cached_property
     def source_digest(self) -> str:
         """Content digest (SHA-256) of the source dataset without its influence columns; read when asked."""
-        return content_digest(self._source, self._source_names)
+        return content_digest(self.source, self._source_names)
 
     def filter(self, *args: Any, **kwargs: Any) -> Dataset:
         """As `Dataset.filter`; the result is a plain `Dataset`."""
         # `Dataset.filter` copies its own class and swaps the rows underneath, which would keep an untrue selection
-        return _plain(super().filter(*args, **kwargs))
+        return compat.as_class(super().filter(*args, **kwargs), Dataset)
 
     def save_to_disk(
         self,
@@ -121,19 +119,3 @@ def _publish() -> ModuleType:
     from hf_prune.publish import methods
 
     return methods
-
-
-def _plain(dataset: Dataset) -> Dataset:
-    """The same rows, format and fingerprint as a `Dataset`."""
-    plain = Dataset(
-        dataset.data,
-        info=dataset.info,
-        split=dataset.split,
-        indices_table=dataset._indices,
-        fingerprint=dataset._fingerprint,
-    )
-    plain.set_format(
-        dataset._format_type, dataset._format_columns, dataset._output_all_columns, **dataset._format_kwargs
-    )
-    plain._fingerprint = dataset._fingerprint
-    return plain

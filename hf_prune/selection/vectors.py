@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_prune._core import compat
 from hf_prune.selection.columns import check_finite, find_column, read_column
 
 BLOCK = 16_384
@@ -76,7 +77,8 @@ def read_vectors(dataset: Dataset, column: str) -> Vectors:
         raise TypeError(f"Column {column!r} is of type {kind}, not a list of floats: name an influence column.")
     if not pa.types.is_floating(kind.value_type):
         raise TypeError(f"Column {column!r} holds {kind.value_type}, not floats: name an influence column.")
-    indices = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
+    mapping = compat.row_indices(dataset)
+    indices = None if mapping is None else mapping.to_numpy()
     chunks = [chunk for chunk in stored.chunks if len(chunk)]
     if indices is not None and not _is_regular(chunks):
         chunks, indices = [read_column(dataset, column)], None  # the odd rows may not be among the dataset's own

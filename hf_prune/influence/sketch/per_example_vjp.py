@@ -54,7 +54,7 @@ class Pulls:
             else:
                 self._owners |= dict.fromkeys(own.values(), module)
         self._batch = 0
-        self._sink: Sink | None = None
+        self.sink: Sink | None = None
         self._ranks: dict[nn.Module, int] = {}
 
     @contextmanager
@@ -128,13 +128,13 @@ class Pulls:
         return output
 
     def _take(self, module: nn.Module, x: torch.Tensor, d: torch.Tensor) -> None:
-        assert self._sink is not None
+        assert self.sink is not None
         B = self._batch
         if len(d) != B:  # examples cut into windows, or tokens laid end to end: both example by example
             d, x = d.reshape(B, -1, d.shape[-1]), x.reshape(B, -1, x.shape[-1])
         rule = rule_for(module)
         assert rule is not None
-        rule(module, x.expand(B, *x.shape[1:]), d, self._layers[module], self._sink)
+        rule(module, x.expand(B, *x.shape[1:]), d, self._layers[module], self.sink)
 
     def _agrees(self, theta: torch.Tensor, inputs: Inputs) -> bool:
         """Whether the hooks' gradients, summed over examples, are autograd's."""
@@ -198,11 +198,11 @@ class _Forward:
         pulls, projection = self._pulls, self._pulls.projection
         zeros = cotangents.new_zeros(len(cotangents), projection.width, dtype=torch.float32)
         sink = Sink(projection, list(scales), zeros, torch.zeros_like(zeros) if plain else None)
-        pulls._sink = sink
+        pulls.sink = sink
         try:
             self._graph.backward(cotangents, retain_graph=True)
         finally:
-            pulls._sink = None
+            pulls.sink = None
         for place, copy in self._copies.items():
             out, inner = projection.signs[place]
             gradient = torch.zeros_like(copy) if copy.grad is None else copy.grad
