@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_prune.selection import Selection, select
 
-SHARES = (0.1, 0.5, 0.8, 1.0)
+SHARES = (0.8, 0.5, 0.1, 1.0)
 
 
 def check_selection_method(name: str, dataset: Dataset, **options: Any) -> None:
@@ -52,15 +52,15 @@ def _check_counts(selection: Selection, keep: float | int, n: int, name: str) ->
 
 
 def _check_classes(selection: Selection, name: str) -> None:
+    if not selection.resolved["balance"]:
+        return  # it leaves the classes to chance, and says so
     certificate = selection.certificate
-    if not certificate.classes_after:
-        return  # it leaves classes to chance, and says so
     share = certificate.kept / certificate.n
+    after_of = certificate.classes_after or {}
     for label, before in (certificate.classes_before or {}).items():
-        after = certificate.classes_after.get(label, 0)
-        _demand(
-            abs(after - share * before) <= 1, name, f"keeps {after} of {before} rows of class {label!r} at {share}"
-        )
+        after = after_of.get(label, 0)
+        near = abs(after - share * before) <= 1
+        _demand(near, name, f"keeps {after} of {before} rows of class {label!r}, where {share:.2f} of them were meant")
 
 
 def _check_order(chosen: Selection, dataset: Dataset, name: str, options: dict[str, Any]) -> None:
