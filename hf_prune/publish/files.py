@@ -50,15 +50,34 @@ def write(
         `dict[str, Any]`: the provenance that was written.
     """
     fs, root = url_to_fs(os.fspath(directory), **(storage_options or {}))
+    document, contents = prepare(
+        pruned, fs, root, include_scores=include_scores, include_dropped=include_dropped, **known
+    )
+    put(fs, root, contents)
+    return document
+
+
+def prepare(
+    pruned: Any, fs: Any, root: str, *, include_scores: bool = False, include_dropped: bool = False, **known: Any
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Returns the provenance and the content of all files, the card merged into the one in `root`; writes nothing.
+
+    Raises:
+        `ValueError`: if the card that is there is not YAML and UTF-8.
+    """
     document = provenance.build(pruned, **known)
     folder = card.folder(document["config_name"])
     document = settle(document, _get(fs, posixpath.join(root, folder, PROVENANCE)))
+    existing = text_of_card(_get(fs, posixpath.join(root, CARD)))
+    merged = card.render(document, existing=existing).encode()
     contents = make(pruned, document, include_scores=include_scores, include_dropped=include_dropped)
-    existing = _get(fs, posixpath.join(root, CARD))
-    contents[CARD] = card.render(document, existing=text_of_card(existing)).encode()
+    return document, contents | {CARD: merged}
+
+
+def put(fs: Any, root: str, contents: Mapping[str, bytes]) -> None:
+    """Writes files into a directory, each whole or not at all."""
     for name, content in contents.items():
         _put(fs, posixpath.join(root, name), content)
-    return document
 
 
 def make(

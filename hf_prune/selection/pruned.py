@@ -85,6 +85,8 @@ class PrunedDataset(Dataset):
         """
         Saves the rows as `Dataset.save_to_disk` does, and beside them the selection, its provenance and a README.
 
+        A directory that is there is replaced in one step, its other files kept, so that it is never half written.
+
         Args:
             dataset_path (`str` or `os.PathLike`): The directory. `load_from_disk` reads the rows from it.
             max_shard_size (`str` or `int`, *optional*): Largest size of a file, such as `"500MB"`.
@@ -92,12 +94,15 @@ class PrunedDataset(Dataset):
             num_proc (`int`, *optional*): Number of processes.
             storage_options (`dict`, *optional*): For the file system behind `dataset_path`.
         """
-        super().save_to_disk(dataset_path, max_shard_size, num_shards, num_proc, storage_options)
-        _publish().write_files(self, dataset_path, storage_options=storage_options)
+
+        def write_rows(directory: Any) -> None:
+            Dataset.save_to_disk(self, directory, max_shard_size, num_shards, num_proc, storage_options)
+
+        _publish().save(self, dataset_path, write_rows, storage_options)
 
     def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """
-        Pushes the rows, and then the card and the provenance; nothing that an existing card says is lost.
+        Pushes the rows, the card and the provenance in one commit; nothing that an existing card says is lost.
 
         Args:
             repo_id (`str`): The dataset repository, such as `"me/imdb-half"`.

@@ -1,0 +1,122 @@
+"""Saving a pruned dataset to a directory: the old state or the new one, however the process ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+from hf_prune.publish import files
+
+_ROWS = re.compile(r"data-\d{5}-of-\d{5}\.arrow|state\.json|dataset_info\.json")
+"""What `Dataset.save_to_disk` writes."""
+_REMAINS = 24 * 3600
+"""Seconds."""
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def save(
+    pruned: Any,
+    directory: str | os.PathLike[str],
+    write_rows: Callable[[Any], None],
+    storage_options: dict[str, Any] | None = None,
+) -> None:
+    """Saves the rows, and beside them the selection, its provenance and a README.
+
+    All of it is made in a directory beside the one that is asked for, with the other files that are there, and takes
+    its place in one step. What cannot be merged is met before a row is written. On a file system that is not local,
+    and in an empty directory whose parent cannot be written to, the files are written one after the other.
+
+    Args:
+        pruned (`PrunedDataset`): what [`~hf_prune.prune`] returned.
+        directory (`str` or `os.PathLike`): a directory, or a URL that fsspec understands.
+        write_rows (`Callable[[Any], None]`): writes the rows to the directory that it is given.
+        storage_options (`dict[str, Any]`, *optional*): for the file system of a URL.
+
+    Raises:
+        `ValueError`: if a README.md that is there is not YAML and UTF-8, or the directory cannot be replaced.
+        `PermissionError`: if the rows lie in that directory.
+    """
+    fs, root = url_to_fs(os.fspath(directory), **(storage_options or {}))
+    _, contents = files.prepare(pruned, fs, root)
+    if not isinstance(fs, LocalFileSystem):
+        write_rows(directory)
+        files.put(fs, root, contents)
+        return
+    target = Path(root).resolve()
+    if target in {Path(file["filename"]).resolve().parent for file in pruned.cache_files}:
+        raise PermissionError(f"The rows lie in {target}, and cannot replace themselves: save to another directory.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_remains(target)
+    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        staged.mkdir()
+    except OSError as error:
+        if target.is_dir() and not any(target.iterdir()):
+            write_rows(target)
+            files.put(fs, str(target), contents)
+            return
+        raise ValueError(f"{target} cannot be replaced ({error.strerror}): save to a new directory.") from error
+    try:
+        if target.is_dir():
+            shutil.copytree(
+                target, staged, symlinks=True, ignore=_old_rows(target), copy_function=_link, dirs_exist_ok=True
+            )
+        write_rows(staged)
+        files.put(fs, str(staged), contents)
+        _replace(target, staged)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _remove_remains(target: Path) -> None:
+    """What killed processes left; a younger directory may be one that another process writes now."""
+    for path in target.parent.glob(f".{escape(target.name)}.*.tmp"):
+        if path.stat().st_mtime < time.time() - _REMAINS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _old_rows(target: Path) -> Callable[[str, list[str]], list[str]]:
+    return lambda folder, names: [name for name in names if Path(folder) == target and _ROWS.fullmatch(name)]
+
+
+def _link(source: str, place: str) -> None:
+    """A second name for a file; our own files are replaced and never written into."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copy2(source, place)
+
+
+def _replace(target: Path, staged: Path) -> None:
+    """Puts `staged` in the place of `target`; what was there is in the place of `staged` or gone afterwards."""
+    if not target.exists():
+        staged.rename(target)
+        return
+    if _exchange(target, staged):
+        return
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        target.rename(old)
+    except OSError as error:
+        raise ValueError(f"{target} cannot be replaced ({error.strerror}): save to a new directory.") from error
+    staged.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two directories in one step, where the operating system can; returns whether it did."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
