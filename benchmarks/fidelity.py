@@ -34,7 +34,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_prune import TrajectoryCallback, add_influence
-from hf_prune.influence.queries import output_signs, parameter_directions
+from hf_prune.influence.queries import output_signs, parameter_queries
 
 DIRECTIONS = 16
 RUNS: dict[str, dict[str, Any]] = {
@@ -123,7 +123,7 @@ def measure(name: str, window: float, profile: dict[str, int]) -> list[dict[str,
             other = train(train_rows, RUNS[name], profile["epochs"], [LeaveOut(None, int(row), first)], directory)
             shifts["parameters"].append(flat(other) - theta)
             shifts["outputs"].append((other.net(probe).detach() - logits).flatten())
-        questions = parameter_directions(theta, DIRECTIONS, seed=0)
+        questions = parameter_queries(theta, DIRECTIONS, seed=0)
         signs = output_signs(range(len(probe)), DIRECTIONS, tuple(logits.shape[1:]), seed=0)
         asked = {
             "parameters": questions,

@@ -41,11 +41,11 @@ from peers.tasks import Task, margins, minilm
 from torch.nn import functional
 
 from hf_prune._core.processes import Processes
-from hf_prune.influence.calibration import curvature_factor
-from hf_prune.influence.dense.sweep import Sweep
-from hf_prune.influence.sketch.engine import ProjectedEngine
-from hf_prune.influence.sketch.query_sketches import logit_questions
-from hf_prune.model.objective import Objective
+from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.calibration import measure_gn_scale
+from hf_prune.influence.sketch.engine import SketchEngine
+from hf_prune.influence.sketch.scales import ScaledSketches
+from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -61,6 +61,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 SEED = 11
+BATCH = 32
 SHARES = (0.05, 0.2)
 CURVATURES = ("gauss-newton", "fisher", "none")
 LIBRARIES = (
@@ -141,24 +142,31 @@ def of_margins(found: np.ndarray, task: Task) -> np.ndarray:
 
 def effects(run: Run, place: Path, mode: str, curvatures: tuple[str, ...] = CURVATURES) -> dict[str, np.ndarray]:
     """The predicted effect of leaving out each row on each held-out logit, `(n, m, C)`, by curvature."""
-    objective = Objective(run.model, run.trajectory.manifest.parameters)
-    rows, tests = Rows(run.task.train, objective.model), Rows(run.task.test, objective.model)
-    sweep = Sweep(run.trajectory, objective, rows, curvature="none")
-    engine = ProjectedEngine(sweep, Processes(0, 1), curvature="none", directory=place)
-    engine.sweep.factor = curvature_factor(sweep)
+    replay = Replay.of(run.task.train, run.trajectory, run.model)
+    cache = SharedCache(place, Processes(0, 1))
+    scale = cache.value("gn_scale.json", lambda: measure_gn_scale(replay))
+    engine = SketchEngine(replay, cache, curvature="none", gn_scale=scale, batch_size=BATCH)
     engine.prepare()
-    last = run.trajectory.window[1]
-    scales, levels = engine.work.scales(last)
-    questions = logit_questions(engine.work, sweep.theta(last), scales, tests, 32).flatten(0, 1)
+    rows, tests = replay.rows, replay.rows.of(run.task.test)
+    queries = logit_queries(engine, tests)
     found = {}
     for curvature in curvatures:
         engine.sweep.curvature = curvature
-        if mode == "visits":
-            effect = engine.visits(questions, levels)
-        else:
-            effect = -engine.expected(engine.segments(questions, levels))[0] / len(rows)
+        effect = engine.visits(queries) if mode == "visits" else engine.expected(queries, rows)
         found[curvature] = effect.reshape(len(rows), len(tests), -1)
     return found
+
+
+def logit_queries(engine: SketchEngine, rows: Rows) -> ScaledSketches:
+    """Every logit of every row, `(m C, d)`."""
+    theta, scales = engine.replay.theta(engine.replay.last), engine.window.scales.at(engine.replay.last)
+    found = []
+    for _, batch in rows.batches(BATCH):
+        with engine.window.per_example.forward(theta, batch.inputs) as forward:
+            units = torch.eye(forward.logits.shape[1]).to(forward.logits)
+            places = [forward.vjp(unit.expand_as(forward.logits), scales.factors) for unit in units]
+        found.append(torch.stack(places, 1).flatten(0, 1))
+    return ScaledSketches(torch.cat(found), scales.log_means)
 
 
 def compared(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

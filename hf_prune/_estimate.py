@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_prune.influence.cost import pulls_per_visit, scoring_cost
+from hf_prune.influence.cost import count_vjps, scoring_cost
 from hf_prune.record.ledger_writer import row_bytes
 from hf_prune.record.snapshot_writer import planned_steps, snapshot_bytes
 from hf_prune.trajectory.ledger import LedgerRow
@@ -102,7 +102,7 @@ def estimate(
     ledger = total_steps * args.world_size * _row_bytes(args, n_rows, total_steps)
     scoring = scoring_cost(
         shapes,
-        pulls_per_visit(model),
+        count_vjps(model),
         rows=n_rows,
         directions=directions,
         steps_per_epoch=steps_per_epoch,

@@ -1,7 +1,7 @@
 """
-hf_prune's sweep, asked the margins of single test rows.
+hf_prune's sweep, with the margins of single test rows as queries.
 
-`add_influence` asks k random sums of held-out outputs. Here the same engine gets one direction for each test row, the
+The queries of `add_influence` are k random sums of held-out outputs. Here each test row is one query, the
 gradient of its margin at the last parameters; modes and curvatures are those of `add_influence`.
 """
 
@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch.func import grad, vmap
 
-from hf_prune.influence.calibration import curvature_factor
-from hf_prune.influence.dense.sweep import Sweep
-from hf_prune.model.objective import Objective
+from hf_prune.influence.calibration import measure_gn_scale
+from hf_prune.influence.dense.sweep import DenseSweep
 from hf_prune.model.per_example import example_gradients
-from hf_prune.model.rows import Rows
+from hf_prune.model.replay import Replay
 from peers.recorded import Run
 from peers.tasks import margins
 
@@ -33,26 +32,23 @@ def _scores(run: Run, mode: str, curvature: str) -> np.ndarray:
     trajectory = run.trajectory
     if curvature == "auto":
         curvature = "exact" if trajectory.manifest.optimizer["name"] == "SGD" else "gauss-newton"
-    objective = Objective(run.model, trajectory.manifest.parameters)
-    rows = Rows(run.task.train, objective.model)
-    plain = curvature == PLAIN
-    sweep = Sweep(trajectory, objective, rows, curvature="gauss-newton" if plain else curvature)
-    sweep.factor = curvature_factor(sweep) if curvature == "gauss-newton" else 1.0
-    questions = margin_directions(run, objective, trajectory.parameters_at(trajectory.window[1]))
+    replay = Replay.of(run.task.train, trajectory, run.model)
+    scale = measure_gn_scale(replay) if curvature == "gauss-newton" else 1.0
+    sweep = DenseSweep(replay, curvature="gauss-newton" if curvature == PLAIN else curvature, gn_scale=scale)
+    queries = margin_queries(run, replay)
     if mode == "visits":
-        return sweep.visits(questions)
-    total = np.zeros((len(rows), len(questions)))
-    for segment in sweep.segments(questions):
-        for start in range(0, len(rows), BATCH):
-            part = range(start, min(start + BATCH, len(rows)))
-            gradients = example_gradients(objective, segment.theta, rows.batch(part))
-            total[part.start : part.stop] -= (gradients @ segment.cotangents.T).double().numpy() / len(rows)
+        return sweep.visits(queries)
+    total = np.zeros((len(replay.rows), len(queries)))
+    for segment in sweep.segments(queries):
+        for part, batch in replay.rows.batches(BATCH):
+            gradients = example_gradients(replay.objective, segment.theta, batch)
+            total[part.start : part.stop] -= (gradients @ segment.cotangents.T).double().numpy() / len(replay.rows)
     return total
 
 
-def margin_directions(run: Run, objective: Objective, theta: torch.Tensor) -> torch.Tensor:
+def margin_queries(run: Run, replay: Replay) -> torch.Tensor:
     """The gradient of each test row's margin, `(m, p)`."""
-    rows = Rows(run.task.test, objective.model)
+    rows, objective, theta = replay.rows.of(run.task.test), replay.objective, replay.theta(replay.last)
 
     def one(theta: torch.Tensor, inputs: dict[str, torch.Tensor], label: torch.Tensor) -> torch.Tensor:
         logits = objective.logits(theta, {name: value[None] for name, value in inputs.items()})

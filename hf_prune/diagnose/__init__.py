@@ -1,6 +1,6 @@
-"""Diagnosing: part of a recorded run is made again without some rows, and what happens stands beside the prediction.
+"""Diagnosing: part of a recorded run is made again without some rows, and the effect is compared with the prediction.
 
-Light to import, so that the package can bind the function `diagnose` over this room's name without loading torch.
+Light to import, so that the package can bind the function `diagnose` over this package's name without loading torch.
 """
 
 from hf_prune.diagnose.compare import diagnose

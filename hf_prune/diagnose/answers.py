@@ -1,4 +1,4 @@
-"""What was asked of the trained model when the rows were scored, asked of a re-run."""
+"""The queries that rows were scored with, answered by the model of a re-run."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 import torch
 
 from hf_prune._core.config import ScoringConfig
-from hf_prune.influence.queries import output_signs, parameter_directions
+from hf_prune.influence.queries import output_signs, parameter_queries
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The k questions' answers `(k,)`, float64, and the mean loss on the held-out rows."""
+    """The answers `(k,)` to k queries, float64, and the mean loss on the held-out rows."""
 
-    questions: np.ndarray
+    queries: np.ndarray
     loss: float
 
     def __sub__(self, other: Answers) -> Answers:
-        return Answers(self.questions - other.questions, self.loss - other.loss)
+        return Answers(self.queries - other.queries, self.loss - other.loss)
 
     @property
     def length(self) -> float:
-        return float(np.linalg.norm(self.questions))
+        return float(np.linalg.norm(self.queries))
 
     def error(self, predicted: Answers) -> float:
         """Length of what a prediction is off by, over that of the truth."""
-        return float(np.linalg.norm(predicted.questions - self.questions) / max(self.length, 1e-30))
+        return float(np.linalg.norm(predicted.queries - self.queries) / max(self.length, 1e-30))
 
     def correlation(self, predicted: Answers) -> float:
-        """Pearson's, over the questions; 0 where one of the two is constant."""
-        centred = [values - values.mean() for values in (self.questions, predicted.questions)]
+        """Pearson's, over the queries; 0 where one of the two is constant."""
+        centred = [values - values.mean() for values in (self.queries, predicted.queries)]
         lengths = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
         return float(centred[0] @ centred[1]) / lengths if lengths > 0 else 0.0
 
@@ -43,7 +43,7 @@ def answers(
     objective: Objective, theta: torch.Tensor, held_out: Rows, scoring: ScoringConfig, batch_size: int
 ) -> Answers:
     """
-    Asks the model at `theta (p,)` what `add_influence` asked: `q_j = sum_e <s_je, z_e> / sqrt(k m)` with random signs
+    Answers the queries of `add_influence` at `theta (p,)`: `q_j = sum_e <s_je, z_e> / sqrt(k m)` with random signs
     s, over the logits z of m held-out rows, or projections of the parameters.
 
     Args:
@@ -52,9 +52,7 @@ def answers(
     k, seed = scoring.directions, scoring.seed
     total = torch.zeros(k, dtype=torch.float64)
     losses = items = 0.0
-    for start in range(0, len(held_out), batch_size):
-        numbers = range(start, min(start + batch_size, len(held_out)))
-        batch = held_out.batch(numbers)
+    for numbers, batch in held_out.batches(batch_size):
         logits, counts, loss = objective.logits(theta, batch.inputs), objective.items(batch), objective.loss(batch)
         losses += float(loss.losses(logits, batch.labels) @ counts)
         items += float(counts.sum())
@@ -64,7 +62,7 @@ def answers(
             if counted is not None:
                 signs *= counted[..., None]
             total += (signs.flatten(1) @ logits.flatten()).double().cpu()
-    questions = total / (k * len(held_out)) ** 0.5
+    queries = total / (k * len(held_out)) ** 0.5
     if scoring.space == "parameters":
-        questions = (parameter_directions(theta, k, seed=seed) @ theta).double().cpu()
-    return Answers(questions.numpy(), losses / items)
+        queries = (parameter_queries(theta, k, seed=seed) @ theta).double().cpu()
+    return Answers(queries.numpy(), losses / items)

@@ -1,4 +1,4 @@
-"""Are the arguments sensible, and which stretch of the run do they mean? One sentence each where not."""
+"""Are the arguments sensible, and which part of the run do they mean? One sentence each where not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, float) and 0 < value <= 0.5
 
 
-def stretch_of(trajectory: Trajectory, steps: int | None) -> Trajectory:
+def replayed_part(trajectory: Trajectory, steps: int | None) -> Trajectory:
     """The run up to the last snapshot that lies at most `steps` after the window's first."""
     first, last = trajectory.window
     if steps is None or last - first <= steps:

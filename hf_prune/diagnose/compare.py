@@ -40,8 +40,8 @@ def diagnose(
     and dropout, if the model has any. What leaving out a group really does to the held-out logits and loss stands
     beside the sum of its rows' influence.
 
-    It costs `len(groups) + 5` times the stretch that is re-run, two more for a model with dropout; the progress bar
-    tells how many steps that makes. Optimizers start with the recorded second moment, and with the momentum of the
+    It trains the re-run steps `len(groups) + 5` times, two more for a model with dropout; the progress bar
+    shows how many steps that makes. Optimizers start with the recorded second moment, and with the momentum of the
     steps before as computed again at the first snapshot's parameters, in all re-runs alike. A warning is logged where
     the correlation is below 0.7: the predictions then explain less than half of the truth's variance.
 
@@ -58,7 +58,7 @@ def diagnose(
         groups (`Sequence[float]`, *optional*, defaults to `(0.05, 0.05, 0.2, 0.2)`):
             The share of the visited rows in each random group, in (0, 0.5].
         steps (`int`, *optional*):
-            Re-run at most so many steps, up to a snapshot among them; rows are then scored again for this stretch. By
+            Re-run at most so many steps, up to a snapshot among them; rows are then scored again for these steps. By
             default the whole window.
         batch_size (`int`, *optional*, defaults to 32):
             Held-out rows in one forward pass.
@@ -83,7 +83,7 @@ def diagnose(
     >>> print(diagnose(train, "run/trajectory", model=model, eval_dataset=dev))
     ```
     """
-    from hf_prune.diagnose.checks import check, stretch_of
+    from hf_prune.diagnose.checks import check, replayed_part
     from hf_prune.diagnose.experiment import Experiment
     from hf_prune.diagnose.prediction import scored_rows
     from hf_prune.influence.checks import check_dataset
@@ -92,10 +92,10 @@ def diagnose(
     check(dataset, eval_dataset, groups, steps, batch_size)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset, record)
-    stretch = stretch_of(record, steps)
+    part = replayed_part(record, steps)
     options: dict[str, Any] = {"model": model, "data_collator": data_collator, "loss": loss, "batch_size": batch_size}
-    scored = scored_rows(dataset, record, stretch, eval_dataset, options)
-    experiment = Experiment(scored, stretch, eval_dataset, seed=seed, **options)
+    scored = scored_rows(dataset, record, part, eval_dataset, options)
+    experiment = Experiment(scored, part, eval_dataset, seed=seed, **options)
     diagnosis = experiment.diagnose(groups)
     if not diagnosis.trusted:
         logger.warning(diagnosis.verdict)

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_prune.diagnose.rerun import Rerun, Update
+from hf_prune.diagnose.rerun import ReplayedUpdate
+from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Step
 
 
-def reordered(rerun: Rerun, steps: list[Step], seed: int) -> list[Step]:
+def reordered(replay: Replay, steps: list[Step], seed: int) -> list[Step]:
     """
     The same visits in other batches: shuffled within each epoch, so that it stays one visit of a row an epoch.
 
@@ -27,13 +28,13 @@ def reordered(rerun: Rerun, steps: list[Step], seed: int) -> list[Step]:
         ends = np.cumsum([len(steps[m].ids) for m in members])
         for member, part in zip(members, np.split(mixed, ends[:-1]), strict=True):
             ids[member] = part
-    return [_with_ids(rerun, step, new) for step, new in zip(steps, ids, strict=True)]
+    return [_with_ids(replay, step, new) for step, new in zip(steps, ids, strict=True)]
 
 
-def _with_ids(rerun: Rerun, step: Step, ids: np.ndarray) -> Step:
+def _with_ids(replay: Replay, step: Step, ids: np.ndarray) -> Step:
     change = 1.0
     if any(micro.num_items is not None for micro in step.micro_batches):
-        change = _items(rerun, ids) / _items(rerun, step.ids)
+        change = _items(replay, ids) / _items(replay, step.ids)
     parts = np.split(ids, np.cumsum([len(micro.ids) for micro in step.micro_batches])[:-1])
     micro_batches = tuple(
         replace(
@@ -46,12 +47,12 @@ def _with_ids(rerun: Rerun, step: Step, ids: np.ndarray) -> Step:
     return replace(step, micro_batches=micro_batches)
 
 
-def _items(rerun: Rerun, ids: np.ndarray) -> float:
-    batch = rerun.rows.batch(rerun.rows_of(ids).tolist())
-    return float(rerun.objective.items(batch).sum())
+def _items(replay: Replay, ids: np.ndarray) -> float:
+    batch = replay.rows.batch(replay.row_of(ids).tolist())
+    return float(replay.objective.items(batch).sum())
 
 
-def halved(updates: Iterable[Update]) -> Iterator[Update]:
+def halved(updates: Iterable[ReplayedUpdate]) -> Iterator[ReplayedUpdate]:
     """
     Each update as two, of half its rows each: weights are those of a mean over these, and learning rates are shared
     out, so that at a small rate the two move the parameters as far as the one did.
@@ -66,8 +67,8 @@ def halved(updates: Iterable[Update]) -> Iterator[Update]:
             if weight <= 0:
                 continue
             parts = tuple(
-                part.pick(own, whole / weight)
+                part.part(own, whole / weight)
                 for part, own in zip(update.parts, chosen, strict=True)
                 if len(part.rows[own])
             )
-            yield Update(update.step, parts, tuple(rate * weight / whole for rate in update.learning_rates))
+            yield ReplayedUpdate(update.step, parts, tuple(rate * weight / whole for rate in update.learning_rates))

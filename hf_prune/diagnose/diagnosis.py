@@ -25,9 +25,9 @@ class Group:
     Args:
         rows (`int`): Rows of the group.
         share (`float`): Their share of the rows that were visited.
-        shift (`float`): Length of the true shift over all questions.
+        shift (`float`): Length of the true shift over all queries.
         predicted_shift (`float`): Length of the predicted one.
-        correlation (`float`): Pearson correlation of the two over the questions.
+        correlation (`float`): Pearson correlation of the two over the queries.
         relative_error (`float`): Length of their difference over that of the true shift.
         loss_change (`float`): True change of the mean held-out loss.
         predicted_loss_change (`float`): The predicted one.
@@ -69,12 +69,13 @@ class Diagnosis:
     How far to trust the influence columns of a run.
 
     Args:
-        steps (`tuple[int, int]`): The stretch that was re-run: optimizer steps `first <= t < last`.
-        rows (`int`): Rows that it visits.
+        steps (`tuple[int, int]`): The part that was re-run: optimizer steps `first <= t < last`.
+        rows (`int`): Rows that these steps visit.
         groups (`tuple[Group, ...]`): The groups that were left out, in the order in which they were asked for.
         conditions (`tuple[Condition, ...]`): Other conditions, the noise floor's first.
         replay_error (`float`):
-            How far the re-run, with nothing changed, ends from the recorded end, in units of the stretch's movement.
+            How far the re-run, with nothing changed, ends from the recorded end, in units of how far the
+            parameters moved in these steps.
             Momentum is not recorded, and neither are dropout's masks and rounding in lower precision.
         scoring (`ScoringConfig`): How the rows were scored.
     """
@@ -88,7 +89,7 @@ class Diagnosis:
 
     @property
     def correlation(self) -> float:
-        """Of predicted and true shifts over the questions, mean over the groups."""
+        """Of predicted and true shifts over the queries, mean over the groups."""
         return _mean([group.correlation for group in self.groups])
 
     @property

@@ -15,10 +15,8 @@ from hf_prune._core.scoring import require_scoring
 from hf_prune.diagnose.answers import Answers, answers
 from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.diagnosis import ORDER, Condition, Diagnosis, Group
-from hf_prune.diagnose.rerun import Rerun, Update, has_dropout
-from hf_prune.influence.checks import row_positions
-from hf_prune.model.objective import Objective
-from hf_prune.model.rows import Rows
+from hf_prune.diagnose.rerun import ReplayedUpdate, Rerun, has_dropout
+from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
 
 BATCH_SIZE = 32
@@ -26,11 +24,11 @@ BATCH_SIZE = 32
 
 class Experiment:
     """
-    Re-runs of one stretch of a recorded run.
+    Re-runs of part of a recorded run.
 
     Args:
-        scored (`Dataset`): The training rows with influence columns over the stretch.
-        stretch (`Trajectory`): The record, up to the stretch's end.
+        scored (`Dataset`): The training rows with influence columns over that part.
+        trajectory (`Trajectory`): The record, up to the end of that part.
         eval_dataset (`Dataset`): The held-out rows.
         model (`nn.Module`): The trained model.
         batch_size, data_collator, loss: As in `diagnose`.
@@ -40,7 +38,7 @@ class Experiment:
     def __init__(
         self,
         scored: Dataset,
-        stretch: Trajectory,
+        trajectory: Trajectory,
         eval_dataset: Dataset,
         *,
         model: nn.Module,
@@ -49,27 +47,22 @@ class Experiment:
         loss: Callable[..., Any] | None,
         seed: int,
     ):
-        self.stretch, self.seed = stretch, seed
+        self.seed = seed
         self.scoring = require_scoring(scored).config
         columns = InfluenceColumns(self.scoring.column)
         values = scored.select_columns([columns.vector, columns.eval_loss]).with_format("numpy")
         self.influence = np.asarray(values[columns.vector][:], dtype=np.float64)
         self.loss_influence = np.asarray(values[columns.eval_loss][:], dtype=np.float64)
-        self.objective = Objective(model, stretch.manifest.parameters, loss=loss)
-        clone, padding = self.objective.model, stretch.manifest.padding
-        rows = Rows(scored, clone, data_collator, padding)
-        self.held_out, self.batch_size = Rows(eval_dataset, clone, data_collator, padding), batch_size or BATCH_SIZE
-        self.rerun = Rerun(
-            stretch, self.objective, rows, positions=row_positions(scored, stretch), own_loss=loss is not None
-        )
-        self.steps = self.rerun.steps()
-        self.dropout = has_dropout(self.objective, rows)
+        self.replay = Replay.of(scored, trajectory, model, data_collator=data_collator, loss=loss)
+        self.held_out, self.batch_size = self.replay.rows.of(eval_dataset), batch_size or BATCH_SIZE
+        self.rerun, self.steps = Rerun(self.replay), self.replay.steps()
+        self.dropout = has_dropout(self.replay.objective, self.replay.rows)
 
     def diagnose(self, shares: Sequence[float]) -> Diagnosis:
         """Makes all re-runs."""
-        visited = np.unique(np.concatenate([self.rerun.rows_of(step.ids) for step in self.steps]))
+        visited = np.unique(np.concatenate([self.replay.row_of(step.ids) for step in self.steps]))
         groups = _draw(visited, len(self.influence), shares, self.seed)
-        first, last = self.stretch.window
+        first, last = self.replay.trajectory.window
         runs = len(groups) + (7 if self.dropout else 5)
         title = f"Re-running {last - first} steps {runs} times"
         with tqdm(total=runs * (last - first), desc=title, unit="step") as bar:
@@ -92,18 +85,18 @@ class Experiment:
         )
 
     def _run(
-        self, updates: Callable[[], Iterable[Update]], left_out: np.ndarray, dropout: bool = False
+        self, updates: Callable[[], Iterable[ReplayedUpdate]], left_out: np.ndarray, dropout: bool = False
     ) -> tuple[Answers, Any]:
         theta = self.rerun.train(updates(), left_out, dropout=dropout, bar=self._bar)
-        return answers(self.objective, theta, self.held_out, self.scoring, self.batch_size), theta
+        return answers(self.replay.objective, theta, self.held_out, self.scoring, self.batch_size), theta
 
-    def _recorded(self) -> Iterable[Update]:
+    def _recorded(self) -> Iterable[ReplayedUpdate]:
         return self.rerun.updates(self.steps)
 
-    def _reordered(self) -> Iterable[Update]:
-        return self.rerun.updates(reordered(self.rerun, self.steps, self.seed))
+    def _reordered(self) -> Iterable[ReplayedUpdate]:
+        return self.rerun.updates(reordered(self.replay, self.steps, self.seed))
 
-    def _halved(self) -> Iterable[Update]:
+    def _halved(self) -> Iterable[ReplayedUpdate]:
         return halved(self._recorded())
 
     def _predicted(self, group: np.ndarray) -> Answers:
@@ -130,7 +123,7 @@ class Experiment:
         name: str,
         base: Answers,
         group: np.ndarray,
-        updates: Callable[[], Iterable[Update]],
+        updates: Callable[[], Iterable[ReplayedUpdate]],
         dropout: bool = False,
     ) -> Condition:
         whole = self._run(updates, np.zeros_like(group), dropout)[0]
@@ -140,8 +133,7 @@ class Experiment:
         return Condition(name, alone.length, alone.loss, true.correlation(predicted), true.error(predicted))
 
     def _replay_error(self, theta: Any) -> float:
-        first, last = self.stretch.window
-        start, end = (self.stretch.parameters_at(step).to(theta) for step in (first, last))
+        start, end = (self.replay.theta(t) for t in self.replay.trajectory.window)
         return float((theta - end).norm() / (end - start).norm().clamp(min=1e-30))
 
 

@@ -12,28 +12,28 @@ from hf_prune._core.scoring import require_scoring, scoring_of
 from hf_prune.influence import add_influence
 from hf_prune.trajectory.trajectory import Trajectory
 
-# Questions asked where the dataset was not scored: their correlation is known to about 1 / sqrt(32).
+# Queries where the dataset was not scored: their correlation is known to about 1 / sqrt(32).
 DIRECTIONS = 32
 FEWEST = 4
 
 
 def scored_rows(
-    dataset: Dataset, record: Trajectory, stretch: Trajectory, eval_dataset: Dataset, options: dict[str, Any]
+    dataset: Dataset, record: Trajectory, part: Trajectory, eval_dataset: Dataset, options: dict[str, Any]
 ) -> Dataset:
     """
-    The rows with influence columns over the stretch.
+    The rows with influence columns over the steps that are re-run.
 
     Args:
         record (`Trajectory`): The whole record.
-        stretch (`Trajectory`): The part of it that is re-run.
+        part (`Trajectory`): The part of it that is re-run.
         options (`dict`): Further arguments of `add_influence`.
     """
     own = _own_config(dataset, record, eval_dataset)
-    if own is not None and stretch is record:
+    if own is not None and part is record:
         scored = dataset
     else:
         config = own or ScoringConfig(mode="visits", directions=min(DIRECTIONS, len(dataset)))
-        scored = add_influence(dataset, stretch, eval_dataset=eval_dataset, **(options | config.arguments()))
+        scored = add_influence(dataset, part, eval_dataset=eval_dataset, **(options | config.arguments()))
     if require_scoring(scored).config.directions < FEWEST:
         raise ValueError(
             f"Fewer than {FEWEST} directions leave no correlation to measure: score with more of them, or pass the "

@@ -1,4 +1,4 @@
-"""A stretch of a recorded run, made again in plain torch with some rows left out."""
+"""Part of a recorded run, made again in plain torch with some rows left out."""
 
 from __future__ import annotations
 
@@ -15,35 +15,22 @@ from torch import nn
 
 from hf_prune._core import compat
 from hf_prune.influence.clipping import clip_factor
-from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.objective import Objective
+from hf_prune.model.replay import Replay, WeightedBatch
 from hf_prune.model.rows import Rows
-from hf_prune.model.weights import visit_weights
 from hf_prune.trajectory.manifest import Manifest
-from hf_prune.trajectory.trajectory import Step, Trajectory
+from hf_prune.trajectory.trajectory import Step
 
 # exp(-3) is a twentieth.
 MEMORY = 3
 
 
 @dataclass(frozen=True)
-class Part:
-    """A micro-batch: its rows `(B,)`, collated, and the weight `(B,)` of each one's loss in the step's objective."""
-
-    rows: np.ndarray
-    batch: Batch
-    weights: torch.Tensor
-
-    def pick(self, chosen: slice, factor: float) -> Part:
-        """Some of its rows, with their weights times `factor`."""
-        return Part(self.rows[chosen], self.batch.part(chosen), self.weights[chosen] * factor)
-
-
-@dataclass(frozen=True)
-class Update:
+class ReplayedUpdate:
     """One update to make: its micro-batches, and the rates and the recorded norm of the step that it comes from."""
 
     step: Step
-    parts: tuple[Part, ...]
+    parts: tuple[WeightedBatch, ...]
     learning_rates: tuple[float, ...]
 
 
@@ -55,52 +42,28 @@ class Rerun:
     the steps before. The model is in eval mode unless dropout is asked for, and in full precision.
 
     Args:
-        trajectory (`Trajectory`): The recorded run.
-        objective (`Objective`): The model as a function of the recorded parameters.
-        rows (`Rows`): The training rows.
-        positions (`dict[int, int]`, *optional*): Row of each recorded id; by default an id is a row's position.
-        own_loss (`bool`): Whether the user gave the loss.
+        replay (`Replay`): The recorded run with its model and rows.
     """
 
-    def __init__(
-        self,
-        trajectory: Trajectory,
-        objective: Objective,
-        rows: Rows,
-        *,
-        positions: dict[int, int] | None = None,
-        own_loss: bool = False,
-    ):
-        self.trajectory, self.objective, self.rows = trajectory, objective, rows
-        self.positions, self.own_loss = positions, own_loss
-        trainable = sum(p.numel() for p in objective.model.parameters() if p.requires_grad)
+    def __init__(self, replay: Replay):
+        self.replay = replay
+        trainable = sum(p.numel() for p in replay.objective.model.parameters() if p.requires_grad)
         # The norm of parameters that were not recorded is unknown: then the recorded factor of clipping is kept.
-        self.clips_anew = trainable == trajectory.manifest.n_parameters
+        self.clips_anew = trainable == replay.trajectory.manifest.n_parameters
 
-    def steps(self) -> list[Step]:
-        """The steps of the window that were not skipped."""
-        return self._steps(*self.trajectory.window)
-
-    def updates(self, steps: Iterable[Step]) -> Iterator[Update]:
+    def updates(self, steps: Iterable[Step]) -> Iterator[ReplayedUpdate]:
         """The recorded updates."""
         for step in steps:
-            rows = [self.rows_of(micro.ids) for micro in step.micro_batches]
-            batches = [self.rows.batch(part.tolist()) for part in rows]
-            items = torch.cat([self.objective.items(batch) for batch in batches])
-            counted = any(micro.num_items is not None for micro in step.micro_batches)
-            uses = counted and self.objective.uses_items(batches[0])
-            weights = visit_weights(step, items, uses, self.own_loss).split([len(part) for part in rows])
-            parts = tuple(Part(*part) for part in zip(rows, batches, weights, strict=True))
-            yield Update(step, parts, step.learning_rates)
+            yield ReplayedUpdate(step, tuple(self.replay.micro_batches(step)), step.learning_rates)
 
     def train(
-        self, updates: Iterable[Update], left_out: np.ndarray, *, dropout: bool = False, bar: Any = None
+        self, updates: Iterable[ReplayedUpdate], left_out: np.ndarray, *, dropout: bool = False, bar: Any = None
     ) -> torch.Tensor:
         """
         Makes the updates and returns the parameters `(p,)` at their end.
 
         Args:
-            updates (`Iterable[Update]`): What to make.
+            updates (`Iterable[ReplayedUpdate]`): What to make.
             left_out (`np.ndarray`): `(n,)`, bool; rows whose loss terms are zeroed. Denominators stay as they were.
             dropout (`bool`, *optional*, defaults to `False`):
                 Whether dropout is on. Its masks depend on the step alone, so that re-runs can be compared.
@@ -110,8 +73,8 @@ class Rerun:
         optimizer = self._optimizer(leaves)
         for leaf, state in zip(leaves, self._state, strict=True):
             optimizer.state[leaf] = {name: value.clone() for name, value in state.items()}
-        done, last = self.trajectory.window
-        with torch.random.fork_rng(), training_mode(self.objective.model) if dropout else nullcontext():
+        done, last = self.replay.trajectory.window
+        with torch.random.fork_rng(), training_mode(self.replay.objective.model) if dropout else nullcontext():
             for number, update in enumerate(updates):
                 torch.manual_seed(number)
                 self._update(optimizer, leaves, update, left_out)
@@ -122,11 +85,6 @@ class Rerun:
             bar.update(last - done)
         return _flat(leaves).detach()
 
-    def rows_of(self, ids: Iterable[int]) -> np.ndarray:
-        """The rows of recorded ids."""
-        found = ids if self.positions is None else [self.positions[int(i)] for i in ids]
-        return np.array(found, dtype=np.int64)
-
     @cached_property
     def _state(self) -> list[dict[str, torch.Tensor]]:
         """
@@ -135,31 +93,32 @@ class Rerun:
         Momentum is what the optimizer itself makes of the steps before at a learning rate of 0, so with their batches
         and weights but at the window's first parameters. Second moment and count are the recorded ones.
         """
-        first, manifest = self.trajectory.window[0], self.trajectory.manifest
+        trajectory = self.replay.trajectory
+        first, manifest = trajectory.window[0], trajectory.manifest
         leaves = self._leaves()
         optimizer = self._optimizer(leaves)
-        nobody = np.zeros(len(self.rows), dtype=bool)
-        for update in self.updates(self._steps(max(0, first - _memory(manifest)), first)):
+        nobody = np.zeros(len(self.replay.rows), dtype=bool)
+        before = [trajectory.step(t) for t in range(max(0, first - _memory(manifest)), first)]
+        for update in self.updates(step for step in before if not step.skipped):
             rest = replace(update, learning_rates=(0.0,) * len(update.learning_rates))
             self._update(optimizer, leaves, rest, nobody)
         states = [dict(optimizer.state[leaf]) for leaf in leaves]
-        if manifest.optimizer["name"] != "SGD" and self.trajectory.updates_before(first) > 0:
-            moments = self.trajectory.second_moment_at(first).split(self.objective.sizes)
+        if manifest.optimizer["name"] != "SGD" and self.replay.trajectory.updates_before(first) > 0:
+            moments = self.replay.trajectory.second_moment_at(first).split(self.replay.objective.sizes)
             for leaf, state, moment in zip(leaves, states, moments, strict=True):
                 moment = moment.view_as(leaf).to(leaf)
                 state.setdefault("exp_avg", torch.zeros_like(leaf))
                 state |= {"exp_avg_sq": moment, "max_exp_avg_sq": moment}
-                state["step"] = torch.tensor(float(self.trajectory.updates_before(first)))
+                state["step"] = torch.tensor(float(self.replay.trajectory.updates_before(first)))
         return states
 
     def _leaves(self) -> list[nn.Parameter]:
-        theta = self.trajectory.parameters_at(self.trajectory.window[0])
-        values = self.objective.unflatten(theta.to(self.objective.device, self.objective.dtype))
+        values = self.replay.objective.unflatten(self.replay.theta(self.replay.trajectory.window[0]))
         return [nn.Parameter(value.clone()) for value in values.values()]
 
     def _optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The recorded optimizer over the leaves; its groups are all recorded ones."""
-        manifest = self.trajectory.manifest
+        manifest = self.replay.trajectory.manifest
         kind = getattr(torch.optim, manifest.optimizer["name"])
         groups = []
         for index, values in enumerate(manifest.optimizer["groups"]):
@@ -169,11 +128,12 @@ class Rerun:
             groups.append({"params": own} | _options(kind, values))
         return kind(groups, lr=0.0)
 
-    def _steps(self, first: int, last: int) -> list[Step]:
-        return [step for t in range(first, last) if not (step := self.trajectory.step(t)).skipped]
-
     def _update(
-        self, optimizer: torch.optim.Optimizer, leaves: list[nn.Parameter], update: Update, left_out: np.ndarray
+        self,
+        optimizer: torch.optim.Optimizer,
+        leaves: list[nn.Parameter],
+        update: ReplayedUpdate,
+        left_out: np.ndarray,
     ) -> None:
         optimizer.zero_grad()
         for part in update.parts:
@@ -183,13 +143,13 @@ class Rerun:
             group["lr"] = rate
         optimizer.step()
 
-    def _backward(self, leaves: list[nn.Parameter], part: Part, left_out: np.ndarray) -> None:
+    def _backward(self, leaves: list[nn.Parameter], part: WeightedBatch, left_out: np.ndarray) -> None:
         kept = torch.from_numpy(~left_out[part.rows]).to(part.weights)
-        loss = self.objective.losses(_flat(leaves), part.batch) @ (part.weights * kept)
+        loss = self.replay.objective.losses(_flat(leaves), part.batch) @ (part.weights * kept)
         loss.backward()
 
-    def _clip(self, leaves: list[nn.Parameter], update: Update) -> None:
-        limit = float(self.trajectory.manifest.max_grad_norm or 0.0)
+    def _clip(self, leaves: list[nn.Parameter], update: ReplayedUpdate) -> None:
+        limit = self.replay.max_norm
         if limit > 0 and self.clips_anew:
             nn.utils.clip_grad_norm_(leaves, limit)
         elif limit > 0:
@@ -212,7 +172,7 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 
 def has_dropout(objective: Objective, rows: Rows) -> bool:
-    """Whether the model answers otherwise in training mode: measured on one row, for no attribute tells it."""
+    """Whether the model's output is another in training mode: measured on one row, because no attribute says so."""
     batch, theta = rows.batch([0]), objective.flatten()
     with torch.no_grad(), torch.random.fork_rng():
         calm = objective.logits(theta, batch.inputs)

@@ -1,4 +1,4 @@
-"""Room 2, after training: how the trained model would change without each row."""
+"""After training: how the trained model would change without each row."""
 
 from hf_prune.influence.api import add_influence
 

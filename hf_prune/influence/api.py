@@ -17,15 +17,16 @@ from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
-from hf_prune._core.io import json_made_once
 from hf_prune._core.processes import Processes
 from hf_prune._core.records import RecordedRun, ScoringRecord
 from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
-from hf_prune.influence.cache_eviction import remove_unused
+from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.cache_eviction import PREFIX
 from hf_prune.influence.checks import check_arguments, check_dataset
-from hf_prune.influence.engines import choose
-from hf_prune.influence.scorer import Scorer
+from hf_prune.influence.engine import choose_engine
+from hf_prune.influence.scorer import Scorer, logit_curvature
+from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def add_influence(
     """
     Adds to every training row how the trained model would change without it.
 
-    - `influence` (`List(float32, k)`): the shift of k questions asked of the model if the row is removed. The last
+    - `influence` (`List(float32, k)`): the shift of k queries of the trained model if the row is removed. The last
       quarter of them are audit directions, which selection never optimises.
     - `influence_norm` (`float32`): its length. With `space="outputs"` it estimates the root mean square shift of a
       held-out row's logit vector, with `"parameters"` the length of the parameters' shift.
@@ -78,9 +79,9 @@ def add_influence(
         model (`nn.Module`):
             The trained model. It is copied, and left as it is.
         eval_dataset (`Dataset`, *optional*):
-            Held-out rows, neither in the training nor in the test set. Without it, outputs on training rows are asked.
+            Held-out rows, neither in the training nor in the test set. Without it, queries are about training rows.
         directions (`int`, *optional*, defaults to 64):
-            k, the number of questions.
+            k, the number of queries.
         space (`str`, *optional*, defaults to `"outputs"`):
             `"outputs"`: random signed sums of held-out logits; `"parameters"`: random projections of the parameters.
         mode (`str`, *optional*, defaults to `"expected"`):
@@ -89,9 +90,9 @@ def add_influence(
             `"exact"`, `"gauss-newton"`, `"fisher"` (cheapest) or `"none"`; auto: Gauss-Newton for Adam, exact for SGD.
             Gauss-Newton is multiplied by how much more the loss curves along the run's steps, which is measured first.
         batch_size (`int`, *optional*, defaults to 32):
-            Rows in one forward pass over rows; steps of the run are worked as they were.
+            Rows in one forward pass over rows; the run's steps keep their own batches.
         num_proc (`int`, *optional*):
-            Processes for the pass over the rows, as in `Dataset.map`.
+            Processes that write the columns, as in `Dataset.map`.
         data_collator (`Callable`, *optional*):
             As given to the Trainer. By default rows are stacked, and token sequences padded.
         loss (`Callable`, *optional*):
@@ -134,53 +135,50 @@ def add_influence(
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, record)
-    engine, curvature = choose(engine, curvature, record.manifest, directions)
+    engine, curvature = choose_engine(engine, curvature, record.manifest, directions)
     digest = None if eval_dataset is None else content_digest(eval_dataset)
     config = replace(config, engine=engine, curvature=curvature, eval_digest=digest)
     if eval_dataset is None:
-        logger.warning("No eval_dataset: asking outputs on training rows, and predicting no held-out loss.")
-    scorer = Scorer(
-        dataset,
-        record,
-        model,
-        eval_dataset,
-        config,
-        train_dataset=train_dataset,
-        batch_size=batch_size or BATCH_SIZE,
-        data_collator=data_collator,
-        loss=loss,
-        max_memory=max_memory,
-    )
+        logger.warning("No eval_dataset: queries are about training rows, and no held-out loss is predicted.")
+    trained, rows_at_once = dataset if train_dataset is None else train_dataset, batch_size or BATCH_SIZE
+    replay = Replay.of(trained, record, model, data_collator=data_collator, loss=loss)
+    targets = replay.rows if train_dataset is None else replay.rows.of(dataset)
+    held_out = None if eval_dataset is None else replay.rows.of(eval_dataset)
+    scorer = Scorer(replay, targets, held_out, config, batch_size=rows_at_once, max_memory=max_memory)
     k = List(Value("float32"), length=directions)
     columns = InfluenceColumns(column)
     features = Features({**dataset.features, columns.vector: k, columns.norm: Value("float32")})
     if eval_dataset is not None:
         features[columns.eval_loss] = Value("float32")
-    trained = dataset if train_dataset is None else train_dataset
-    swept = [VERSION, record.digest, compat.fingerprint(trained), scorer.model_digest(), loss, data_collator]
+    swept = [VERSION, record.digest, compat.fingerprint(trained), replay.objective.digest(), loss, data_collator]
     asked = [swept, config.to_dict(), None if eval_dataset is None else compat.fingerprint(eval_dataset)]
     fingerprint = Hasher.hash([compat.fingerprint(dataset), asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
-    cache, ranks = record.path / "scores", Processes.current()
-    if not _complete(cache, fingerprint):
-        scorer.prepare(cache / f"parts-{fingerprint}", cache / f"sketches-{Hasher.hash(swept)}", ranks)
-    with ranks.main_first():
+    processes = Processes.current()
+    cache = SharedCache(record.path / "scores", processes)
+    work = SharedCache(cache.directory / f"{PREFIX}{Hasher.hash(swept)}", processes)
+    if not _complete(cache.directory, fingerprint):
+        scorer.prepare(work, fingerprint)
+    with processes.main_first():
         scored = dataset.map(
             scorer,
             batched=True,
-            batch_size=batch_size or BATCH_SIZE,
+            batch_size=rows_at_once,
             with_indices=True,
             num_proc=num_proc,
             features=features,
             new_fingerprint=fingerprint,
-            cache_file_name=str(cache / f"{fingerprint}.arrow"),
-            desc="Scoring rows",
+            cache_file_name=str(cache.directory / f"{fingerprint}.arrow"),
+            desc="Writing scores",
         )
-        curvature_of_loss = _curvature(scorer, cache, asked)
+    curvature_of_loss = cache.value(
+        f"held-out-{Hasher.hash(asked)}.json", lambda: logit_curvature(replay, held_out, rows_at_once)
+    )
+    work.remove(f"effects-{fingerprint}-*")
+    work.remove_superseded()
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
-    remove_unused(cache / f"parts-{fingerprint}")
     run = RecordedRun.of(record.digest, record.manifest.to_dict())
     return with_scoring(scored, ScoringRecord(config, run, (last - first) / len(record), curvature_of_loss))
 
@@ -191,8 +189,3 @@ def _complete(cache: Path, fingerprint: str) -> bool:
     return (cache / f"{fingerprint}.arrow").exists() or any(
         len(list(cache.glob(f"{fingerprint}_*_of_{file.stem[-5:]}.arrow"))) == int(file.stem[-5:]) for file in shards
     )
-
-
-def _curvature(scorer: Scorer, cache: Path, asked: list[Any]) -> float | None:
-    """The held-out loss's curvature, which is kept as the scores are."""
-    return json_made_once(cache / f"held-out-{Hasher.hash(asked)}.json", scorer.held_out_curvature)

@@ -1,4 +1,4 @@
-"""Which intermediate results stay on disk: the last sketches used, and what a living process is at work with."""
+"""Locks and evicts cached intermediates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from hf_prune._core.io import remove_temporaries
 
+# Directories of intermediates are named so.
+PREFIX = "work-"
 _MARKS = "in-use-*.lock"
 
 
@@ -20,7 +22,7 @@ def in_use(directory: Path) -> Iterator[None]:
     """
     Keeps [`remove_unused`] and [`remove_superseded`] of other processes away from `directory` while the block runs.
 
-    A mark is a lock of the operating system's, which ends with its process however that ends.
+    A mark is a lock held by the operating system, which ends with its process however that ends.
     """
     directory.mkdir(parents=True, exist_ok=True)
     mark = FileLock(directory / f"in-use-{uuid4().hex}.lock")
@@ -37,21 +39,28 @@ def in_use(directory: Path) -> Iterator[None]:
 
 
 def remove_superseded(kept: Path) -> None:
-    """Removes the sketches beside `kept`, of other rows, models or states of the run, that nobody is at work with."""
-    for directory in kept.parent.glob("sketches-*"):
+    """Removes the directories of intermediates beside `kept` that no process uses."""
+    for directory in kept.parent.glob(f"{PREFIX}*"):
         if directory != kept:
-            remove_unused(directory)
+            with _one_at_a_time(directory.parent):
+                if directory.exists() and not _used(directory):
+                    shutil.rmtree(directory)
 
 
-def remove_unused(directory: Path) -> None:
-    """Removes a directory, if it is there, unless somebody is at work with it."""
+def remove_unused(directory: Path, pattern: str) -> None:
+    """Removes the files of `directory` that match, and itself when it is then empty, unless somebody uses it."""
     with _one_at_a_time(directory.parent):
-        if directory.exists() and not _used(directory):
-            shutil.rmtree(directory)
+        if not directory.exists() or _used(directory):
+            return
+        _remove_remains(directory)
+        for file in directory.glob(pattern):
+            file.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def _one_at_a_time(parent: Path) -> FileLock:
-    return FileLock(parent / ".sketches.lock")
+    return FileLock(parent / ".work.lock")
 
 
 def _used(directory: Path) -> bool:

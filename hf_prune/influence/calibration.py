@@ -1,15 +1,14 @@
-"""How much the loss curves along the run's own directions, beside what Gauss-Newton sees of it."""
+"""The ratio of the loss's curvature to that of the Gauss-Newton matrix, measured along the run's own steps."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 from datasets.utils import tqdm
 
-if TYPE_CHECKING:
-    from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.model.replay import Replay
+from hf_prune.trajectory.trajectory import Step
 
 logger = logging.getLogger(__name__)
 
@@ -21,34 +20,33 @@ EXAMPLES = 32
 CHANGE = 0.1
 # Where a probe's change lies outside of these, it is taken again.
 NEAR = (0.03, 0.3)
-# A factor beyond these tells of a run that one factor does not describe.
+# A ratio beyond these belongs to a run that one ratio does not describe.
 LEAST, MOST = 0.5, 4.0
 
 
 @torch.no_grad()
-def curvature_factor(sweep: Sweep) -> float:
+def measure_gn_scale(replay: Replay) -> float:
     """
     By how much to multiply the Gauss-Newton matrix so that it curves as the objective itself, on the mean over a run.
 
-    What Gauss-Newton leaves out, `sum_i dl_i/dz d^2 z / d theta^2`, is no small thing where rows are not fitted yet.
+    What Gauss-Newton leaves out, `sum_i dl_i/dz d^2 z / d theta^2`, is large where rows are not fitted yet.
     Along a direction u both are second differences: of the loss at the network's logits, and of the loss at logits
     that go on in a straight line. u is what leaving rows out pushes along, the optimizer's own step from the examples'
     gradients with random signs: for them `u^T H u` is the mean over single examples. Steps count by learning rate, and
     lengths are those of the optimizer's metric.
 
     Args:
-        sweep (`Sweep`): knows the trajectory, the objective, the rows and their weights.
+        replay (`Replay`): the recorded run with its model and rows.
 
     Returns:
         `float`: between 0.5 and 4; 1 where the network is linear in its parameters.
     """
-    trajectory = sweep.trajectory
-    steps = [t for t in range(*trajectory.window) if not trajectory.step(t).skipped]
+    steps = replay.steps()
     chosen = [steps[int((i + 0.5) * len(steps) / SAMPLES)] for i in range(min(SAMPLES, len(steps)))]
     generator = torch.Generator().manual_seed(0)
     along, curved, straight = 1.0, 0.0, 0.0
-    for t in tqdm(chosen, desc="Measuring curvature", unit="step"):
-        probe = _Probe(sweep, t, generator)
+    for step in tqdm(chosen, desc="Measuring curvature", unit="step"):
+        probe = _Probe(replay, step, generator)
         if not probe.length > 0:
             continue
         if not NEAR[0] < probe.move(along) < NEAR[1]:
@@ -63,7 +61,7 @@ def curvature_factor(sweep: Sweep) -> float:
     if not LEAST <= found <= MOST:
         logger.warning(
             f"Along this run's steps the loss curves {found:.2g} times as much as Gauss-Newton tells, more than a "
-            "factor mends: single scores are rough; a later window, or curvature='exact', would be more faithful."
+            "factor can correct: single scores are rough; use a later window, or curvature='exact', instead."
         )
     return min(max(found, LEAST), MOST)
 
@@ -79,34 +77,34 @@ class _Probe:
         share (`float`): what the step's curvature along the direction counts.
     """
 
-    def __init__(self, sweep: Sweep, t: int, generator: torch.Generator):
-        self.step, self.sweep = sweep.trajectory.step(t), sweep
-        batch = sweep.rows.batch(sweep.row_of(self.step.ids).tolist())
-        self.batch, self.weights = batch.part(slice(EXAMPLES)), sweep.weights(self.step, batch)[:EXAMPLES]
-        self.theta = sweep.theta(t).clone()  # it is moved
+    def __init__(self, replay: Replay, step: Step, generator: torch.Generator):
+        self.step, self.replay = step, replay
+        visits = replay.batch(step).part(slice(EXAMPLES))
+        self.batch, self.weights = visits.batch, visits.weights
+        self.theta = replay.theta(step.index).clone()  # it is moved
         signs = (torch.randint(0, 2, (len(self.batch),), generator=generator) * 2 - 1).to(self.weights)
-        self._losses = sweep.objective.loss(self.batch).losses
+        self._losses = replay.objective.loss(self.batch).losses
         with torch.enable_grad():
             self.theta.requires_grad_()
-            logits = sweep.objective.logits(self.theta, self.batch.inputs)
+            logits = replay.objective.logits(self.theta, self.batch.inputs)
             [g] = torch.autograd.grad(self._losses(logits, self.batch.labels) @ (self.weights * signs), self.theta)
             self.theta.requires_grad_(False)
         self.base = logits.detach()
-        denominator = sweep.denominator(t, g)
+        denominator = replay.denominator(step.index)
         # In place, here and in `move`: fresh memory of the parameters' size costs as much as the work on it.
         self.u = g.clone() if denominator is None else denominator.reciprocal_().mul_(g)
         self.length = float(g @ self.u)
 
     def move(self, along: float) -> float:
-        """Looks on both sides at this distance; returns `change`."""
+        """Computes the logits on both sides at this distance; returns `change`."""
         far = along / float(self.u.norm())
-        self.ahead = self.sweep.objective.logits(self.theta.add_(self.u, alpha=far), self.batch.inputs)
-        self.behind = self.sweep.objective.logits(self.theta.add_(self.u, alpha=-2 * far), self.batch.inputs)
+        self.ahead = self.replay.objective.logits(self.theta.add_(self.u, alpha=far), self.batch.inputs)
+        self.behind = self.replay.objective.logits(self.theta.add_(self.u, alpha=-2 * far), self.batch.inputs)
         self.theta.add_(self.u, alpha=far)
         self.change = float((self.ahead - self.behind).square().mean().sqrt()) / 2
         self.share = self.step.learning_rates[0] / (far**2 * self.length)
-        if 0 < self.sweep.max_norm < self.step.grad_norm:
-            self.share *= self.sweep.max_norm / self.step.grad_norm
+        if self.replay.clips(self.step):
+            self.share *= self.replay.max_norm / self.step.grad_norm
         return self.change
 
     def second(self, plus: torch.Tensor, minus: torch.Tensor) -> float:

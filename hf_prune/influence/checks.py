@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
-from hf_prune.errors import TrajectoryError
+from hf_prune.errors import TrajectoryError, UnsupportedError
+from hf_prune.model.per_example import batch_gradient
+from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
+
+logger = logging.getLogger(__name__)
+
+# A recomputed gradient whose norm is off by more than this share is not that of the run.
+NORM_TOLERANCE = 0.1
+# Where cotangents grow so many times, the effect of a small change is unpredictable.
+GROWTH_LIMIT = 100.0
 
 
 def check_arguments(
@@ -79,21 +89,44 @@ def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
         )
 
 
-def row_positions(dataset: Dataset, trajectory: Trajectory) -> dict[int, int] | None:
-    """Row of each recorded id, or `None` where ids are positions."""
-    column = trajectory.id_column
-    if column is None:
-        return None
-    if column not in dataset.column_names:
-        raise TrajectoryError(f"Rows were recorded by the id column {column!r}, which this dataset has not; keep it.")
-    ids = dataset.with_format(None)[column]
-    positions = {int(row): place for place, row in enumerate(ids)}
-    seen = {int(i) for step in trajectory.steps() for i in step.ids} - positions.keys()
-    if seen:
-        raise TrajectoryError(
-            f"{len(seen)} recorded ids are not in column {column!r} (the first is {min(seen)}); pass the rows that "
-            "were trained on, numbered as they were."
+def check_gradient(replay: Replay) -> None:
+    """
+    Compares the gradient's norm at the window's first step with the recorded one, and warns where they differ.
+
+    What makes them differ makes the scores differ too: dropout, BatchNorm, random augmentation or masking, a
+    loss that is not the model's own, other frozen parameters than the trained model's.
+
+    Raises:
+        `UnsupportedError`: if the optimizer made no step in the window.
+    """
+    if not replay.steps():
+        raise UnsupportedError(
+            "Every step of the recorded window was skipped for gradients that overflowed, so no row moved the "
+            "model there: record a run that trains, or one with a larger window."
         )
-    if len(positions) != len(dataset):
-        raise TrajectoryError(f"The id column {column!r} holds a value more than once; ids must be unique.")
-    return positions
+    step = replay.trajectory.step(replay.trajectory.window[0])
+    trainable = sum(p.numel() for p in replay.objective.model.parameters() if p.requires_grad)
+    if step.skipped or trainable != sum(replay.objective.sizes):
+        return  # the norm of parameters that were not recorded is unknown
+    visits = replay.batch(step)
+    theta = replay.theta(step.index)
+    norm = float(batch_gradient(replay.objective, theta, visits.batch, visits.weights).norm())
+    if abs(norm - step.grad_norm) > NORM_TOLERANCE * step.grad_norm:
+        logger.warning(
+            f"The gradient of step {step.index}, computed again, has norm {norm:.3g} where the run recorded "
+            f"{step.grad_norm:.3g}: dropout, BatchNorm, random augmentation, a loss that is not the model's or "
+            "another model make the scores less faithful; score the model that was trained, with the "
+            "data_collator and loss that training used."
+        )
+
+
+def warn_of_growth(trajectory: Trajectory, growth: float) -> None:
+    """Warns where cotangents grew by so large a ratio that they are mostly noise."""
+    if growth <= GROWTH_LIMIT:
+        return
+    first, last = trajectory.window
+    logger.warning(
+        f"The sweep's cotangents grew {growth:.0f}-fold over steps {first} to {last}: this part of the run "
+        "is chaotic, and scores hold more noise than influence; record with a smaller window, such as "
+        f"window={0.5 * (last - first) / trajectory.manifest.total_steps:.2f}."
+    )

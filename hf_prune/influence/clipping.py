@@ -11,7 +11,7 @@ EPSILON = 1e-6
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
-    """What a gradient of `norm` is multiplied by; a `max_norm` of 0 is none."""
+    """What a gradient of `norm` is multiplied by; a `max_norm` of 0 stands for no clipping."""
     return min(1.0, max_norm / (norm + EPSILON)) if max_norm > 0 else 1.0
 
 
@@ -54,7 +54,7 @@ class Clip:
     max_norm: float
 
     @property
-    def factor(self) -> float:
+    def scale(self) -> float:
         return clip_factor(self.norm, self.max_norm)
 
     @property
@@ -63,9 +63,9 @@ class Clip:
         norm = max(self.norm, float(self.gradient.norm()))
         return norm * (norm + EPSILON)
 
-    def pull(self, C: torch.Tensor) -> torch.Tensor:
+    def adjoint(self, C: torch.Tensor) -> torch.Tensor:
         """Cotangents of the clipped gradient to those of the gradient: `f (C - (C g) g^T / (|g| (|g| + 1e-6)))`."""
-        return (C - torch.outer(C @ self.gradient, self.gradient / self._square)).mul_(self.factor)
+        return (C - torch.outer(C @ self.gradient, self.gradient / self._square)).mul_(self.scale)
 
     def leave_one_out(
         self, C: torch.Tensor, dots: torch.Tensor, along: torch.Tensor, weights: torch.Tensor
@@ -75,10 +75,10 @@ class Clip:
 
         Args:
             C (`torch.Tensor`, `(k, p)`): cotangents of the clipped gradient.
-            dots (`torch.Tensor`, `(k, B)`): pulled cotangents (see `pull`) times the examples' gradients.
+            dots (`torch.Tensor`, `(k, B)`): cotangents of the gradient before clipping times the examples' gradients.
             along (`torch.Tensor`, `(2, B)`): `<g, g_i>` and `|g_i|^2`.
             weights (`torch.Tensor`, `(B,)`): the visits' weights a.
         """
         slope = C @ self.gradient
-        straight = dots / self.factor + torch.outer(slope, along[0] / self._square)
+        straight = dots / self.scale + torch.outer(slope, along[0] / self._square)
         return leave_one_out(self.norm, self.max_norm, slope, straight, along, weights)

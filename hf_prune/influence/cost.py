@@ -1,4 +1,4 @@
-"""What scoring will take, told from shapes before there is a run."""
+"""The cost of scoring, estimated from shapes before the run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_prune.influence.sketch.count_sketch import Projection
+from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.engine import WIDTH
-from hf_prune.influence.sketch.window_pass import NARROWER, STRETCH, WIDE
+from hf_prune.influence.sketch.store import SHARD
+from hf_prune.influence.sketch.window_pass import NARROWER, WIDE
 
 # A sweep that holds no more than this is cheap, and exact.
 SMALL_SWEEP = 1 << 29
@@ -20,8 +21,8 @@ SMALL_SWEEP = 1 << 29
 _VECTORS_PER_DIRECTION = 8
 # In units of a training step, for 64 directions: a step of the dense sweep, and a batch of per-example gradients.
 _SWEEP_STEP, _GRADIENT_BATCH = 15.0, 2.0
-# Likewise of the projected engine: a forward pass with what surrounds it, and each pull of the logits.
-_FORWARD, _PULL = 0.6, 0.9
+# Likewise of the projected engine: a forward pass with what surrounds it, and each VJP of the logits.
+_FORWARD, _VJP = 0.6, 0.9
 # Vectors of the parameters' length that the window's pass holds: the model, two snapshots and the scales.
 _VECTORS_OF_PASS = 12
 # What transformers calls the losses of heads that have one label a row.
@@ -48,7 +49,7 @@ class ScoringCost:
 
 def scoring_cost(
     shapes: Sequence[tuple[int, ...]],
-    pulls: int,
+    vjps_per_visit: int,
     *,
     rows: int,
     directions: int,
@@ -62,13 +63,13 @@ def scoring_cost(
 
     Args:
         shapes (`Sequence[tuple[int, ...]]`): of the recorded parameters.
-        pulls (`int`): see [`pulls_per_visit`].
+        vjps_per_visit (`int`): see [`count_vjps`].
         rows (`int`): of the training dataset.
         directions (`int`): k.
         steps_per_epoch (`int`): optimizer steps of an epoch.
         window_steps (`int`): those of the window.
         visits_per_step (`float`): rows in a step.
-        segments (`int`): stretches between two snapshots of the window.
+        segments (`int`): of the window, one between two snapshots.
     """
     size = sum(map(math.prod, shapes))
     columns = 4 * rows * (directions + 2)
@@ -79,27 +80,27 @@ def scoring_cost(
             disk_bytes=columns,
             steps=window_steps * _SWEEP_STEP + segments * steps_per_epoch * _GRADIENT_BATCH,
         )
-    projection = Projection(shapes, WIDTH, seed=0, device=torch.device("meta"))
-    width = projection.width
-    plain = width // NARROWER if width >= WIDE else width
-    pulled = visits_per_step * pulls
-    a_step = pulled * (width + plain) + 4 * pulled**2  # entries of a byte, and the gram
+    sketch = CountSketch(shapes, WIDTH, seed=0, device=torch.device("meta"))
+    width = sketch.width
+    unscaled = width // NARROWER if width >= WIDE else width
+    vjps = visits_per_step * vjps_per_visit
+    a_step = vjps * (width + unscaled) + 4 * vjps**2  # entries of a byte, and the gram
     return ScoringCost(
         engine="projected",
         memory_bytes=int(
             4 * size * _VECTORS_OF_PASS
-            + 4 * len(projection.buffer)
-            + 4 * STRETCH * a_step
+            + 4 * len(sketch.buffer)
+            + 4 * SHARD * a_step
             + 4 * (directions + 1) * width * (_ARRAYS_OF_SWEEP + segments)
         ),
         disk_bytes=int(window_steps * a_step) + columns,
-        steps=window_steps * (_FORWARD + _PULL * pulls),
+        steps=window_steps * (_FORWARD + _VJP * vjps_per_visit),
     )
 
 
-def pulls_per_visit(model: nn.Module) -> int:
+def count_vjps(model: nn.Module) -> int:
     """
-    About how many pulls each visit's logits take, before any batch is seen (see [`loss_rounds`]).
+    About how many VJPs each visit's logits take, before any batch is seen (see [`logit_factors`]).
 
     One for a class out of two or a single output; the gradient and some eigenvectors for more classes; the gradient
     and a label drawn from the model for tokens, and as many for a head that is not known.

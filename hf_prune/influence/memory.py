@@ -1,4 +1,4 @@
-"""How much memory this process may take for a sweep when nobody said."""
+"""How much memory this process may take for a sweep by default."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def free_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return psutil.virtual_memory().available // processes
     on_one = -(-processes // torch.cuda.device_count())
-    # What torch keeps to hand out again counts as taken for CUDA.
+    # CUDA counts memory that torch keeps for reuse as taken.
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] // on_one + kept

@@ -1,4 +1,4 @@
-"""The loss of one example, found by comparing with the model's own figure, never assumed."""
+"""The loss of one example: found by comparing with the loss that the model returns, never assumed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.func import grad, hessian, vmap
 from torch.nn import functional
 
 from hf_prune.errors import UnsupportedError
 
+# The label of positions that no loss is taken at.
 IGNORED = -100
+# Up to so many logits an example, the Hessian of its loss in the logits is computed whole.
+FACTORED_LOGITS = 64
 
 
 def one_item(labels: torch.Tensor) -> torch.Tensor:
@@ -39,6 +43,24 @@ class ExampleLoss:
     items: Callable[[torch.Tensor], torch.Tensor] = one_item
     counted: Callable[[torch.Tensor], torch.Tensor | None] = every_output
 
+    @property
+    def of_whole_rows(self) -> bool:
+        """Whether every example is one item."""
+        return self.items is one_item
+
+    def one(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The loss of one example, without the batch dimension."""
+        return self.losses(logits.unsqueeze(0), label.unsqueeze(0))[0]
+
+    def logit_gradients(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The gradient of each example's loss in its own logits, of the logits' shape."""
+        return vmap(grad(self.one))(logits, labels)
+
+    def logit_hessians(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The Hessian of each example's loss in its own logits, `(B, C, C)`."""
+        width = logits[0].numel()
+        return vmap(hessian(self.one))(logits, labels).reshape(len(logits), width, width)
+
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, labels.view(-1), reduction="none")
@@ -65,7 +87,7 @@ def _token_items(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _user_items(labels: torch.Tensor) -> torch.Tensor:
-    """Of a user's loss, whose items nobody knows: the labelled tokens where labels are one a token."""
+    """The items of a user's loss, which cannot be measured: labelled tokens where there is one label a token."""
     tokens = labels.ndim == 2 and not labels.is_floating_point()
     return _token_items(labels) if tokens else one_item(labels)
 
@@ -86,15 +108,31 @@ CAUSAL_CROSS_ENTROPY = ExampleLoss(
 )
 
 
-def _fits(logits: torch.Tensor, labels: torch.Tensor) -> list[ExampleLoss]:
+def fitting_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[ExampleLoss]:
+    """The losses that logits and labels of these shapes and types can have."""
     whole = not labels.is_floating_point()
     if logits.ndim == 3 and whole and labels.shape == logits.shape[:2]:
         return [TOKEN_CROSS_ENTROPY, CAUSAL_CROSS_ENTROPY]
     if logits.ndim == 2 and whole and labels.numel() == len(logits) and logits.shape[1] > 1:
         return [CROSS_ENTROPY]
     if labels.numel() == logits.numel():
-        return [SQUARED_ERROR, BINARY_CROSS_ENTROPY] if logits.ndim == 2 else [SQUARED_ERROR]
+        both = logits.ndim == 2 and labels.shape == logits.shape
+        return [SQUARED_ERROR, BINARY_CROSS_ENTROPY] if both else [SQUARED_ERROR]
     return []
+
+
+def deviation(losses: torch.Tensor, items: torch.Tensor, figure: float, num_items: float | None = None) -> float:
+    """
+    How far the mean over all items lies from the loss that the model returned.
+
+    Args:
+        losses, items (`torch.Tensor`, `(B,)`): each example's loss, and how many items it is a mean over.
+        figure (`float`): the loss that the model returned.
+        num_items (`float`, *optional*): another count that it may have divided by.
+    """
+    total = float(torch.where(items > 0, losses * items, 0).double().sum())
+    divisors = [float(items.sum())] + ([] if num_items is None else [float(num_items)])
+    return min(abs(total / divisor - figure) for divisor in divisors)
 
 
 def infer_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> ExampleLoss:
@@ -104,13 +142,13 @@ def infer_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -
     Raises:
         `UnsupportedError`: when none gives the model's own figure, to 1 part in 1,000.
     """
-    for candidate in _fits(logits, labels):
-        items = candidate.items(labels)
-        mean = (candidate.losses(logits, labels) * items).sum() / items.sum()
-        if torch.allclose(mean, loss.to(mean), rtol=1e-3, atol=1e-6):
+    figure = float(loss)
+    for candidate in fitting_losses(logits, labels):
+        off = deviation(candidate.losses(logits, labels), candidate.items(labels), figure)
+        if off <= 1e-6 + 1e-3 * abs(figure):
             return candidate
     raise UnsupportedError(
-        f"The model's loss ({loss.item():.4g}) is not the mean of a per-example cross-entropy, squared error or "
+        f"The model's loss ({figure:.4g}) is not the mean of a per-example cross-entropy, squared error or "
         f"binary cross-entropy of its logits {tuple(logits.shape)} and labels {tuple(labels.shape)}; pass "
         "loss=, a function (logits, labels) -> losses of shape (batch,)."
     )

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets.fingerprint import Hasher
 from torch import nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hf_prune._core import compat
 from hf_prune.errors import TrajectoryError, UnsupportedError
@@ -70,6 +71,13 @@ class Objective:
         self._uses_items: bool | None = None
         self._width: int | None = None
 
+    def digest(self) -> str:
+        """Identifies what is taken from the model and not from the trajectory."""
+        config = getattr(self.model, "config", None)
+        text = config.to_json_string() if isinstance(config, PretrainedConfig) else ""
+        fixed = {name: value.cpu().numpy() for name, value in self.fixed.items()}
+        return Hasher.hash([str(self.model), text, fixed])
+
     def flatten(self) -> torch.Tensor:
         """The model's own values of the recorded parameters, `(p,)`."""
         own = dict(self.model.named_parameters())
@@ -110,7 +118,7 @@ class Objective:
         return self._width
 
     def uses_items(self, batch: Batch) -> bool:
-        """Whether the model divides its loss by `num_items_in_batch`: measured, for no signature tells it."""
+        """Whether the model divides its loss by `num_items_in_batch`: measured, because signatures do not say."""
         if self._uses_items is None:
             figures = []
             for count in (1.0, 2.0):
@@ -139,8 +147,8 @@ def _check_parameters(own: Mapping[str, nn.Parameter], recorded: Sequence[Parame
     missing = [parameter.name for parameter in recorded if parameter.name not in own]
     if missing:
         raise TrajectoryError(
-            f"The trajectory is of another model: it holds {missing[0]!r}, which this model has not "
-            f"({len(missing)} such parameters); pass the model that was trained."
+            f"The trajectory is of another model: it holds {missing[0]!r}, which this model does not "
+            f"have ({len(missing)} such parameters); pass the model that was trained."
         )
     for parameter in recorded:
         shape = tuple(own[parameter.name].shape)

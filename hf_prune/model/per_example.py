@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch.func import grad, hessian, vjp, vmap
+from torch.func import grad, vjp, vmap
 
 from hf_prune.model.objective import Batch, Objective
 
@@ -19,7 +19,7 @@ def example_gradients(objective: Objective, theta: torch.Tensor, batch: Batch) -
 
     def one(theta: torch.Tensor, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         logits = objective.logits(theta, {name: value.unsqueeze(0) for name, value in inputs.items()})
-        return loss.losses(logits, labels.unsqueeze(0))[0]
+        return loss.one(logits[0], labels)
 
     return vmap(grad(one), in_dims=(None, 0, 0))(theta, batch.inputs, batch.labels)
 
@@ -57,14 +57,9 @@ def _logit_factors(
     objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The example `(q,)` and the cotangent of the logits `(q, C)` of each factor that counts."""
-    loss = objective.loss(batch)
-
-    def of_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return loss.losses(logits.unsqueeze(0), labels.unsqueeze(0))[0]
-
     logits = objective.logits(theta, batch.inputs)
     width = logits[0].numel()
-    curvature = vmap(hessian(of_logits))(logits, batch.labels).reshape(len(batch), width, width)
+    curvature = objective.loss(batch).logit_hessians(logits, batch.labels)
     values, vectors = torch.linalg.eigh(curvature * weights[:, None, None])
     values = values.clamp(min=0).flatten()
     order = values.argsort(descending=True)

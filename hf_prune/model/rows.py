@@ -1,14 +1,15 @@
-"""Rows of a Dataset to batches on the model's device."""
+"""From rows of a Dataset to batches on the model's device."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from datasets.utils import tqdm
 from torch import nn
 
 from hf_prune.model.losses import IGNORED
@@ -42,8 +43,7 @@ class Rows:
         self.accepted = accepted_inputs(model) | set(LABELS)
         self.masks = "attention_mask" in self.accepted
         self.collator, self.padding = data_collator, padding
-        unformatted = data_collator is None and dataset.format["type"] is None
-        self.dataset = dataset.with_format("numpy", columns=self._columns(dataset)) if unformatted else dataset
+        self.dataset = self._formatted(dataset)
         self.name = type(model).__name__
 
     def __len__(self) -> int:
@@ -54,6 +54,25 @@ class Rows:
         part = copy.copy(self)
         part.dataset = self.dataset.select(indices)
         return part
+
+    def of(self, dataset: Dataset) -> Rows:
+        """The rows of another dataset, collated in the same way."""
+        other = copy.copy(self)
+        other.dataset = self._formatted(dataset)
+        return other
+
+    def batches(self, size: int, description: str | None = None) -> Iterator[tuple[range, Batch]]:
+        """
+        All rows in order, in batches, each with the numbers of its rows.
+
+        Args:
+            size (`int`): rows in a batch.
+            description (`str`, *optional*): what a progress bar says; by default there is none.
+        """
+        starts = range(0, len(self), size)
+        for start in tqdm(starts, desc=description, unit="batch", disable=description is None):
+            numbers = range(start, min(start + size, len(self)))
+            yield numbers, self.batch(numbers)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The rows at `indices`, in that order, duplicates kept."""
@@ -75,8 +94,10 @@ class Rows:
         inputs = {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
         return Batch(inputs, self._place(label))
 
-    def _columns(self, dataset: Dataset) -> list[str]:
-        return [name for name in dataset.column_names if name in self.accepted]
+    def _formatted(self, dataset: Dataset) -> Dataset:
+        if self.collator is not None or dataset.format["type"] is not None:
+            return dataset
+        return dataset.with_format("numpy", columns=[name for name in dataset.column_names if name in self.accepted])
 
     def _place(self, value: Any) -> torch.Tensor:
         tensor = torch.as_tensor(value)

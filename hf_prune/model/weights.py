@@ -1,4 +1,4 @@
-"""The weight that each visit's loss really had in the step's objective, from what the Trainer was seen to do."""
+"""The weight that each visit's loss really had in the step's objective, from what the Trainer was observed to do."""
 
 from __future__ import annotations
 

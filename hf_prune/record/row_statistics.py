@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from hf_prune.errors import RecordingError
+from hf_prune.model.losses import (
+    CAUSAL_CROSS_ENTROPY,
+    CROSS_ENTROPY,
+    IGNORED,
+    TOKEN_CROSS_ENTROPY,
+    ExampleLoss,
+    deviation,
+    fitting_losses,
+)
 from hf_prune.trajectory.visits import STATISTICS
 
-_IGNORED = -100
 # Logits processed at once: a language model's whole batch of probabilities would be gigabytes.
 _CHUNK = 2**22
 # A loss that is off by more than this share is another one.
@@ -59,22 +66,13 @@ def _of_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _of_tokens(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    counted = labels != _IGNORED
+    counted = labels != IGNORED
     items = _of_items(logits.flatten(0, 1), labels.clamp(min=0).flatten()).view(-1, *labels.shape)
     return torch.where(counted, items, 0).sum(2) / counted.sum(1)
 
 
 def _of_next_tokens(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return _of_tokens(logits[:, :-1], labels[:, 1:])
-
-
-def _of_values(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return _loss_alone((logits.float() - labels.view_as(logits).float()).square().flatten(1).mean(1))
-
-
-def _of_bits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    losses = functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
-    return _loss_alone(losses.mean(1))
 
 
 def _loss_alone(losses: torch.Tensor) -> torch.Tensor:
@@ -121,47 +119,37 @@ def _of_chunk(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([top - label + total.log(), own / total, margin, error, (margin > 0).float()])
 
 
-def _find(
-    logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor | None, num_items: Any
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+Statistics = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_OF_ITEMS: dict[ExampleLoss, Statistics] = {
+    CROSS_ENTROPY: _of_classes,
+    TOKEN_CROSS_ENTROPY: _of_tokens,
+    CAUSAL_CROSS_ENTROPY: _of_next_tokens,
+}
+
+
+def _statistics(loss: ExampleLoss) -> Statistics:
+    """The statistics of rows with this loss."""
+    return _OF_ITEMS.get(loss, lambda logits, labels: _loss_alone(loss.losses(logits.float(), labels)))
+
+
+def _find(logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor | None, num_items: Any) -> Statistics:
     """The statistics whose losses have the mean that the model returned."""
-    fitting = list(_fits(logits, labels))
+    fitting = fitting_losses(logits, labels)
     if len(fitting) == 1:
-        return fitting[0]
+        return _statistics(fitting[0])
     if fitting and loss is not None:
-        off = {kind: _off(kind, logits, labels, float(loss), num_items) for kind in fitting}
+        figure, count = float(loss), None if num_items is None else float(num_items)
+        off = {
+            kind: deviation(_statistics(kind)(logits, labels)[0], kind.items(labels), figure, count)
+            for kind in fitting
+        }
         best = min(fitting, key=off.__getitem__)
-        if off[best] <= _TOLERANCE * abs(float(loss)):
-            return best
+        if off[best] <= _TOLERANCE * abs(figure):
+            return _statistics(best)
     raise RecordingError(
         f"The model's loss is not the mean of a cross-entropy or squared error of its logits {tuple(logits.shape)} "
         f"and labels {tuple(labels.shape)}, so rows have no statistics: record without row_statistics."
     )
-
-
-def _fits(
-    logits: torch.Tensor, labels: torch.Tensor
-) -> Iterator[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
-    whole = not labels.is_floating_point()
-    if logits.ndim == 3 and whole and labels.shape == logits.shape[:2]:
-        yield from (_of_tokens, _of_next_tokens)
-    elif logits.ndim == 2 and whole and labels.numel() == len(logits) and logits.shape[1] > 1:
-        yield _of_classes
-    elif labels.numel() == logits.numel():
-        yield _of_values
-        if logits.ndim == 2 and labels.shape == logits.shape:
-            yield _of_bits
-
-
-def _off(kind: Callable[..., torch.Tensor], logits: torch.Tensor, labels: torch.Tensor, loss: float, n: Any) -> float:
-    """How far the mean of these losses lies from the model's own, whichever count the model divided by."""
-    losses = kind(logits, labels)[0].double()
-    counts = torch.ones_like(losses)
-    if kind in (_of_tokens, _of_next_tokens):
-        counts = (labels[:, 1:] if kind is _of_next_tokens else labels).ne(_IGNORED).sum(1).double()
-    total = float(torch.where(counts > 0, losses * counts, 0).sum())
-    divisors = [float(counts.sum())] + ([] if n is None else [float(n)])
-    return min(abs(total / divisor - loss) for divisor in divisors)
 
 
 def _field(output: Any, name: str, place: int | None = None) -> torch.Tensor | None:

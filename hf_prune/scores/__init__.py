@@ -1,4 +1,4 @@
-"""Beside room 2: the columns that people know, from the same recorded run and without further training."""
+"""Well-known scores as columns, from the same recorded run and without further training."""
 
 from hf_prune.scores.columns import add_scores
 

@@ -16,9 +16,8 @@ from torch import nn
 from hf_prune._core import compat
 from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
 from hf_prune.errors import TrajectoryError
-from hf_prune.influence.checks import check_dataset, row_positions
-from hf_prune.model.objective import Objective
-from hf_prune.model.rows import Rows
+from hf_prune.influence.checks import check_dataset
+from hf_prune.model.replay import Replay, row_positions
 from hf_prune.scores import grand
 from hf_prune.scores.formulas import FORMULAS, RowVisits, el2n
 from hf_prune.scores.last_layer import last_layer_influence
@@ -108,31 +107,24 @@ def add_scores(
     _warn_of_unvisited(by_row)
     found = {"el2n": el2n(by_row, early)} | {name: formula(by_row) for name, formula in FORMULAS.items()}
     key: list[Any] = [VERSION, record.digest, early]
+    rows_at_once, replay = batch_size or BATCH_SIZE, None
     if model is not None:
-        found["grand"], file = _grand(dataset, record, model, batch_size or BATCH_SIZE, data_collator, loss)
+        replay = Replay.of(dataset, record, model, data_collator=data_collator, loss=loss)
+        file = grand.file_of(replay, data_collator, loss)
+        found["grand"] = _grand(replay, file, rows_at_once)
         key.append(file.name)
     for name in COLUMNS:
         if name in found and not np.isnan(found[name]).all():
             fingerprint = Hasher.hash([compat.fingerprint(dataset), name, *key])
             values = pa.array(found[name].astype(np.float32), from_pandas=False)
             dataset = dataset.add_column(name, values, new_fingerprint=fingerprint, feature=Value("float32"))
-    if last_layer:
-        dataset = _with_last_layer(dataset, record, model, batch_size or BATCH_SIZE, data_collator, key)
+    if last_layer and replay is not None:
+        dataset = _with_last_layer(dataset, replay, rows_at_once, key)
     return dataset
 
 
-def _with_last_layer(
-    dataset: Dataset,
-    record: Trajectory,
-    model: Any,
-    batch_size: int,
-    data_collator: Callable[..., Any] | None,
-    key: list[Any],
-) -> Dataset:
-    objective = Objective(model, record.manifest.parameters)
-    rows = Rows(dataset, objective.model, data_collator, record.manifest.padding)
-    theta = record.parameters_at(record.window[1]).to(objective.device, objective.dtype)
-    vectors = last_layer_influence(objective, theta, rows, batch_size)
+def _with_last_layer(dataset: Dataset, replay: Replay, batch_size: int, key: list[Any]) -> Dataset:
+    vectors = last_layer_influence(replay.objective, replay.theta(replay.last), replay.rows, batch_size)
     width = vectors.shape[1]
     values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
     fingerprint = Hasher.hash([compat.fingerprint(dataset), LAST_LAYER, *key])
@@ -141,23 +133,13 @@ def _with_last_layer(
     )
 
 
-def _grand(
-    dataset: Dataset,
-    record: Trajectory,
-    model: nn.Module,
-    batch_size: int,
-    data_collator: Callable[..., Any] | None,
-    loss: Callable[..., Any] | None,
-) -> tuple[np.ndarray, Path]:
-    """The norms, and the file beside the record in which they are kept once computed."""
-    objective = Objective(model, record.manifest.parameters, loss=loss)
-    file = grand.file_of(record, objective, data_collator, loss)
+def _grand(replay: Replay, file: Path, batch_size: int) -> np.ndarray:
+    """The norms, which are kept in `file` once computed."""
     norms = grand.cached(file)
     if norms is None:
-        rows = Rows(dataset, objective.model, data_collator, record.manifest.padding)
-        norms = grand.gradient_norms(record, objective, rows, batch_size)
+        norms = grand.gradient_norms(replay, batch_size)
         grand.keep(file, norms)
-    return norms, file
+    return norms
 
 
 def _warn_of_unvisited(visits: RowVisits) -> None:

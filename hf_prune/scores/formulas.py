@@ -1,4 +1,4 @@
-"""From visits to scores: one number for each row out of what every one of its visits told."""
+"""From visits to scores: one number for each row out of the statistics of its visits."""
 
 from __future__ import annotations
 

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from datasets.fingerprint import Hasher
-from datasets.utils import tqdm
 
 from hf_prune._core.io import write_atomically
-from hf_prune.model.objective import Objective
 from hf_prune.model.per_example import example_gradients
-from hf_prune.model.rows import Rows
-from hf_prune.trajectory.trajectory import Trajectory
+from hf_prune.model.replay import Replay
 
 # Norms made by another version of the computation must not pass for these.
 VERSION = "grand/v1"
@@ -24,31 +21,26 @@ SNAPSHOTS = 4
 BUDGET = 1 << 30
 
 
-def gradient_norms(trajectory: Trajectory, objective: Objective, rows: Rows, batch_size: int) -> np.ndarray:
+def gradient_norms(replay: Replay, batch_size: int) -> np.ndarray:
     """
     `E |grad l_i(theta)|` over up to 4 snapshots, evenly spread over the window (arXiv 2107.07075).
 
     Args:
-        trajectory (`Trajectory`): The recorded run.
-        objective (`Objective`): The model as a function of the recorded parameters; the norm is over these.
-        rows (`Rows`): All training rows.
+        replay (`Replay`): The recorded run with its model and rows; the norm is over the recorded parameters.
         batch_size (`int`): Rows in one pass, fewer where their gradients would take more than 1 GiB.
 
     Returns:
         `np.ndarray`: `(n,)`, float32.
     """
-    steps = trajectory.snapshot_steps
+    steps = replay.trajectory.snapshot_steps
     chosen = sorted({steps[i] for i in np.linspace(0, len(steps) - 1, SNAPSHOTS).round().astype(int)})
-    size = max(1, min(batch_size, BUDGET // (4 * trajectory.manifest.n_parameters)))
-    total = np.zeros(len(rows))
-    with tqdm(total=len(chosen) * len(rows), desc="Gradient norms", unit="row") as bar:
-        for step in chosen:
-            theta = trajectory.parameters_at(step).to(objective.device, objective.dtype)
-            for start in range(0, len(rows), size):
-                part = range(start, min(start + size, len(rows)))
-                norms = example_gradients(objective, theta, rows.batch(part)).norm(dim=1)
-                total[part.start : part.stop] += norms.double().cpu().numpy()
-                bar.update(len(part))
+    size = max(1, min(batch_size, BUDGET // (4 * replay.trajectory.manifest.n_parameters)))
+    total = np.zeros(len(replay.rows))
+    for place, step in enumerate(chosen):
+        theta = replay.theta(step)
+        for part, batch in replay.rows.batches(size, f"Gradient norms, snapshot {place + 1} of {len(chosen)}"):
+            norms = example_gradients(replay.objective, theta, batch).norm(dim=1)
+            total[part.start : part.stop] += norms.double().cpu().numpy()
     return (total / len(chosen)).astype(np.float32)
 
 
@@ -63,8 +55,7 @@ def keep(file: Path, norms: np.ndarray) -> None:
     write_atomically(file, lambda path: safetensors.numpy.save_file({"grand": norms}, path))
 
 
-def file_of(trajectory: Trajectory, objective: Objective, *options: Any) -> Path:
+def file_of(replay: Replay, *options: Any) -> Path:
     """Where the norms are kept, named after all that they depend on: the record holds only a part of the model."""
-    fixed = {name: value.cpu().numpy() for name, value in sorted(objective.fixed.items())}
-    digest = Hasher.hash([VERSION, trajectory.digest, str(objective.model), fixed, *options])
-    return trajectory.path / "scores" / f"grand-{digest}.safetensors"
+    digest = Hasher.hash([VERSION, replay.trajectory.digest, replay.objective.digest(), *options])
+    return replay.trajectory.path / "scores" / f"grand-{digest}.safetensors"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from datasets.utils import tqdm
 from torch import nn
 from torch.nn.functional import one_hot
 
@@ -61,8 +60,7 @@ def last_layer_influence(
         `UnsupportedError`: Where no linear layer's output is a row's logits, or these are not of classes.
     """
     found = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="Reading the last layer", unit="batch"):
-        batch = rows.batch(range(start, min(start + batch_size, len(rows))))
+    for _, batch in rows.batches(batch_size, "Reading the last layer"):
         inputs, logits = last_layer(objective, theta, batch.inputs)
         if logits.ndim != 2 or logits.shape[1] < 2 or batch.labels.ndim != 1 or batch.labels.is_floating_point():
             raise UnsupportedError("The last layer's influence is for classification of rows; leave last_layer out.")

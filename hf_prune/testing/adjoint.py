@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from hf_prune.influence.optimizers import update_for
+from hf_prune.influence.optimizers import adjoint_for
+from hf_prune.model.groups import GroupLayout
+from hf_prune.model.preconditioner import denominator
 from hf_prune.record.support import describe_optimizer, inner_optimizer
 
 SIZES = (5, 3)
@@ -130,14 +132,15 @@ class _Run:
 def _swept(run: _Run, queries: torch.Tensor) -> list[torch.Tensor]:
     """For each step, the derivative `(k, p)` of the queries at the end of the run in the step's gradient."""
     optimizer = describe_optimizer(inner_optimizer(run.optimizer))
-    update = update_for(optimizer, list(SIZES), list(range(len(SIZES))))
-    A, M = update.start(queries.clone())
+    groups = list(range(len(SIZES)))
+    adjoint, layout = adjoint_for(optimizer, list(SIZES), groups), GroupLayout(list(SIZES), groups)
+    A, M = adjoint.start(queries.clone())
     slopes = []
     for t in reversed(range(run.steps)):
         rates, moment = (run.rates[t],) * len(SIZES), run.moments[t]
-        denominator = None if moment is None else update.denominator(moment, t)  # type: ignore[union-attr]
-        C = update.cotangent(A, M, rates, denominator, t)
+        divided_by = None if moment is None else denominator(optimizer, layout, moment, t)
+        C = adjoint.step_adjoint_(A, M, rates, divided_by, t)
         slopes.append(C.clone())
-        update.pull_back(A, C, rates)
+        adjoint.decay_adjoint_(A, C, rates)
         A = A + C @ run.curvatures[t]
     return slopes[::-1]

@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_prune.diagnose.conditions import halved, reordered
 from hf_prune.diagnose.rerun import Rerun, has_dropout
-from hf_prune.model.objective import Objective
+from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 from hf_prune.record import TrajectoryCallback
 from hf_prune.trajectory import Trajectory
@@ -24,9 +24,7 @@ WHOLE = {"window": 1.0, "snapshots_per_epoch": 1}
 
 
 def rerun_of(directory: Path, model: nn.Module, rows: Any) -> Rerun:
-    record = Trajectory.open(directory)
-    objective = Objective(model, record.manifest.parameters)
-    return Rerun(record, objective, Rows(rows, objective.model, None, record.manifest.padding))
+    return Rerun(Replay.of(rows, Trajectory.open(directory), model))
 
 
 def recorded(model: nn.Module, rows: Any, place: Path, *, window: float = 1.0, **settings: Any) -> Rerun:
@@ -36,14 +34,14 @@ def recorded(model: nn.Module, rows: Any, place: Path, *, window: float = 1.0, *
 
 
 def nobody(rerun: Rerun) -> np.ndarray:
-    return np.zeros(len(rerun.rows), dtype=bool)
+    return np.zeros(len(rerun.replay.rows), dtype=bool)
 
 
 def assert_ends_as_recorded(rerun: Rerun) -> None:
-    theta = rerun.train(rerun.updates(rerun.steps()), nobody(rerun))
-    first, last = rerun.trajectory.window
-    truth = rerun.trajectory.parameters_at(last)
-    assert (truth - rerun.trajectory.parameters_at(first)).norm() > 0.02
+    theta = rerun.train(rerun.updates(rerun.replay.steps()), nobody(rerun))
+    first, last = rerun.replay.trajectory.window
+    truth = rerun.replay.trajectory.parameters_at(last)
+    assert (truth - rerun.replay.trajectory.parameters_at(first)).norm() > 0.02
     torch.testing.assert_close(theta, truth, rtol=1e-5, atol=1e-5)
 
 
@@ -69,7 +67,7 @@ def test_a_rerun_from_the_first_step_ends_as_recorded(name: str, head: type[toys
         num_train_epochs=3,
         **OPTIMIZERS[name],
     )
-    assert any(step.grad_norm > 0.5 for step in rerun.steps())
+    assert any(step.grad_norm > 0.5 for step in rerun.replay.steps())
     assert_ends_as_recorded(rerun)
 
 
@@ -84,7 +82,7 @@ def test_a_rerun_of_a_transformer_with_padding_ends_as_recorded(kind: str, tmp_p
 def test_a_rerun_of_plain_sgd_from_the_middle_ends_as_recorded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rerun = recorded(toys.Mlp(), toys.vectors(40), tmp_path, window=0.5, **OPTIMIZERS["sgd"])
-    assert rerun.trajectory.window[0] == 10
+    assert rerun.replay.trajectory.window[0] == 10
     assert_ends_as_recorded(rerun)
 
 
@@ -92,11 +90,11 @@ def test_a_rerun_of_adamw_from_the_middle_differs_by_its_first_moment_alone(tmp_
     torch.manual_seed(0)
     rows = toys.vectors(64)
     rerun = recorded(toys.Mlp(), rows, tmp_path, window=0.5, num_train_epochs=10, **OPTIMIZERS["adamw"])
-    first, last = rerun.trajectory.window
-    start, end = (rerun.trajectory.parameters_at(at) for at in (first, last))
-    theta = rerun.train(rerun.updates(rerun.steps()), nobody(rerun))
+    first, last = rerun.replay.trajectory.window
+    start, end = (rerun.replay.trajectory.parameters_at(at) for at in (first, last))
+    theta = rerun.train(rerun.updates(rerun.replay.steps()), nobody(rerun))
     assert 1e-4 < (theta - end).norm() / (end - start).norm() < 0.1
-    torch.testing.assert_close(theta, adamw_by_formula(rows, rerun.trajectory), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(theta, adamw_by_formula(rows, rerun.replay.trajectory), rtol=1e-4, atol=1e-5)
 
 
 def adamw_by_formula(rows: Any, record: Trajectory) -> torch.Tensor:
@@ -126,12 +124,12 @@ def test_momentum_is_made_again_from_the_steps_before(tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = {"optim": "sgd", "optim_args": "momentum=0.8", "learning_rate": 0.01, "num_train_epochs": 8}
     rerun = recorded(toys.Mlp(), toys.vectors(64), tmp_path, window=0.5, **settings)
-    first, last = rerun.trajectory.window
-    start, end = (rerun.trajectory.parameters_at(at) for at in (first, last))
-    updates = list(rerun.updates(rerun.steps()))
+    first, last = rerun.replay.trajectory.window
+    start, end = (rerun.replay.trajectory.parameters_at(at) for at in (first, last))
+    updates = list(rerun.updates(rerun.replay.steps()))
     error = (rerun.train(updates, nobody(rerun)) - end).norm()
     assert error < 0.05 * (end - start).norm()
-    rerun.__dict__["_state"] = [{} for _ in rerun.objective.names]  # as if it began anew
+    rerun.__dict__["_state"] = [{} for _ in rerun.replay.objective.names]  # as if it began anew
     assert (rerun.train(updates, nobody(rerun)) - end).norm() > 3 * error
 
 
@@ -164,7 +162,7 @@ def test_leaving_rows_out_ends_where_the_trainer_ends_without_them(name: str, tm
     rerun = rerun_of(tmp_path / "whole", toys.Mlp(), rows)
     mask = nobody(rerun)
     mask[left_out] = True
-    theta = rerun.train(rerun.updates(rerun.steps()), mask)
+    theta = rerun.train(rerun.updates(rerun.replay.steps()), mask)
     assert (ends[1] - ends[0]).norm() > 0.01
     torch.testing.assert_close(theta, ends[1], rtol=1e-4, atol=1e-5)
 
@@ -176,24 +174,25 @@ def test_parameters_that_were_not_recorded_stay_and_clipping_keeps_its_factor(tm
     toys.train(model, rows, tmp_path / "out", [recorder], max_steps=1, max_grad_norm=0.2, **OPTIMIZERS["sgd"])
     rerun = rerun_of(tmp_path / "t", model, rows)
     assert not rerun.clips_anew
-    first = {name: value.clone() for name, value in rerun.objective.fixed.items()}
-    theta = rerun.train(rerun.updates(rerun.steps()), nobody(rerun))
-    assert all(torch.equal(first[name], value) for name, value in rerun.objective.fixed.items())
-    moved, truth = (end - rerun.trajectory.parameters_at(0) for end in (theta, rerun.trajectory.parameters_at(1)))
+    first = {name: value.clone() for name, value in rerun.replay.objective.fixed.items()}
+    theta = rerun.train(rerun.updates(rerun.replay.steps()), nobody(rerun))
+    assert all(torch.equal(first[name], value) for name, value in rerun.replay.objective.fixed.items())
+    start, end = (rerun.replay.theta(t) for t in (0, 1))
+    moved, truth = theta - start, end - start
     # The hidden layer has moved a little in one clipped step, which the re-run cannot know.
     assert (moved - truth).norm() < 0.05 * truth.norm()
 
 
 def test_another_order_has_the_same_rows_in_each_epoch_and_the_same_sizes(tmp_path: Path) -> None:
     rerun = recorded(toys.Mlp(), toys.vectors(37), tmp_path, num_train_epochs=3)
-    steps = rerun.steps()
-    other = reordered(rerun, steps, seed=0)
+    steps = rerun.replay.steps()
+    other = reordered(rerun.replay, steps, seed=0)
     assert [len(step.ids) for step in other] == [len(step.ids) for step in steps]
     assert [step.ids.tolist() for step in other] != [step.ids.tolist() for step in steps]
     for epoch in range(3):
         ids = np.concatenate([step.ids for step in other[5 * epoch : 5 * epoch + 5]])
         assert sorted(ids.tolist()) == list(range(37))
-    again = reordered(rerun, steps, seed=0)
+    again = reordered(rerun.replay, steps, seed=0)
     assert [step.ids.tolist() for step in again] == [step.ids.tolist() for step in other]
 
 
@@ -201,11 +200,10 @@ def test_another_order_has_the_same_rows_in_each_epoch_and_the_same_sizes(tmp_pa
 def test_a_rerun_of_tokens_divides_by_their_number_as_the_trainer_did(kind: str, tmp_path: Path) -> None:
     model = train_noting(kind, Case(rows=30, arguments={"gradient_accumulation_steps": 2}), tmp_path)
     record = Trajectory.open(tmp_path / "trajectory")
-    objective = Objective(model, record.manifest.parameters)
-    rerun = Rerun(record, objective, Rows(rows_for(kind, 30), objective.model, pad))
+    rerun = Rerun(Replay.of(rows_for(kind, 30), record, model, data_collator=pad))
     assert_ends_as_recorded(rerun)
-    other = reordered(rerun, rerun.steps(), seed=0)
-    for update, again in zip(rerun.updates(rerun.steps()), rerun.updates(other), strict=True):
+    other = reordered(rerun.replay, rerun.replay.steps(), seed=0)
+    for update, again in zip(rerun.updates(rerun.replay.steps()), rerun.updates(other), strict=True):
         total, found = (sum(float(part.weights.sum()) for part in one.parts) for one in (update, again))
         assert found == pytest.approx(total, rel=1e-5)
 
@@ -224,7 +222,7 @@ def test_half_batches_share_out_a_step(tmp_path: Path) -> None:
         gradient_accumulation_steps=3,
         per_device_train_batch_size=5,
     )
-    whole = list(rerun.updates(rerun.steps()))
+    whole = list(rerun.updates(rerun.replay.steps()))
     halves = list(halved(whole))
     assert len(halves) == 2 * len(whole)
     for update, pair in zip(whole, zip(halves[::2], halves[1::2], strict=True), strict=True):
@@ -234,7 +232,7 @@ def test_half_batches_share_out_a_step(tmp_path: Path) -> None:
             assert sum(float(part.weights.sum()) for part in half.parts) == pytest.approx(1.0)
         assert sum(half.learning_rates[0] for half in pair) == pytest.approx(update.learning_rates[0])
     # At a small learning rate the halves move the parameters as far as the whole did.
-    start = rerun.trajectory.parameters_at(0)
+    start = rerun.replay.trajectory.parameters_at(0)
     moved = [rerun.train(updates, nobody(rerun)) - start for updates in (whole, halves)]
     assert (moved[0] - moved[1]).norm() < 1e-2 * moved[0].norm()
 
@@ -246,12 +244,12 @@ def test_dropout_is_noticed_by_what_it_does(tmp_path: Path) -> None:
 
     rows = toys.vectors(40)
     assert not has_dropout(
-        recorded(toys.Mlp(), rows, tmp_path / "a", num_train_epochs=1).objective, Rows(rows, toys.Mlp())
+        recorded(toys.Mlp(), rows, tmp_path / "a", num_train_epochs=1).replay.objective, Rows(rows, toys.Mlp())
     )
     rerun = recorded(Dropping(), rows, tmp_path / "b", num_train_epochs=1)
-    assert has_dropout(rerun.objective, rerun.rows)
-    updates = list(rerun.updates(rerun.steps()))
+    assert has_dropout(rerun.replay.objective, rerun.replay.rows)
+    updates = list(rerun.updates(rerun.replay.steps()))
     dropped = [rerun.train(updates, nobody(rerun), dropout=True) for _ in range(2)]
     assert torch.equal(*dropped)
     assert not torch.equal(dropped[0], rerun.train(updates, nobody(rerun)))
-    assert not rerun.objective.model.training
+    assert not rerun.replay.objective.model.training

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_prune.diagnose.rerun import Rerun
-from hf_prune.model.objective import Objective
-from hf_prune.model.rows import Rows
+from hf_prune.model.replay import Replay
 from hf_prune.trajectory import Trajectory
 from tests.diagnose.test_rerun import assert_ends_as_recorded
 from tests.record.statistics_truth import KINDS, rows_for
@@ -20,5 +19,5 @@ def test_a_rerun_of_two_processes_ends_as_recorded(tmp_path: Path) -> None:
         kind, case = CASES[name]
         record = Trajectory.open(tmp_path / name / "trajectory")
         assert record.manifest.world_size == 2
-        objective = Objective(KINDS[kind](case.rows), record.manifest.parameters)
-        assert_ends_as_recorded(Rerun(record, objective, Rows(rows_for(kind, case.rows), objective.model, pad)))
+        model, rows = KINDS[kind](case.rows), rows_for(kind, case.rows)
+        assert_ends_as_recorded(Rerun(Replay.of(rows, record, model, data_collator=pad)))

@@ -13,10 +13,9 @@ from transformers import Trainer, set_seed
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
 from hf_prune._core.processes import Processes
-from hf_prune.influence.dense.sweep import Sweep
-from hf_prune.influence.sketch.engine import ProjectedEngine
-from hf_prune.model.objective import Objective
-from hf_prune.model.rows import Rows
+from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.sketch.engine import SketchEngine
+from hf_prune.model.replay import Replay
 from tests import toys
 
 
@@ -48,12 +47,12 @@ class Run:
         """The distance of the two engines' columns, as a share of the dense one's length."""
         return distance(self.score("projected", mode, **settings), self.score("dense", mode, **settings))
 
-    def projected(self, directory: Path, **settings: Any) -> ProjectedEngine:
+    def projected(self, directory: Path, **settings: Any) -> SketchEngine:
         """The engine itself, which `add_influence` hides."""
-        trajectory = Trajectory.open(self.path)
-        objective = Objective(self.model, trajectory.manifest.parameters)
-        sweep = Sweep(trajectory, objective, Rows(self.rows, objective.model, self.collator), curvature="none")
-        return ProjectedEngine(sweep, Processes(0, 1), curvature="gauss-newton", directory=directory, **settings)
+        replay = Replay.of(self.rows, Trajectory.open(self.path), self.model, data_collator=self.collator)
+        cache = SharedCache(directory, Processes(0, 1))
+        settings = {"curvature": "gauss-newton", "gn_scale": 1.0, "batch_size": 8} | settings
+        return SketchEngine(replay, cache, **settings)
 
 
 def distance(found: np.ndarray, truth: np.ndarray) -> float:
@@ -68,10 +67,11 @@ def record(
     *,
     collator: Any = None,
     id_column: str | None = None,
+    window: float = 0.5,
     **settings: Any,
 ) -> Run:
     set_seed(0)
-    recorder = TrajectoryCallback(directory / "t", id_column=id_column)
+    recorder = TrajectoryCallback(directory / "t", id_column=id_column, window=window)
     args = toys.arguments(directory / "out", **({"learning_rate": 3e-3} | settings))
     Trainer(model, args, train_dataset=rows, data_collator=collator, callbacks=[recorder]).train()
     return Run(model, rows, held_out, directory / "t", collator)

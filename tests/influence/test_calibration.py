@@ -11,9 +11,9 @@ from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
 from hf_prune import Trajectory
-from hf_prune.influence.calibration import SAMPLES, curvature_factor
-from hf_prune.influence.dense.sweep import Sweep
+from hf_prune.influence.calibration import SAMPLES, measure_gn_scale
 from hf_prune.model.objective import Objective
+from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 from tests.influence.exact_run import ExactRun
 from tests.influence.runs import record
@@ -32,10 +32,9 @@ class Linear(Mlp):
         self.net = nn.Sequential(nn.Linear(8, 3))
 
 
-def sweep_of(run: ExactRun) -> Sweep:
+def replay_of(run: ExactRun) -> Replay:
     objective = Objective(run.model, run.manifest.parameters, dtype=torch.float64)
-    rows = Rows(run.dataset, objective.model)
-    return Sweep(run, objective, rows, curvature="gauss-newton", finite=False)
+    return Replay(run, objective, Rows(run.dataset, objective.model))
 
 
 def by_whole_matrices(run: ExactRun) -> float:
@@ -60,8 +59,7 @@ def by_whole_matrices(run: ExactRun) -> float:
 
         theta = run.thetas[t]
         g = jacrev(losses)(theta).T @ signs
-        sweep = sweep_of(run)
-        denominator = sweep.denominator(t, theta)
+        denominator = replay_of(run).denominator(t)
         u = g if denominator is None else g / denominator
         whole = u @ hessian(lambda theta: losses(theta).sum())(theta) @ u
         moved, p = jacrev(logits)(theta) @ u, logits(theta).softmax(1)
@@ -77,12 +75,10 @@ def test_factor_is_the_ratio_of_hessian_to_gauss_newton_along_signed_gradients(n
     run = ExactRun(optimizer, options, steps_count=16, **settings)
     truth = by_whole_matrices(run)
     assert abs(truth - 1) > 0.03, "the run tells nothing"
-    assert curvature_factor(sweep_of(run)) == pytest.approx(truth, rel=0.01)
+    assert measure_gn_scale(replay_of(run)) == pytest.approx(truth, rel=0.01)
 
 
 def test_factor_of_a_linear_model_is_one(tmp_path: Path):
     run = record(Linear(), vectors(48), vectors(16, seed=1), tmp_path, learning_rate=0.1)
-    trajectory = Trajectory.open(run.path)
-    objective = Objective(run.model, trajectory.manifest.parameters)
-    sweep = Sweep(trajectory, objective, Rows(run.rows, objective.model), curvature="gauss-newton")
-    assert curvature_factor(sweep) == pytest.approx(1.0, abs=0.01)
+    replay = Replay.of(run.rows, Trajectory.open(run.path), run.model)
+    assert measure_gn_scale(replay) == pytest.approx(1.0, abs=0.01)

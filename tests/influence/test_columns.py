@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, UnsupportedError, add_influence
 from hf_prune._core.scoring import scoring_of
-from hf_prune.influence.queries import output_signs, parameter_directions
+from hf_prune.influence.queries import output_signs, parameter_queries
 from tests import toys
 
 MODELS = {
@@ -160,7 +160,7 @@ def test_influence_is_in_the_trainers_own_weights(head: type[toys.Mlp], accumula
     record = Trajectory.open(tmp_path / "t")
     moved = record.parameters_at(1) - record.parameters_at(0)
     scored = add_influence(rows, record, model=model, directions=20, space="parameters", mode="visits")
-    asked = parameter_directions(moved, 20, seed=0) @ moved
+    asked = parameter_queries(moved, 20, seed=0) @ moved
     assert np.allclose(-np.array(scored["influence"]).sum(0), asked, rtol=1e-4, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from hf_prune import TrajectoryCallback, add_influence, estimate
 from hf_prune._core.scoring import scoring_of
-from hf_prune.influence.cost import pulls_per_visit
+from hf_prune.influence.cost import count_vjps
 from hf_prune.influence.memory import free_memory
 from tests import toys
 from tests.influence.test_objectives import language_model, lora, tagger
@@ -33,8 +33,8 @@ def test_engine_and_disk_are_as_estimated(engine: str, hidden: int, tmp_path: Pa
         assert told.scoring_memory_bytes < dense
 
 
-def test_pulls_of_a_visit_by_the_models_head():
-    found = [pulls_per_visit(model) for model in (toys.Mlp(), toys.vit(), lora(), tagger(), language_model())]
+def test_vjps_of_a_visit_by_the_models_head():
+    found = [count_vjps(model) for model in (toys.Mlp(), toys.vit(), lora(), tagger(), language_model())]
     assert found == [2, 3, 3, 2, 2]
 
 

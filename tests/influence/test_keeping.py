@@ -64,7 +64,7 @@ def test_scoring_that_was_killed_in_the_middle_goes_on_where_it_stopped(tmp_path
     _, status = os.waitpid(forked(work), 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    (sketches,) = (run.path / "scores").glob("sketches-*")
+    (sketches,) = (run.path / "scores").glob("work-*")
     (file,) = sketches.glob("steps-*")
     assert list(sketches.glob(".*.tmp"))
     before = file.stat().st_mtime_ns
@@ -81,7 +81,7 @@ def test_superseded_sketches_are_removed_unless_a_process_is_at_work_with_them(t
 
     def score(column: str) -> set[Path]:
         run.score("projected", rows=run.rows.add_column(column, [0] * 40), directions=2)
-        return set((run.path / "scores").glob("sketches-*"))
+        return set((run.path / "scores").glob("work-*"))
 
     (first,) = score("first")
     with another_at_work_with(first):
@@ -92,11 +92,16 @@ def test_superseded_sketches_are_removed_unless_a_process_is_at_work_with_them(t
     assert third not in both
 
 
-def test_parts_that_another_process_reads_stay(tmp_path: Path):
-    parts = tmp_path / "parts-0"
-    with another_at_work_with(parts):
-        remove_unused(parts)
-        assert parts.exists()
-    remove_unused(parts)
-    assert not parts.exists()
-    remove_unused(parts)  # once more does no harm
+def test_files_of_a_directory_that_another_process_reads_stay(tmp_path: Path):
+    work = tmp_path / "work-0"
+    work.mkdir()
+    (work / "effects-0").touch()
+    with another_at_work_with(work):
+        remove_unused(work, "effects-*")
+        assert (work / "effects-0").exists()
+    (work / "gn_scale.json").touch()
+    remove_unused(work, "effects-*")
+    assert [file.name for file in work.iterdir()] == ["gn_scale.json"]
+    remove_unused(work, "*")
+    assert not work.exists()
+    remove_unused(work, "*")  # once more does no harm

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
-from hf_prune.influence.queries import parameter_directions
+from hf_prune.influence.queries import parameter_queries
 from tests import toys
 
 STEP = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_steps": 1}
@@ -115,7 +115,7 @@ def moves(
     record = Trajectory.open(directory / "t")
     moved = record.parameters_at(1) - record.parameters_at(0)
     scored = add_influence(rows, record, model=model, directions=20, space="parameters", mode="visits", **scoring)
-    asked = parameter_directions(moved, 20, seed=0) @ moved
+    asked = parameter_queries(moved, 20, seed=0) @ moved
     return -np.array(scored["influence"]).sum(0), asked.numpy()
 
 
@@ -193,7 +193,7 @@ def test_images_made_by_a_transform(tmp_path: Path):
     record = Trajectory.open(tmp_path / "t")
     moved = record.parameters_at(1) - record.parameters_at(0)
     scored = add_influence(data, record, model=model, directions=20, space="parameters", mode="visits")
-    asked = (parameter_directions(moved, 20, seed=0) @ moved).numpy()
+    asked = (parameter_queries(moved, 20, seed=0) @ moved).numpy()
     check(-np.array(scored.with_format(None)["influence"]).sum(0), asked)
 
 

@@ -12,12 +12,13 @@ from transformers import DataCollatorForTokenClassification
 
 from hf_prune import add_influence
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.queries import output_signs
-from hf_prune.influence.sketch import query_sketches as questions
-from hf_prune.influence.sketch.engine import _nearest
-from hf_prune.influence.sketch.logit_factors import loss_rounds
+from hf_prune.influence.queries import Queries, output_signs
+from hf_prune.influence.sketch import logit_factors as logit_factors_module
+from hf_prune.influence.sketch import query_sketches
+from hf_prune.influence.sketch.engine import nearest_segment
+from hf_prune.influence.sketch.logit_factors import logit_factors
+from hf_prune.influence.sketch.scales import Scales
 from hf_prune.model.losses import CROSS_ENTROPY
-from hf_prune.model.rows import Rows
 from hf_prune.trajectory import trajectory
 from tests import toys
 from tests.influence.runs import distance, mlp, record
@@ -27,22 +28,25 @@ from tests.influence.test_objectives import language_model, lora, ragged, tagger
 def test_many_logits_keep_the_whole_curvature_in_the_mean():
     logits, labels = torch.randn(1, 8).expand(2000, 8), torch.full((2000,), 2)
     total = torch.zeros(8, 8)
-    for drawn in loss_rounds(CROSS_ENTROPY, logits, labels, torch.Generator().manual_seed(0)):
-        total += torch.einsum("b,bi,bj->ij", drawn.factors, drawn.cotangents, drawn.cotangents) / 2000
+    for drawn in logit_factors(CROSS_ENTROPY, logits, labels, torch.Generator().manual_seed(0)):
+        total += torch.einsum("b,bi,bj->ij", drawn.curvature, drawn.cotangents, drawn.cotangents) / 2000
     chances = logits[0].softmax(0)
     hessian = torch.diag(chances) - torch.outer(chances, chances)
     assert (total - hessian).norm() < 0.05 * hessian.norm()
 
 
-def test_token_classification(tmp_path: Path):
+def test_token_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # With every eigenvector of each loss's Hessian no part of the curvature is drawn at random.
+    monkeypatch.setattr(logit_factors_module, "MOST_FACTORS", 64)
+    monkeypatch.setattr(logit_factors_module, "TRACE_TOLERANCE", 1e-6)
     torch.manual_seed(0)
     rows, collator = ragged(24, label="tokens"), DataCollatorForTokenClassification(tokenizer())
     settings = {"num_train_epochs": 8, "learning_rate": 5e-3}
     run = record(tagger(), rows, rows.select(range(6)), tmp_path, collator=collator, **settings)
-    truth, none = run.score("dense"), run.score("dense", curvature="none")
-    assert distance(run.score("projected", curvature="none"), none) < 0.05
-    # A part of each visit's curvature is drawn at random: noise around the Gauss-Newton matrix.
-    assert distance(run.score("projected"), truth) < 0.6 * distance(none, truth)
+    for curvature in ("none", "gauss-newton"):
+        found = run.apart(curvature=curvature)
+        print("TOKENS", curvature, found)
+        assert found < 0.05
 
 
 def test_a_causal_language_model(tmp_path: Path):
@@ -93,6 +97,19 @@ def test_a_skipped_step_leaves_nothing(tmp_path: Path):
     assert distance(found, before) > 0.01
 
 
+@pytest.mark.parametrize("mode", ["visits", "expected"])
+def test_a_segment_of_skipped_steps_leaves_nothing(mode: str, tmp_path: Path):
+    run = mlp(tmp_path)
+    marks = trajectory.Trajectory.open(run.path).snapshot_steps
+    (ledger,) = (run.path / "ledger").iterdir()
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    skipped = range(marks[1], marks[2])
+    for line in lines[1:]:
+        line["skipped"] = line["step"] in skipped
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run.apart(mode) < 0.1
+
+
 @pytest.mark.parametrize("engine", ["dense", "projected"])
 def test_a_window_of_skipped_steps_is_refused(tmp_path: Path, engine: str):
     run = mlp(tmp_path)
@@ -121,39 +138,37 @@ def test_folded_sketches_keep_the_ranking_and_are_the_same_each_time(tmp_path: P
     for name, width in (("whole", 1 << 16), ("folded", 600), ("again", 600)):
         engine = run.projected(tmp_path / name, width=width)
         engine.prepare()
-        last = engine.trajectory.window[1]
-        scales, levels = engine.work.scales(last)
-        held_out = Rows(run.held_out, engine.objective.model)
-        asked = questions.output_questions(engine.work, engine.theta(last), scales, held_out, 8, batch_size=8, seed=0)
-        found[name] = engine.visits(asked, levels)
-        folded = engine.projection.width < sum(engine.objective.sizes)
+        held_out = engine.replay.rows.of(run.held_out)
+        encoded = engine.encode(Queries(8, "outputs", 0, held_out, held_out))
+        found[name] = engine.visits(encoded)
+        folded = engine.sketch.width < sum(engine.replay.objective.sizes)
         assert folded == (width == 600)
     assert np.array_equal(found["folded"], found["again"])
-    assert np.corrcoef(found["folded"].ravel(), found["whole"].ravel())[0, 1] > 0.9
-    norms = [np.linalg.norm(found[name], axis=1) for name in ("folded", "whole")]
-    assert np.corrcoef(*norms)[0, 1] > 0.9
+    print("FOLDED", distance(found["folded"], found["whole"]))
+    assert distance(found["folded"], found["whole"]) < 0.4
 
 
 def test_many_held_out_logits_are_asked_in_random_sums(tmp_path: Path):
     run = mlp(tmp_path, num_train_epochs=2)
     engine = run.projected(tmp_path / "sketches")
-    rows, k = Rows(toys.vectors(400, seed=5), engine.objective.model), 256
-    assert 400 * toys.CLASSES > questions.MOST_PULLS
-    theta, none = engine.theta(engine.trajectory.window[1]), [None] * len(engine.objective.sizes)
-    asked = questions.output_questions(engine.work, theta, none, rows, k, batch_size=64, seed=3)[:k]
-    # Each question is the gradient of a sum of all logits, with the signs that its seeds give.
+    objective, k = engine.replay.objective, 256
+    rows = engine.replay.rows.of(toys.vectors(400, seed=5))
+    assert 400 * toys.CLASSES > query_sketches.MOST_VJPS
+    theta, none = engine.replay.theta(engine.replay.last), Scales([None] * len(objective.sizes), torch.zeros(0))
+    asked = query_sketches.output_query_sketches(engine.window, theta, none, rows, k, batch_size=64, seed=3)[:k]
+    # Each query is the gradient of a sum of all logits, with the signs that its seeds give.
     signs = torch.zeros(4, 400, toys.CLASSES)
-    for draw in range(questions.SUMS_PER_ROW):
+    for draw in range(query_sketches.SUMS_PER_ROW):
         own = output_signs(range(400), 1, (toys.CLASSES,), 4 + draw)[0]
-        signs += own * output_signs(range(400), k, (1,), 104 + draw)[:4] / questions.SUMS_PER_ROW**0.5
+        signs += own * output_signs(range(400), k, (1,), 104 + draw)[:4] / query_sketches.SUMS_PER_ROW**0.5
     inputs = rows.batch(range(400)).inputs
-    pull = torch.func.vjp(lambda theta: engine.objective.logits(theta, inputs), theta)[1]
-    truth = torch.stack([pull(own / (400 * k) ** 0.5)[0] for own in signs])
-    assert torch.allclose(asked[:4], engine.projection.sketch(truth, none), rtol=1e-3, atol=1e-6)
+    vjp_fn = torch.func.vjp(lambda theta: objective.logits(theta, inputs), theta)[1]
+    truth = torch.stack([vjp_fn(own / (400 * k) ** 0.5)[0] for own in signs])
+    assert torch.allclose(asked[:4], engine.sketch.sketch(truth, none.factors), rtol=1e-3, atol=1e-6)
     # The answers' length is that of a row's shift, in the mean.
     step = torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
-    shift = torch.func.jvp(lambda theta: engine.objective.logits(theta, inputs), (theta,), (step,))[1]
-    answers = asked @ engine.projection.sketch(step[None], none)[0]
+    shift = torch.func.jvp(lambda theta: objective.logits(theta, inputs), (theta,), (step,))[1]
+    answers = asked @ engine.sketch.sketch(step[None], none.factors)[0]
     assert 0.65 < float(answers.norm() / shift.square().sum(1).mean().sqrt()) < 1.35
 
 
@@ -182,7 +197,7 @@ def test_candidates_read_each_snapshot_a_few_times_however_many_batches(tmp_path
 
 def test_the_nearest_segment_with_a_visit():
     has = np.random.default_rng(0).random((500, 6)) < 0.3
-    found = _nearest(has)
+    found = nearest_segment(has)
     for row, own in enumerate(has):
         if own.any():
             for place in range(6):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.dense.sweep import Sweep
-from hf_prune.influence.optimizers import update_for
+from hf_prune.influence.dense.sweep import DenseSweep
+from hf_prune.influence.optimizers import adjoint_for
 from hf_prune.model.objective import Objective
+from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 from tests.influence.exact_run import ExactRun
 
@@ -31,18 +32,18 @@ def error_of(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
-def swept(run: ExactRun, directions: torch.Tensor, curvature: str = "exact", finite: bool = False):
+def swept(run: ExactRun, queries: torch.Tensor, curvature: str = "exact", finite: bool = False):
     objective = Objective(run.model, run.manifest.parameters, dtype=torch.float64)
-    rows = Rows(run.dataset, objective.model)
-    return Sweep(run, objective, rows, curvature=curvature, finite=finite).visits(directions)
+    replay = Replay(run, objective, Rows(run.dataset, objective.model))
+    return DenseSweep(replay, curvature=curvature, finite=finite).visits(queries)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_adjoint_equals_central_differences(name: str):
     optimizer, options, settings = RUNS[name]
     run = ExactRun(optimizer, options, **settings)
-    directions = torch.randn(3, len(run.thetas[0]), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    predicted = torch.tensor(swept(run, directions), dtype=torch.float64)
+    queries = torch.randn(3, len(run.thetas[0]), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    predicted = torch.tensor(swept(run, queries), dtype=torch.float64)
     frozen = run.moments if optimizer != "SGD" else None
     h = 1e-5
     for row in (0, 5, 11):
@@ -51,7 +52,7 @@ def test_adjoint_equals_central_differences(name: str):
             weights = torch.ones(run.rows, dtype=torch.float64)
             weights[row] += sign * h
             moved = ExactRun(optimizer, options, **settings, weights=weights, frozen=frozen)
-            answers.append(directions @ moved.thetas[-1])
+            answers.append(queries @ moved.thetas[-1])
         truth = -(answers[0] - answers[1]) / (2 * h)
         error = (predicted[row] - truth).norm() / truth.norm()
         assert error < 1e-6, f"row {row}: relative error {error:.2e}"
@@ -77,10 +78,10 @@ def test_ground_truth_is_torchs_own_adam(name: str):
 
 def test_finite_clipping_is_closer_to_a_true_removal_than_its_slope():
     run = ExactRun("SGD", {}, max_norm=0.3, lr=0.05, batch=3, steps_count=6)
-    directions = torch.eye(len(run.thetas[0]), dtype=torch.float64)
+    queries = torch.eye(len(run.thetas[0]), dtype=torch.float64)
     errors = {}
     for finite in (True, False):
-        predicted = torch.tensor(swept(run, directions, finite=finite), dtype=torch.float64)
+        predicted = torch.tensor(swept(run, queries, finite=finite), dtype=torch.float64)
         distance = []
         for row in run.order[2]:
             weights = torch.ones(run.rows, dtype=torch.float64)
@@ -97,10 +98,10 @@ def test_gauss_newton_is_exact_where_the_model_is_linear():
     run.model.net = torch.nn.Sequential(torch.nn.Linear(8, 3)).double()
     run.__dict__.update(thetas=[], moments=[], norms=[])
     run._train()
-    directions = torch.randn(20, len(run.thetas[0]), dtype=torch.float64)
-    exact = swept(run, directions, "exact")
-    assert error_of(swept(run, directions, "gauss-newton"), exact) < 2e-3
-    assert error_of(swept(run, directions, "none"), exact) > 0.1
+    queries = torch.randn(20, len(run.thetas[0]), dtype=torch.float64)
+    exact = swept(run, queries, "exact")
+    assert error_of(swept(run, queries, "gauss-newton"), exact) < 2e-3
+    assert error_of(swept(run, queries, "none"), exact) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -113,4 +114,4 @@ def test_gauss_newton_is_exact_where_the_model_is_linear():
 )
 def test_an_optimizer_without_adjoint_is_refused(optimizer: dict, message: str):
     with pytest.raises(UnsupportedError, match=message):
-        update_for(optimizer, [3], [0])
+        adjoint_for(optimizer, [3], [0])

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hf_prune.influence import add_influence
-from hf_prune.influence.queries import parameter_directions
+from hf_prune.influence.queries import parameter_queries
 from hf_prune.record import TrajectoryCallback
 from hf_prune.trajectory import Trajectory
 
@@ -105,5 +105,5 @@ def assert_influence_is_of_this_run(trainer, record: Path) -> None:
         space="parameters",
         mode="visits",
     )
-    asked = parameter_directions(moved, 8, seed=0) @ moved
+    asked = parameter_queries(moved, 8, seed=0) @ moved
     assert torch.allclose(-torch.tensor(scored["influence"]).sum(0), asked, rtol=1e-3, atol=1e-6)

@@ -32,15 +32,13 @@ def test_the_adjoint_is_the_derivative_of_torchs_optimizer(name: str):
     check_adjoint(OPTIMIZERS[name])
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"),
-    [(sgd.Sgd, "cotangent"), (sgd.Sgd, "pull_back"), (adam.Adam, "cotangent"), (adam.Adam, "pull_back")],
-)
+@pytest.mark.parametrize("kind", [sgd.Sgd, adam.Adam])
+@pytest.mark.parametrize("method", ["step_adjoint_", "decay_adjoint_"])
 def test_an_adjoint_with_a_wrong_sign_is_seen(monkeypatch: pytest.MonkeyPatch, kind: type, method: str):
     right = getattr(kind, method)
 
     def wrong(self: Any, A: torch.Tensor, *rest: Any) -> Any:
-        if method == "cotangent":
+        if method == "step_adjoint_":
             return -right(self, A, *rest)
         before = A.clone()
         right(self, A, *rest)

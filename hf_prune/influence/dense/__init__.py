@@ -1,1 +1,1 @@
-"""The exact engine: query gradients of the parameters' length go back through the window."""
+"""The exact engine: vectors of the parameters' length go back through the window."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch.func import grad, jvp, vjp, vmap
 
+from hf_prune.model.losses import FACTORED_LOGITS
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.per_example import example_gradients, gauss_newton_factors
 
-# Up to so many logits an example, the Gauss-Newton matrix is factored example by example.
-FACTORED_LOGITS = 64
 # A cotangent's way through the network takes about so many vectors of the parameters' length.
 VECTORS_PER_DIRECTION = 8
 
@@ -100,9 +99,9 @@ def hessian_products(
     def objective_of(theta: torch.Tensor) -> torch.Tensor:
         return objective.losses(theta, batch) @ weights
 
-    pull = vjp(grad(objective_of), theta)[1]
+    vjp_fn = vjp(grad(objective_of), theta)[1]
     size = VECTORS_PER_DIRECTION * theta.numel() * C.element_size()
-    return torch.cat([vmap(lambda c: pull(c)[0])(C[rows]) for rows in _chunks(len(C), size, budget)])
+    return torch.cat([vmap(lambda c: vjp_fn(c)[0])(C[rows]) for rows in _chunks(len(C), size, budget)])
 
 
 def factored_products(
@@ -119,7 +118,7 @@ def factored_products(
 def gauss_newton_products(
     objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, C: torch.Tensor, budget: int
 ) -> torch.Tensor:
-    """The same, one direction after the other through the logits of the batch: for many logits an example."""
+    """The same, one query after the other through the logits of the batch: for many logits an example."""
     loss = objective.loss(batch)
 
     def slope(logits: torch.Tensor) -> torch.Tensor:
@@ -128,11 +127,11 @@ def gauss_newton_products(
     def forward(theta: torch.Tensor) -> torch.Tensor:
         return objective.logits(theta, batch.inputs)
 
-    logits, pull = vjp(forward, theta)[:2]
+    logits, vjp_fn = vjp(forward, theta)[:2]
 
     def one(c: torch.Tensor) -> torch.Tensor:
         moved = jvp(forward, (theta,), (c,))[1]
-        return pull(jvp(slope, (logits.detach(),), (moved,))[1])[0]
+        return vjp_fn(jvp(slope, (logits.detach(),), (moved,))[1])[0]
 
     size = VECTORS_PER_DIRECTION * theta.numel() * C.element_size()
     return torch.cat([vmap(one)(C[rows]) for rows in _chunks(len(C), size, budget)])

@@ -9,11 +9,11 @@ from hf_prune.influence.optimizers.adam import Adam
 from hf_prune.influence.optimizers.sgd import Sgd
 from hf_prune.model.groups import GroupLayout
 
-Update = Sgd | Adam
+OptimizerAdjoint = Sgd | Adam
 SUPPORTED = ("SGD", "Adam", "AdamW")
 
 
-def update_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -> Update:
+def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -> OptimizerAdjoint:
     """
     The adjoint of a recorded optimizer.
 

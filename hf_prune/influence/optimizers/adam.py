@@ -26,8 +26,6 @@ class Adam:
     """
 
     beta1: torch.Tensor
-    beta2: torch.Tensor
-    eps: torch.Tensor
     weight_decay: torch.Tensor
     decoupled: bool
     layout: GroupLayout
@@ -35,22 +33,15 @@ class Adam:
     @classmethod
     def from_groups(cls, groups: list[dict[str, Any]], layout: GroupLayout, decoupled: bool) -> Adam:
         beta1 = layout.spread([group["betas"][0] for group in groups])
-        beta2 = layout.spread([group["betas"][1] for group in groups])
-        eps = layout.spread([group["eps"] for group in groups])
         weight_decay = layout.spread([group["weight_decay"] for group in groups])
         decoupled = decoupled or all(group.get("decoupled_weight_decay", False) for group in groups)
-        return cls(beta1, beta2, eps, weight_decay, decoupled, layout)
+        return cls(beta1, weight_decay, decoupled, layout)
 
-    def start(self, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def start(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The cotangents of parameters and first moment at the end of the run, each `(k, p)`."""
-        return directions, torch.zeros_like(directions)
+        return queries, torch.zeros_like(queries)
 
-    def denominator(self, second_moment: torch.Tensor, updates: int) -> torch.Tensor:
-        """`sqrt(v / (1 - b2^n)) + eps` of the step after `updates` updates, `(p,)`."""
-        beta2, eps = self.beta2.to(second_moment), self.eps.to(second_moment)
-        return (second_moment / (1 - beta2 ** (updates + 1))).sqrt_().add_(eps)
-
-    def cotangent(
+    def step_adjoint_(
         self,
         A: torch.Tensor,
         M: torch.Tensor,
@@ -70,7 +61,7 @@ class Adam:
         M.mul_(beta1)
         return C
 
-    def pull_back(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:
+    def decay_adjoint_(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:
         """Takes `A` through the update itself (weight decay); the curvature term is added by the sweep."""
         if not self.weight_decay.any():
             return

@@ -35,11 +35,11 @@ class Sgd:
 
         return cls(spread("momentum"), spread("dampening"), spread("nesterov"), spread("weight_decay"), layout)
 
-    def start(self, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def start(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The cotangents of parameters and momentum at the end of the run, each `(k, p)`."""
-        return directions, torch.zeros_like(directions) if self.momentum.any() else directions.new_zeros(1)
+        return queries, torch.zeros_like(queries) if self.momentum.any() else queries.new_zeros(1)
 
-    def cotangent(
+    def step_adjoint_(
         self,
         A: torch.Tensor,
         M: torch.Tensor,
@@ -58,7 +58,7 @@ class Sgd:
         M.mul_(mu)
         return d
 
-    def pull_back(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:
+    def decay_adjoint_(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:
         """Takes `A` through the update itself (weight decay); the curvature term is added by the sweep."""
         if self.weight_decay.any():
             A.add_(C * self.weight_decay.to(A))

@@ -15,7 +15,7 @@ FEWEST = 63
 CHUNK, CHUNK_OF_ACCELERATOR = 1 << 18, 1 << 26
 
 
-class Projection:
+class CountSketch:
     """
     A random linear map of gradients, `p -> d`, that keeps inner products in the mean.
 
@@ -79,6 +79,10 @@ class Projection:
             folded[:, : size - whole] += signed[:, whole:]
         return folded
 
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """One value per parameter `(parameters,)` to the sketch's dimensions `(d,)`, on its device."""
+        return values.repeat_interleave(torch.tensor(self.sizes)).to(self.buffer.device)
+
     def sketch(self, vectors: torch.Tensor, scales: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Flat vectors `(B, p)`, entries times the parameters' `scales`, to sketches `(B, d)`."""
         parts = []
@@ -94,7 +98,7 @@ class Projection:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices are in this device's hardware."""
+    """Whether this device multiplies bfloat16 matrices in hardware."""
     if device.type == "cpu":
         tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch of old has none
         return bool(tell().get("amx_bf16"))

@@ -10,66 +10,66 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from hf_prune.influence.sketch.count_sketch import Projection
+from hf_prune.influence.sketch.count_sketch import CountSketch
 
 
 @dataclass
-class Sink:
+class GradientSketcher:
     """
-    Where a pull's per-example gradients go.
+    Adds up the sketches of per-example gradients, layer by layer.
 
     Attributes:
-        projection (`Projection`): the map from gradients to sketches.
+        sketch (`CountSketch`): the map from gradients to sketches.
         scales (`list[torch.Tensor | None]`): per parameter, a factor for each entry (flat), or none.
         scaled (`torch.Tensor`, `(B, d)`): sketches of the gradients times their scales.
-        plain (`torch.Tensor`, `(B, d)`, *optional*): sketches of the gradients as they are.
+        unscaled (`torch.Tensor`, `(B, d)`, *optional*): sketches of the gradients as they are.
     """
 
-    projection: Projection
+    sketch: CountSketch
     scales: list[torch.Tensor | None]
     scaled: torch.Tensor
-    plain: torch.Tensor | None
+    unscaled: torch.Tensor | None
 
     def add(self, place: int, examples: slice, signed: torch.Tensor) -> None:
         """Adds entries `(c, size)` of parameter `place`, signs on them; they may be overwritten."""
         self._add(place, examples, signed, self.scales[place])
 
     def _add(self, place: int, examples: slice, signed: torch.Tensor, scale: torch.Tensor | None) -> None:
-        part = self.projection.parts[place]
-        if self.plain is not None:
-            self.plain[examples, part] += self.projection.fold(place, signed)
+        part = self.sketch.parts[place]
+        if self.unscaled is not None:
+            self.unscaled[examples, part] += self.sketch.fold(place, signed)
         if scale is not None:
             signed = signed.mul_(scale)
-        self.scaled[examples, part] += self.projection.fold(place, signed)
+        self.scaled[examples, part] += self.sketch.fold(place, signed)
 
     def add_outer(self, place: int, left: torch.Tensor, right: torch.Tensor) -> None:
         """Adds `sum_t left_t right_t^T` for each example; left `(B, T, rows)`, right `(B, T, columns)`."""
-        out, inner = (signs.to(left.dtype) for signs in self.projection.signs[place])
+        out, inner = (signs.to(left.dtype) for signs in self.sketch.signs[place])
         left, right = (left * out).transpose(1, 2), right * inner
         rows, columns = left.shape[1], right.shape[2]
-        each = max(1, self.projection.chunk // (rows * columns))
+        each = max(1, self.sketch.chunk // (rows * columns))
         scale = self.scales[place]
         scale = None if scale is None else scale.to(left.dtype)
         for start in range(0, len(left), each):
             examples = slice(start, min(start + each, len(left)))
             count = examples.stop - start
-            buffer = self.projection.buffer.view(left.dtype)[: count * rows * columns]
+            buffer = self.sketch.buffer.view(left.dtype)[: count * rows * columns]
             torch.bmm(left[examples], right[examples], out=buffer.view(count, rows, columns))
             self._add(place, examples, buffer.view(count, -1), scale)
 
     def add_vector(self, place: int, entries: torch.Tensor) -> None:
         """Adds entries `(B, size)` of a parameter that is a vector."""
-        self.add(place, slice(None), entries.float() * self.projection.signs[place][0])
+        self.add(place, slice(None), entries.float() * self.sketch.signs[place][0])
 
     def add_rows(self, place: int, ids: torch.Tensor, rows: torch.Tensor) -> None:
         """Adds `rows (B, T, columns)` at the parameter's rows `ids (B, T)`."""
-        out, inner = self.projection.signs[place]
-        columns, m = rows.shape[2], self.projection.sizes[place]
+        out, inner = self.sketch.signs[place]
+        columns, m = rows.shape[2], self.sketch.sizes[place]
         signed = rows * out[ids][..., None] * inner
         entries = ids[..., None] * columns + torch.arange(columns, device=ids.device)
-        buckets, part = (entries % m).flatten(1), self.projection.parts[place]
-        if self.plain is not None:
-            self.plain[:, part].scatter_add_(1, buckets, signed.flatten(1))
+        buckets, part = (entries % m).flatten(1), self.sketch.parts[place]
+        if self.unscaled is not None:
+            self.unscaled[:, part].scatter_add_(1, buckets, signed.flatten(1))
         scale = self.scales[place]
         if scale is not None:
             signed *= scale.view(-1, columns)[ids]
@@ -77,23 +77,27 @@ class Sink:
 
 
 # What a layer does with its input x, the gradient d of its output, and the places of its parameters by name.
-Rule = Callable[[nn.Module, torch.Tensor, torch.Tensor, dict[str, int], Sink], None]
+Rule = Callable[[nn.Module, torch.Tensor, torch.Tensor, dict[str, int], GradientSketcher], None]
 
 
-def _linear(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _linear(
+    module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher
+) -> None:
     x, d = x.flatten(1, -2) if x.ndim > 2 else x[:, None], d.flatten(1, -2) if d.ndim > 2 else d[:, None]
     x = x.to(d.dtype)  # of a layer under autocast only the output is in half precision
     if "weight" in places:
         left, right = (x, d) if isinstance(module, Conv1D) else (d, x)
-        sink.add_outer(places["weight"], left, right)
+        sketcher.add_outer(places["weight"], left, right)
     if "bias" in places:
-        sink.add_vector(places["bias"], d.sum(1))
+        sketcher.add_vector(places["bias"], d.sum(1))
 
 
-def _convolution(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _convolution(
+    module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher
+) -> None:
     assert isinstance(module, nn.Conv2d)
     if "bias" in places:
-        sink.add_vector(places["bias"], d.flatten(2).sum(2))
+        sketcher.add_vector(places["bias"], d.flatten(2).sum(2))
     if "weight" not in places:
         return
     if isinstance(module.padding, str):
@@ -103,46 +107,54 @@ def _convolution(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: di
     left = d.flatten(2).view(len(d), groups, -1, d.flatten(2).shape[2])
     right = patches.view(len(x), groups, -1, patches.shape[2])
     if groups == 1:
-        sink.add_outer(places["weight"], left[:, 0].transpose(1, 2), right[:, 0].transpose(1, 2))
+        sketcher.add_outer(places["weight"], left[:, 0].transpose(1, 2), right[:, 0].transpose(1, 2))
         return
     gradients = torch.einsum("bgol,bgil->bgoi", left, right).flatten(1, 2)
-    out, inner = sink.projection.signs[places["weight"]]
-    sink.add(places["weight"], slice(None), (gradients.float() * out[:, None] * inner).flatten(1))
+    out, inner = sketcher.sketch.signs[places["weight"]]
+    sketcher.add(places["weight"], slice(None), (gradients.float() * out[:, None] * inner).flatten(1))
 
 
-def _layer_norm(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _layer_norm(
+    module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher
+) -> None:
     assert isinstance(module, nn.LayerNorm)
     if x.shape[-1] != module.normalized_shape[-1]:  # channels first
         x, d = x.movedim(1, -1), d.movedim(1, -1)
     normed = functional.layer_norm(x, module.normalized_shape, eps=module.eps)
     for name, entries in (("weight", d * normed), ("bias", d)):
         if name in places:
-            sink.add_vector(places[name], entries.reshape(len(x), -1, x.shape[-1]).sum(1))
+            sketcher.add_vector(places[name], entries.reshape(len(x), -1, x.shape[-1]).sum(1))
 
 
-def _group_norm(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _group_norm(
+    module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher
+) -> None:
     assert isinstance(module, nn.GroupNorm)
-    _channels(functional.group_norm(x, module.num_groups, eps=module.eps), d, places, sink)
+    _channels(functional.group_norm(x, module.num_groups, eps=module.eps), d, places, sketcher)
 
 
-def _batch_norm(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _batch_norm(
+    module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher
+) -> None:
     assert isinstance(module, nn.BatchNorm2d)
     normed = functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
-    _channels(normed, d, places, sink)
+    _channels(normed, d, places, sketcher)
 
 
-def _channels(normed: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _channels(normed: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher) -> None:
     for name, entries in (("weight", d * normed), ("bias", d)):
         if name in places:
-            sink.add_vector(places[name], entries.flatten(2).sum(2))
+            sketcher.add_vector(places[name], entries.flatten(2).sum(2))
 
 
-def _embedding(module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sink: Sink) -> None:
+def _embedding(
+    module: nn.Module, x: torch.Tensor, d: torch.Tensor, places: dict[str, int], sketcher: GradientSketcher
+) -> None:
     assert isinstance(module, nn.Embedding)
     ids = x.expand(d.shape[:-1]).reshape(len(d), -1)
     if module.padding_idx is not None:
         d = d * (x != module.padding_idx)[..., None]
-    sink.add_rows(places["weight"], ids, d.reshape(len(d), ids.shape[1], -1))
+    sketcher.add_rows(places["weight"], ids, d.reshape(len(d), ids.shape[1], -1))
 
 
 RULES: dict[type[nn.Module], Rule] = {

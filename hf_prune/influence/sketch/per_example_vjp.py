@@ -1,4 +1,4 @@
-"""Sketches of per-example gradients, by hooks on the unmodified layers or, where those cannot, by `vmap`."""
+"""Sketches of per-example gradients, by hooks on the unmodified layers or, where those do not apply, by `vmap`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from torch.func import functional_call, vjp, vmap
 
 from hf_prune._core import compat
-from hf_prune.influence.sketch.count_sketch import Projection
-from hf_prune.influence.sketch.layer_rules import Sink, rule_for
+from hf_prune.influence.sketch.count_sketch import CountSketch
+from hf_prune.influence.sketch.layer_rules import GradientSketcher, rule_for
 from hf_prune.model.objective import Objective, logits_of
 
 logger = logging.getLogger(__name__)
@@ -21,12 +21,11 @@ logger = logging.getLogger(__name__)
 # Largest relative difference between the hooks' sum over examples and autograd's own gradient.
 TOLERANCE = 1e-3
 Inputs = dict[str, torch.Tensor]
-Sketches = tuple[torch.Tensor, torch.Tensor | None]
 
 
-class Pulls:
+class PerExampleVjp:
     """
-    Pulls cotangents of a batch's logits back to the recorded parameters, example by example, into a [`Projection`].
+    Takes cotangents of a batch's logits to sketched gradients of the recorded parameters, example by example.
 
     Linear, convolution, normalisation and embedding layers give their per-example gradients from their input and
     their output's gradient: a plain forward and backward pass, whatever the attention. A parameter that no such layer
@@ -36,12 +35,12 @@ class Pulls:
 
     Args:
         objective (`Objective`): the model.
-        projection (`Projection`): of the recorded parameters.
-        half (`bool`): whether the hooked passes and products are made in bfloat16.
+        sketch (`CountSketch`): of the recorded parameters.
+        bf16 (`bool`): whether the hooked passes and products are made in bfloat16.
     """
 
-    def __init__(self, objective: Objective, projection: Projection, *, half: bool):
-        self.objective, self.projection, self.half = objective, projection, half
+    def __init__(self, objective: Objective, sketch: CountSketch, *, bf16: bool):
+        self.objective, self.sketch, self.bf16 = objective, sketch, bf16
         self.hooked: bool | None = None
         places = {name: place for place, name in enumerate(objective.names)}
         by_id = {id(p): places[n] for n, p in objective.model.named_parameters() if n in places}
@@ -54,37 +53,37 @@ class Pulls:
             else:
                 self._owners |= dict.fromkeys(own.values(), module)
         self._batch = 0
-        self.sink: Sink | None = None
+        self.sketcher: GradientSketcher | None = None
         self._ranks: dict[nn.Module, int] = {}
 
     @contextmanager
     def forward(self, theta: torch.Tensor, inputs: Inputs) -> Iterator[_Forward]:
-        """One forward pass at `theta`, whose logits can be pulled back several times."""
+        """One forward pass at `theta`, whose logits can be given several cotangents."""
         if self.hooked is None:
             self.hooked = self._agrees(theta, inputs)
             if not self.hooked:
                 logger.warning(
-                    f"{type(self.objective.model).__name__} has layers whose per-example gradients no hook gives; "
+                    f"{type(self.objective.model).__name__} has layers whose per-example gradients no hook computes; "
                     "they are computed by vmap, which takes several times as long."
                 )
         if not self.hooked:
             yield _Forward(self, theta, inputs, None, {})
             return
         with self._hooks():
-            yield self._run(theta, inputs, self.half)
+            yield self._run(theta, inputs, self.bf16)
 
-    def _run(self, theta: torch.Tensor, inputs: Inputs, half: bool) -> _Forward:
+    def _run(self, theta: torch.Tensor, inputs: Inputs, bf16: bool) -> _Forward:
         self._batch = len(next(iter(inputs.values())))
         parameters = self.objective.unflatten(theta.detach())
         copies = {place: self._copies(parameters[self.objective.names[place]], place) for place in self._owners}
         values = parameters | {self.objective.names[place]: copy for place, copy in copies.items()}
-        autocast = torch.autocast(self.objective.device.type, torch.bfloat16, enabled=half)
+        autocast = torch.autocast(self.objective.device.type, torch.bfloat16, enabled=bf16)
         with torch.enable_grad(), compat.masks_for_vmap(), autocast:
             outputs = functional_call(self.objective.model, (values, self.objective.fixed), kwargs=inputs)
         return _Forward(self, theta, inputs, logits_of(outputs).float(), copies)
 
     def _copies(self, value: torch.Tensor, place: int) -> torch.Tensor:
-        """One copy of a parameter an example: in its first dimension if that is 1, else in a new one."""
+        """One copy of a parameter per example: in its first dimension if that is 1, else in a new one."""
         if value.ndim > 1 and value.shape[0] == 1:
             return value.expand(self._batch, *value.shape[1:]).requires_grad_()
         between = self._ranks.get(self._owners[place], value.ndim + 1) - 1 - value.ndim
@@ -96,7 +95,7 @@ class Pulls:
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
-        handles = [module.register_forward_hook(self._listen) for module in self._layers]
+        handles = [module.register_forward_hook(self._on_forward) for module in self._layers]
         try:
             yield
         finally:
@@ -104,7 +103,7 @@ class Pulls:
                 handle.remove()
 
     def _note_ranks(self, theta: torch.Tensor, inputs: Inputs) -> None:
-        """Of what the owners of loose parameters take, so that a copy an example has room for what lies between."""
+        """Notes how many dimensions the owners' inputs have: copies of loose parameters broadcast over them."""
 
         def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
@@ -118,42 +117,42 @@ class Pulls:
             for handle in handles:
                 handle.remove()
 
-    def _listen(self, module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    def _on_forward(self, module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         x = arguments[0].detach()
         if output.shape[0] == 1 < self._batch:
             output = output.expand(self._batch, *output.shape[1:])
         if not output.requires_grad:
             output = output.detach().requires_grad_()
-        output.register_hook(lambda d: self._take(module, x, d))
+        output.register_hook(lambda d: self._on_output_grad(module, x, d))
         return output
 
-    def _take(self, module: nn.Module, x: torch.Tensor, d: torch.Tensor) -> None:
-        assert self.sink is not None
+    def _on_output_grad(self, module: nn.Module, x: torch.Tensor, d: torch.Tensor) -> None:
+        assert self.sketcher is not None
         B = self._batch
         if len(d) != B:  # examples cut into windows, or tokens laid end to end: both example by example
             d, x = d.reshape(B, -1, d.shape[-1]), x.reshape(B, -1, x.shape[-1])
         rule = rule_for(module)
         assert rule is not None
-        rule(module, x.expand(B, *x.shape[1:]), d, self._layers[module], self.sink)
+        rule(module, x.expand(B, *x.shape[1:]), d, self._layers[module], self.sketcher)
 
     def _agrees(self, theta: torch.Tensor, inputs: Inputs) -> bool:
         """Whether the hooks' gradients, summed over examples, are autograd's."""
         if any(value.ndim != 1 and value.shape[0] != 1 for value in self._loose(theta)):
             return False
         inputs = {name: value[:4] for name, value in inputs.items()}
-        logits, pull = vjp(lambda theta: self.objective.logits(theta, inputs), theta)[:2]
+        logits, vjp_fn = vjp(lambda theta: self.objective.logits(theta, inputs), theta)[:2]
         generator = torch.Generator(logits.device).manual_seed(0)
         cotangents = torch.randn(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
-        none: list[torch.Tensor | None] = [None] * len(self.projection.sizes)
-        whole = self.projection.sketch(pull(cotangents)[0][None], none)[0]
+        none: list[torch.Tensor | None] = [None] * len(self.sketch.sizes)
+        whole = self.sketch.sketch(vjp_fn(cotangents)[0][None], none)[0]
         self._note_ranks(theta, inputs)
         try:
             with self._hooks():
                 forward = self._run(theta, inputs, False)
-                found = forward.pull(cotangents, none)[0].sum(0)
+                found = forward.vjp(cotangents, none).sum(0)
                 alone = torch.zeros_like(cotangents)
                 alone[0] = cotangents[0]
-                others = forward.pull(alone, none)[0][1:]
+                others = forward.vjp(alone, none)[1:]
         except (RuntimeError, ValueError, IndexError):
             return False
         limit = TOLERANCE * whole.norm()
@@ -165,54 +164,63 @@ class Pulls:
 
 
 class _Forward:
-    """The logits `(B, ...)` of one forward pass, and their pulls."""
+    """The logits `(B, ...)` of one forward pass, and their VJPs."""
 
     def __init__(
         self,
-        pulls: Pulls,
+        owner: PerExampleVjp,
         theta: torch.Tensor,
         inputs: Inputs,
         logits: torch.Tensor | None,
         copies: dict[int, torch.Tensor],
     ):
-        self._pulls, self._theta, self._inputs, self._graph, self._copies = pulls, theta, inputs, logits, copies
+        self._owner, self._theta, self._inputs, self._graph, self._copies = owner, theta, inputs, logits, copies
         with torch.no_grad():
-            self.logits = pulls.objective.logits(theta, inputs) if logits is None else logits.detach()
+            self.logits = owner.objective.logits(theta, inputs) if logits is None else logits.detach()
 
-    def pull(
-        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], *, plain: bool = False
-    ) -> Sketches:
+    def vjp(self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """
-        Sketches of the gradients of each example's `<cotangents_i, logits_i>`.
+        Sketches `(B, d)` of the gradients of each example's `<cotangents_i, logits_i>`.
 
         Args:
-            cotangents (`torch.Tensor`, shape of the logits): what is pulled back.
+            cotangents (`torch.Tensor`, shape of the logits): one for each example.
             scales (`Sequence`): factors of the entries of each parameter's gradient (flat), or `None`.
-            plain (`bool`): whether sketches of the gradients without the factors are wanted too.
-
-        Returns:
-            `(torch.Tensor, torch.Tensor or None)`: each `(B, d)`.
         """
+        return self._vjp(cotangents, scales, None)
+
+    def vjp_both(
+        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same sketches, and those of the gradients without the scales, each `(B, d)`."""
+        unscaled = cotangents.new_zeros(len(cotangents), self._owner.sketch.width, dtype=torch.float32)
+        return self._vjp(cotangents, scales, unscaled), unscaled
+
+    def _vjp(
+        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], unscaled: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The sketches; those without the scales are added to `unscaled`."""
         if self._graph is None:
-            return self._by_vmap(cotangents, scales, plain)
-        pulls, projection = self._pulls, self._pulls.projection
-        zeros = cotangents.new_zeros(len(cotangents), projection.width, dtype=torch.float32)
-        sink = Sink(projection, list(scales), zeros, torch.zeros_like(zeros) if plain else None)
-        pulls.sink = sink
+            return self._by_vmap(cotangents, scales, unscaled)
+        owner, sketch = self._owner, self._owner.sketch
+        scaled = cotangents.new_zeros(len(cotangents), sketch.width, dtype=torch.float32)
+        sketcher = GradientSketcher(sketch, list(scales), scaled, unscaled)
+        owner.sketcher = sketcher
         try:
             self._graph.backward(cotangents, retain_graph=True)
         finally:
-            pulls.sink = None
+            owner.sketcher = None
         for place, copy in self._copies.items():
-            out, inner = projection.signs[place]
+            out, inner = sketch.signs[place]
             gradient = torch.zeros_like(copy) if copy.grad is None else copy.grad
-            entries = gradient.reshape(len(copy), *projection.shapes[place]) * out[:, None] * inner
-            sink.add(place, slice(None), entries.flatten(1))
+            entries = gradient.reshape(len(copy), *sketch.shapes[place]) * out[:, None] * inner
+            sketcher.add(place, slice(None), entries.flatten(1))
             copy.grad = None
-        return sink.scaled, sink.plain
+        return scaled
 
-    def _by_vmap(self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], plain: bool) -> Sketches:
-        objective, projection = self._pulls.objective, self._pulls.projection
+    def _by_vmap(
+        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], unscaled: torch.Tensor | None
+    ) -> torch.Tensor:
+        objective, sketch = self._owner.objective, self._owner.sketch
 
         def one(inputs: Inputs, cotangent: torch.Tensor) -> torch.Tensor:
             def single(theta: torch.Tensor) -> torch.Tensor:
@@ -221,5 +229,6 @@ class _Forward:
             return vjp(single, self._theta)[1](cotangent)[0]
 
         gradients = vmap(one)(self._inputs, cotangents)
-        none: list[torch.Tensor | None] = [None] * len(projection.sizes)
-        return projection.sketch(gradients, scales), projection.sketch(gradients, none) if plain else None
+        if unscaled is not None:
+            unscaled += sketch.sketch(gradients, [None] * len(sketch.sizes))
+        return sketch.sketch(gradients, scales)

@@ -1,73 +1,78 @@
-"""Sketches on disk: one safetensors file for a stretch of steps, so that a killed pass goes on where it stopped."""
+"""The sketched window on disk: one file for a shard of some steps, so that a killed pass goes on where it stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from hf_prune._core.io import write_atomically
-from hf_prune.errors import TrajectoryError
+from hf_prune.influence.cache import SharedCache
+
+# Steps that share one scale of the gradients, and one file.
+SHARD = 8
 
 
 @dataclass(frozen=True)
 class StepSketch:
     """
-    What one optimizer step leaves for the sweep: R pulled rows of its B visits.
+    What one optimizer step leaves for the sweep: the sketched VJPs of its B visits' logit factors, R in all.
 
     Attributes:
         ids (`torch.Tensor`, `(B,)`): rows of the dataset that were visited.
         weights (`torch.Tensor`, `(B,)`): weight of each visit's loss in the step's objective.
-        rows (`torch.Tensor`, `(R, d)`): sketches of the pulls, scaled by the optimizer's denominator to the power
-            -1/2.
-        plain (`torch.Tensor`, `(R, e)`): narrower sketches of the pulls as they are.
-        gram (`torch.Tensor`, `(R, R)`): inner products of the pulls as they are.
-        examples (`torch.Tensor`, `(R,)`): which visit a row belongs to.
-        slopes, factors (`torch.Tensor`, `(R,)`): see [`Round`].
-        levels (`torch.Tensor`, `(parameters,)`): mean logarithm of each parameter's scale at this step.
+        sketches (`torch.Tensor`, `(R, d)`): of the VJPs, scaled by the optimizer's denominator to the power -1/2.
+        unscaled (`torch.Tensor`, `(R, e)`): narrower sketches of the VJPs as they are.
+        gram (`torch.Tensor`, `(R, R)`): inner products of the VJPs as they are.
+        examples (`torch.Tensor`, `(R,)`): which visit a VJP belongs to.
+        gradient, curvature (`torch.Tensor`, `(R,)`): coefficients, see [`LogitFactor`].
+        log_scales (`torch.Tensor`, `(parameters,)`): mean logarithm of each parameter's scale at this step.
     """
 
     ids: torch.Tensor
     weights: torch.Tensor
-    rows: torch.Tensor
-    plain: torch.Tensor
+    sketches: torch.Tensor
+    unscaled: torch.Tensor
     gram: torch.Tensor
     examples: torch.Tensor
-    slopes: torch.Tensor
-    factors: torch.Tensor
-    levels: torch.Tensor
+    gradient: torch.Tensor
+    curvature: torch.Tensor
+    log_scales: torch.Tensor
 
     def loss_map(self) -> torch.Tensor:
-        """`(R, B)`: combines rows to the gradients of the visits' losses."""
-        combined = torch.zeros(len(self.examples), len(self.weights), device=self.rows.device)
-        combined[torch.arange(len(self.examples)), self.examples] = self.slopes
+        """`(R, B)`: combines VJPs to the gradients of the visits' losses."""
+        combined = torch.zeros(len(self.examples), len(self.weights), device=self.sketches.device)
+        combined[torch.arange(len(self.examples)), self.examples] = self.gradient
         return combined
 
 
 _NAMES = [field.name for field in fields(StepSketch)]
-_ROUNDED = ("rows", "plain")
+_ROUNDED = ("sketches", "unscaled")
 
 
 class Store:
-    """A directory of sketches of one trajectory's window, cut into stretches of steps."""
+    """
+    The sketches of the steps `first <= t < last`.
 
-    def __init__(self, path: Path, first: int, last: int, stretch: int):
-        self.path = path
-        self.stretches = [range(start, min(start + stretch, last)) for start in range(first, last, stretch)]
+    Args:
+        cache (`SharedCache`): holds the files.
+    """
 
-    def file(self, stretch: range) -> Path:
-        return self.path / f"steps-{stretch.start:08d}-{stretch.stop:08d}.safetensors"
+    def __init__(self, cache: SharedCache, first: int, last: int):
+        self.cache = cache
+        self.shards = [range(start, min(start + SHARD, last)) for start in range(first, last, SHARD)]
+        self._names = {_name(shard): shard for shard in self.shards}
 
     def missing(self) -> list[range]:
-        """The stretches that have still to be worked."""
-        return [stretch for stretch in self.stretches if not self.file(stretch).exists()]
+        """The shards that are still to be sketched."""
+        return [self._names[name] for name in self.cache.missing(self._names)]
 
-    def write(self, stretch: range, steps: dict[int, StepSketch]) -> None:
-        """Writes a stretch; there is no half of it, whenever the process is killed."""
+    def own_share(self) -> list[range]:
+        """Those of them that fall to this process."""
+        return [self._names[name] for name in self.cache.own_share(self._names)]
+
+    def write(self, shard: range, steps: dict[int, StepSketch]) -> None:
+        """Writes a shard; the file is never half there, whenever the process is killed."""
         tensors = {}
         for t, sketch in steps.items():
             for name in _NAMES:
@@ -78,25 +83,19 @@ class Store:
                     tensors[f"{t}.{name}.step"] = step
                     value = (value / step[:, None]).round_().to(torch.int8)
                 tensors[f"{t}.{name}"] = value
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.file(stretch), lambda temporary: save_file(tensors, temporary))
-
-    def _load(self, stretch: range) -> dict[str, torch.Tensor]:
-        try:
-            return load_file(self.file(stretch))
-        except (SafetensorError, OSError) as error:
-            raise TrajectoryError(
-                f"The sketch {self.file(stretch)} cannot be read ({error}); delete it and score again, which makes it "
-                "anew."
-            ) from error
+        self.cache.write(_name(shard), tensors)
 
     def backwards(self, device: torch.device) -> Iterator[tuple[int, StepSketch]]:
         """Every step's sketch with its number, from the last to the first."""
-        for stretch in reversed(self.stretches):
-            tensors = self._load(stretch)
-            for t in reversed(stretch):
+        for shard in reversed(self.shards):
+            tensors = self.cache.read(_name(shard))
+            for t in reversed(shard):
                 if f"{t}.ids" in tensors:  # a skipped step has left nothing
                     yield t, StepSketch(**{name: _read(tensors, t, name).to(device) for name in _NAMES})
+
+
+def _name(shard: range) -> str:
+    return f"steps-{shard.start:08d}-{shard.stop:08d}.safetensors"
 
 
 def _read(tensors: dict[str, torch.Tensor], t: int, name: str) -> torch.Tensor:

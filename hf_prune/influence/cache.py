@@ -1,0 +1,76 @@
+"""Intermediate results of scoring: shared by the processes of a launch, found again after a kill, removed when old."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hf_prune._core.io import json_made_once, write_atomically
+from hf_prune._core.processes import Processes
+from hf_prune.errors import TrajectoryError
+from hf_prune.influence.cache_eviction import in_use, remove_superseded, remove_unused
+
+
+class SharedCache:
+    """
+    A directory of files, each of which is there whole or not at all.
+
+    Args:
+        directory (`Path`): named after all that the files depend on, beside those of other scorings of the run.
+        processes (`Processes`): those that share the work.
+    """
+
+    def __init__(self, directory: Path, processes: Processes):
+        self.directory, self.processes = directory, processes
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No process removes what is in the directory while the block runs."""
+        with in_use(self.directory):
+            yield
+
+    def value(self, name: str, make: Callable[[], Any]) -> Any:
+        """What the JSON file `name` holds; where it is missing, the main process makes it first."""
+        with self.processes.main_first():
+            return json_made_once(self.directory / name, make)
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of the files that are still to be made."""
+        return [name for name in names if not (self.directory / name).exists()]
+
+    def own_share(self, names: Iterable[str]) -> list[str]:
+        """Those of the missing files that fall to this process; each makes its own, then waits for the others."""
+        return self.missing(list(names)[self.processes.rank :: self.processes.world])
+
+    def write(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Writes a safetensors file."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.directory / name, lambda temporary: save_file(tensors, temporary))
+
+    def read(self, name: str) -> dict[str, torch.Tensor]:
+        """
+        Raises:
+            `TrajectoryError`: for a file that cannot be read.
+        """
+        file = self.directory / name
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise TrajectoryError(
+                f"The intermediate result {file} cannot be read ({error}); delete it and score again, which makes it "
+                "anew."
+            ) from error
+
+    def remove(self, pattern: str) -> None:
+        """Removes the files that match, unless another process uses the directory."""
+        remove_unused(self.directory, pattern)
+
+    def remove_superseded(self) -> None:
+        """Removes directories of other rows, models or states of the run, unless a process uses them."""
+        remove_superseded(self.directory)

@@ -1,0 +1,107 @@
+"""The two engines behind one protocol, and which of them scores a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+
+from hf_prune.errors import UnsupportedError
+from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.calibration import measure_gn_scale
+from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
+from hf_prune.influence.dense.engine import DenseEngine
+from hf_prune.influence.optimizers import adjoint_for
+from hf_prune.influence.optimizers.adam import Adam
+from hf_prune.influence.queries import Queries
+from hf_prune.influence.sketch.engine import SketchEngine
+from hf_prune.model.replay import Replay
+from hf_prune.model.rows import Rows
+from hf_prune.trajectory.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """
+    Predicts what removing rows does to queries.
+
+    An engine has its own form of the queries, which `encode` makes.
+    """
+
+    def prepare(self) -> None:
+        """Does once what serves all queries."""
+
+    def encode(self, queries: Queries) -> Any:
+        """The queries as gradients at the last parameters, that of the held-out loss last."""
+
+    def visits(self, queries: Any) -> np.ndarray:
+        """The influence `(n, k)` of each training row through its own recorded visits."""
+
+    def expected(self, queries: Any, rows: Rows) -> np.ndarray:
+        """The influence `(m, k)` of each of `rows` in expectation over the order of batches."""
+
+
+def make_engine(
+    name: str,
+    replay: Replay,
+    cache: SharedCache,
+    *,
+    key: str,
+    curvature: str,
+    batch_size: int,
+    max_memory: int | None = None,
+) -> Engine:
+    """
+    The engine of this name, with its Gauss-Newton scale measured: once, for all processes and later calls.
+
+    Args:
+        name (`str`): `"dense"` or `"projected"`.
+        key (`str`): a digest of all that the scores depend on.
+    """
+    scale = 1.0
+    if curvature == "gauss-newton":
+        scale = cache.value("gn_scale.json", lambda: measure_gn_scale(replay))
+    if name == "projected":
+        return SketchEngine(replay, cache, curvature=curvature, gn_scale=scale, batch_size=batch_size)
+    return DenseEngine(
+        replay, cache, key=key, curvature=curvature, gn_scale=scale, batch_size=batch_size, max_memory=max_memory
+    )
+
+
+def choose_engine(engine: str, curvature: str, manifest: Manifest, directions: int) -> tuple[str, str]:
+    """
+    The engine and the curvature that `"auto"` stands for.
+
+    Dense where its vectors are small, or the exact curvature is asked for by name; projected otherwise. Exact
+    curvature for SGD, Gauss-Newton for Adam, whose steps are short.
+
+    Raises:
+        `ValueError`: when exact curvature is asked of the projected engine.
+        `UnsupportedError`: when the projected engine is asked for an optimizer that it has no adjoint for.
+    """
+    if engine == "projected" and curvature == "exact":
+        raise ValueError(
+            "The projected engine has no exact curvature; use curvature='gauss-newton', or engine='dense'."
+        )
+    sgd = manifest.optimizer["name"] == "SGD"
+    small = scoring_bytes(manifest.n_parameters, directions) <= SMALL_SWEEP
+    coupled = not sgd and _coupled(manifest)
+    if engine == "auto":
+        engine = "dense" if small or curvature == "exact" or coupled else "projected"
+    if engine == "projected" and coupled:
+        raise UnsupportedError("The projected engine has no adjoint for Adam with coupled weight decay; use AdamW.")
+    if curvature == "auto":
+        curvature = "exact" if sgd and engine == "dense" else "gauss-newton"
+        if sgd and engine == "projected":
+            logger.warning(
+                "SGD at this size is scored with Gauss-Newton curvature, which is less faithful than the exact one "
+                "where the learning rate is large; curvature='exact' takes many times as long."
+            )
+    return engine, curvature
+
+
+def _coupled(manifest: Manifest) -> bool:
+    adjoint = adjoint_for(manifest.optimizer, [1] * len(manifest.parameters), [p.group for p in manifest.parameters])
+    return isinstance(adjoint, Adam) and not adjoint.decoupled and bool(adjoint.weight_decay.any())

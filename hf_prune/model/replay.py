@@ -1,0 +1,199 @@
+"""A recorded run as it went: the parameters, the batch, its weights and the preconditioner of every step."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+
+from hf_prune.errors import TrajectoryError
+from hf_prune.model.groups import GroupLayout
+from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.preconditioner import denominator
+from hf_prune.model.rows import Rows
+from hf_prune.model.weights import visit_weights
+from hf_prune.trajectory.trajectory import Step, Trajectory
+
+
+@dataclass(frozen=True)
+class WeightedBatch:
+    """
+    Visits of rows in one step.
+
+    Attributes:
+        rows (`np.ndarray`, `(B,)`): the rows visited.
+        batch (`Batch`): the same, collated.
+        weights (`torch.Tensor`, `(B,)`): the weight of each visit's loss in the step's objective.
+    """
+
+    rows: np.ndarray
+    batch: Batch
+    weights: torch.Tensor
+
+    def part(self, chosen: slice, scale: float = 1.0) -> WeightedBatch:
+        """Some of the visits, with their weights times `scale`."""
+        return WeightedBatch(self.rows[chosen], self.batch.part(chosen), self.weights[chosen] * scale)
+
+
+class Replay:
+    """
+    Reads a recorded run together with its model and its rows.
+
+    Args:
+        trajectory (`Trajectory`): the recorded run.
+        objective (`Objective`): the model as a function of the recorded parameters.
+        rows (`Rows`): the training rows.
+        positions (`dict[int, int]`, *optional*): row of each recorded id; by default an id is a row's position.
+        own_loss (`bool`, *optional*, defaults to `False`): whether the user gave the loss.
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        objective: Objective,
+        rows: Rows,
+        *,
+        positions: dict[int, int] | None = None,
+        own_loss: bool = False,
+    ):
+        self.trajectory, self.objective, self.rows = trajectory, objective, rows
+        self.positions, self.own_loss = positions, own_loss
+        self.max_norm = float(trajectory.manifest.max_grad_norm or 0.0)
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        trajectory: Trajectory,
+        model: nn.Module,
+        *,
+        data_collator: Callable[..., Any] | None = None,
+        loss: Callable[..., Any] | None = None,
+    ) -> Replay:
+        """
+        The run that `model` was trained in on `dataset`.
+
+        Args:
+            data_collator, loss (`Callable`, *optional*): as in `add_influence`.
+        """
+        manifest = trajectory.manifest
+        objective = Objective(model, manifest.parameters, loss=loss)
+        rows = Rows(dataset, objective.model, data_collator, manifest.padding)
+        positions = row_positions(dataset, trajectory)
+        return cls(trajectory, objective, rows, positions=positions, own_loss=loss is not None)
+
+    @property
+    def last(self) -> int:
+        """The number of optimizer steps after which the window ends."""
+        return self.trajectory.window[1]
+
+    def steps(self) -> list[Step]:
+        """The steps of the window whose update was made."""
+        found = (self.trajectory.step(t) for t in range(*self.trajectory.window))
+        return [step for step in found if not step.skipped]
+
+    def theta(self, t: int) -> torch.Tensor:
+        """The parameters `(p,)` before step `t`, in the objective's precision and on its device."""
+        return self.trajectory.parameters_at(t).to(self.objective.device, self.objective.dtype)
+
+    def second_moment(self, t: int) -> torch.Tensor:
+        """Adam's second moment `(p,)` after `t` steps, likewise."""
+        return self.trajectory.second_moment_at(t).to(self.objective.device, self.objective.dtype)
+
+    def denominator(self, t: int) -> torch.Tensor | None:
+        """
+        What the update of step `t` divides by, `(p,)`, see [`denominator`]; for SGD `None`. Its reciprocal is the
+        optimizer's preconditioner.
+        """
+        manifest = self.trajectory.manifest
+        if manifest.optimizer["name"] == "SGD":
+            return None
+        layout = GroupLayout(self.objective.sizes, [parameter.group for parameter in manifest.parameters])
+        moment, updates = self.second_moment(t + 1), self.trajectory.updates_before(t)
+        return denominator(manifest.optimizer, layout, moment, updates)
+
+    def clips(self, step: Step) -> bool:
+        """Whether the step's gradient was clipped."""
+        return 0 < self.max_norm < step.grad_norm
+
+    def row_of(self, ids: Iterable[int]) -> np.ndarray:
+        """The rows of recorded ids."""
+        found = ids if self.positions is None else [self.positions[int(i)] for i in ids]
+        return np.array(found, dtype=np.int64)
+
+    def batch(self, step: Step) -> WeightedBatch:
+        """All visits of a step, collated as one batch."""
+        rows = self.row_of(step.ids)
+        batch = self.rows.batch(rows.tolist())
+        return WeightedBatch(rows, batch, self._weights(step, batch, self.objective.items(batch)))
+
+    def micro_batches(self, step: Step) -> list[WeightedBatch]:
+        """The same visits, micro-batch by micro-batch."""
+        rows = [self.row_of(micro.ids) for micro in step.micro_batches]
+        batches = [self.rows.batch(part.tolist()) for part in rows]
+        items = torch.cat([self.objective.items(batch) for batch in batches])
+        weights = self._weights(step, batches[0], items).split([len(part) for part in rows])
+        return [WeightedBatch(*part) for part in zip(rows, batches, weights, strict=True)]
+
+    def _weights(self, step: Step, batch: Batch, items: torch.Tensor) -> torch.Tensor:
+        counted = any(micro.num_items is not None for micro in step.micro_batches)
+        return visit_weights(step, items, counted and self.objective.uses_items(batch), self.own_loss)
+
+    @property
+    def middles(self) -> list[int]:
+        """The step in the middle of each segment, a segment being the steps between two snapshots."""
+        return [(a + b) // 2 for a, b in itertools.pairwise(self.trajectory.snapshot_steps)]
+
+    def segment_of(self, t: int) -> int:
+        """The segment that step `t` of the window lies in."""
+        return bisect.bisect_right(self.trajectory.snapshot_steps, t) - 1
+
+    def item_shares(self, rows: Rows, batch_size: int) -> np.ndarray:
+        """
+        The weight `(m,)` that each row's loss has in the mean loss of the training set, float64: 1/n for n rows, times
+        the row's share of labelled tokens where the loss is a mean over these.
+        """
+        items = self._items(rows, batch_size)
+        mean = np.mean(items if rows is self.rows else self._items(self.rows, batch_size))
+        return items / mean / len(self.rows)
+
+    def _items(self, rows: Rows, batch_size: int) -> np.ndarray:
+        """The number of items of each row's loss, `(m,)`."""
+        if self.objective.loss(rows.batch([0])).of_whole_rows:
+            return np.ones(len(rows))
+        counts = [self.objective.items(batch) for _, batch in rows.batches(batch_size, "Counting items")]
+        return torch.cat(counts).double().cpu().numpy()
+
+
+def row_positions(dataset: Dataset, trajectory: Trajectory) -> dict[int, int] | None:
+    """
+    The row of each recorded id, or `None` where ids are positions.
+
+    Raises:
+        `TrajectoryError`: when the dataset's ids are not those that were recorded.
+    """
+    column = trajectory.id_column
+    if column is None:
+        return None
+    if column not in dataset.column_names:
+        raise TrajectoryError(
+            f"Rows were recorded by the id column {column!r}, which is missing from this dataset; keep it."
+        )
+    ids = dataset.with_format(None)[column]
+    positions = {int(row): place for place, row in enumerate(ids)}
+    unknown = {int(i) for step in trajectory.steps() for i in step.ids} - positions.keys()
+    if unknown:
+        raise TrajectoryError(
+            f"{len(unknown)} recorded ids are not in column {column!r} (the first is {min(unknown)}); pass the rows "
+            "that were trained on, with the same ids."
+        )
+    if len(positions) != len(dataset):
+        raise TrajectoryError(f"The id column {column!r} holds a value more than once; ids must be unique.")
+    return positions
