@@ -35,10 +35,12 @@ def set_verbosity(verbosity: int | str) -> None:
 
     Example:
 
-    ```python
-    import hf_prune.logging
+    ```py
+    >>> import hf_prune
+    >>> hf_prune.set_verbosity("info")
+    >>> hf_prune.get_verbosity()
+    20
 
-    hf_prune.logging.set_verbosity("info")
     ```
     """
     names = logging.getLevelNamesMapping()

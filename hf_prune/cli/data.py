@@ -182,7 +182,7 @@ def _verified(file: Path | None, selection: Any) -> dict[str, Any]:
     import json
 
     from hf_prune.report import Curve, gaps
-    from hf_prune.verify import Verification
+    from hf_prune.verification import Verification
 
     try:
         found = Verification.from_dict(json.loads(file.read_text(encoding="utf-8")))

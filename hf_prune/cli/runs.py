@@ -72,7 +72,7 @@ def diagnose(
     """
     with clean_stdout():
         from hf_prune.cli.data import _trained_model
-        from hf_prune.diagnose import diagnose as diagnose_run
+        from hf_prune.diagnosis import diagnose as diagnose_run
         from hf_prune.trajectory import Trajectory
 
         record = Trajectory.open(trajectory)
@@ -161,7 +161,7 @@ def verify(
     with clean_stdout():
         from hf_prune._core.columns import InfluenceColumns
         from hf_prune.model.rows import LABELS
-        from hf_prune.verify import verify as verify_rows
+        from hf_prune.verification import verify as verify_rows
 
         rows = load_rows(full)
         subset = load_pruned(pruned, rows)

@@ -19,9 +19,9 @@ from hf_prune.influence import add_influence
 from hf_prune.publish import files
 from hf_prune.record import TrajectoryCallback
 from hf_prune.selection import PrunedDataset, prune
-from hf_prune.verify import Arm, Verification
-from hf_prune.verify.gap import predicted_loss_change, random_rows, same_columns, train_arm
-from hf_prune.verify.runs import Protocol
+from hf_prune.verification import Arm, Verification
+from hf_prune.verification.gap import predicted_loss_change, random_rows, same_columns, train_arm
+from hf_prune.verification.runs import RetrainingProtocol
 
 RATES = (0.3, 0.5, 0.7)
 MAIN_RATE = 0.5
@@ -76,7 +76,8 @@ class DemoResult:
 
 def run_demo(task: Task, output_dir: str | Path, *, seeds: int = 3, rates: Sequence[float] = RATES) -> DemoResult:
     """
-    Runs the whole path and writes what it makes: `trajectory`, `pruned-0.5` and, with [`show`], `report.html`.
+    Runs the whole path and writes what it makes: `trajectory`, `pruned-0.5` and, with [`~hf_prune.demo.show`],
+    `report.html`.
 
     Args:
         task (`Task`): What to run.
@@ -141,7 +142,7 @@ def _retrain(
     task: Task, out: Path, pruned: dict[float, PrunedDataset], count: int
 ) -> tuple[dict[float, Verification], dict[float, Verification]]:
     """Verifications on test and on dev rows, by rate; the full arm is trained once for all rates."""
-    protocol = Protocol(
+    protocol = RetrainingProtocol(
         task.factory(out / "trainer"), {"test": task.test, "dev": task.dev}, "accuracy", "epochs", len(task.train)
     )
     seeds = list(range(SEED, SEED + count))
@@ -161,7 +162,7 @@ def _retrain(
 
 
 def _pair(
-    protocol: Protocol, full: Dataset, less: Dataset, rate: str, seeds: list[int], bar: Any
+    protocol: RetrainingProtocol, full: Dataset, less: Dataset, rate: str, seeds: list[int], bar: Any
 ) -> tuple[Mapping[str, Arm], Mapping[str, Arm]]:
     """The arm of the pruned rows and that of as many random ones."""
     return (

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hf_prune.demo.run import MAIN_RATE, DemoResult
 from hf_prune.report import Curve, ReportData, gaps, how_it_was_made, selection_parts, write_report
-from hf_prune.verify import Estimate
+from hf_prune.verification import Estimate
 
 
 def table(result: DemoResult) -> Group:

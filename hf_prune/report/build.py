@@ -13,7 +13,7 @@ from hf_prune.report.examples import ScoredRows, interesting_rows
 from hf_prune.report.plots import class_counts
 from hf_prune.report.words import plain_words
 from hf_prune.selection import Selection
-from hf_prune.verify import Verification
+from hf_prune.verification import Verification
 
 
 def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_prune.verify import Estimate, Verification
+from hf_prune.verification import Estimate, Verification
 
 
 @dataclass(frozen=True)

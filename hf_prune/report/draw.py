@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from hf_prune.report.data import Curve, Gap
 from hf_prune.report.theme import LIGHT
-from hf_prune.verify import Estimate
+from hf_prune.verification import Estimate
 
 INK, PRUNED, RANDOM, FULL, GRID = (LIGHT[name] for name in ("ink", "pruned", "random", "muted", "line"))
 """Colours on a white ground; the page maps them to those of its theme."""

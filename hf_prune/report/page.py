@@ -95,7 +95,7 @@ def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
         text = "Change of the held-out loss against the model of all rows. On the dotted line the prediction holds."
         if any(gap.budget == "epochs" for gap in data.gaps):
             text += (
-                " It is for retraining with as many steps; here smaller sets had as many epochs, thus less steps, "
+                " It is for retraining with as many steps; here smaller sets had as many epochs, thus fewer steps, "
                 "which moves the points up where training was not finished."
             )
         about = "Observed against predicted change of loss"

@@ -14,7 +14,7 @@ from hf_prune._core.columns import InfluenceColumns
 from hf_prune.report import draw
 from hf_prune.report.data import Curve, Gap
 from hf_prune.selection import Certificate, Selection
-from hf_prune.verify import Verification
+from hf_prune.verification import Verification
 
 SIZE = (4.0, 2.8)
 """Inches; small, so that the words can be read where a phone shows it at its full width."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_prune.demo import Sizes, make_task
-from hf_prune.verify.runs import Protocol
+from hf_prune.verification.runs import RetrainingProtocol
 
 TINY = Sizes(train=24, dev=8, test=8, epochs=1, directions=4)
 
@@ -53,7 +53,9 @@ def test_only_the_named_parameters_of_minilm_are_trained(tmp_path):
 
 def test_same_seed_gives_the_same_model_and_other_seeds_others(tmp_path):
     task = make_task("digits", TINY)
-    protocol = Protocol(task.factory(tmp_path / "out"), {"test": task.test}, "accuracy", "epochs", len(task.train))
+    protocol = RetrainingProtocol(
+        task.factory(tmp_path / "out"), {"test": task.test}, "accuracy", "epochs", len(task.train)
+    )
     losses = [protocol.retrain(task.train, seed)["test"].loss for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 

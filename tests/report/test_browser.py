@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_prune.report import Curve, Example, Gap, ReportData, media, selection_parts, write_report
 from hf_prune.selection import select
-from hf_prune.verify import Estimate
+from hf_prune.verification import Estimate
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -12,7 +12,7 @@ from hf_prune.record import TrajectoryCallback
 from hf_prune.report import Curve, Gap, plot_classes, plot_curve, plot_gap, plot_influence
 from hf_prune.selection import select
 from hf_prune.trajectory import Trajectory
-from hf_prune.verify import Arm, Estimate, Run, Verification
+from hf_prune.verification import Arm, Estimate, Run, Verification
 from tests.report.test_report import EVIL, Page, scored
 from tests.toys import Mlp, train, vectors
 

@@ -14,7 +14,7 @@ from hf_prune.report.examples import MOST
 from hf_prune.report.media import LONGEST_TEXT
 from hf_prune.report.page import SCRIPT
 from hf_prune.selection import select
-from hf_prune.verify import Arm, Estimate, Run, Verification
+from hf_prune.verification import Arm, Estimate, Run, Verification
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)> & \'"'
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "input"}

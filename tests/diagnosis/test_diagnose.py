@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, add_influence
 from hf_prune._core.scoring import scoring_of, with_scoring
 from hf_prune.cli import runs
-from hf_prune.diagnose import Diagnosis, diagnose
+from hf_prune.diagnosis import Diagnosis, diagnose
 from tests import toys
 
 Run = tuple[Dataset, Dataset, Path, nn.Module]

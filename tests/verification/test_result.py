@@ -4,7 +4,7 @@ import math
 import pytest
 
 from hf_prune.publish.provenance import observe
-from hf_prune.verify import Arm, Estimate, Run, Verification
+from hf_prune.verification import Arm, Estimate, Run, Verification
 
 
 def arm(rows: int, metrics: list[float], losses: list[float | None] | None = None) -> Arm:

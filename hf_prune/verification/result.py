@@ -187,7 +187,7 @@ class Verification:
             predicted = f"{self.predicted_loss_change:+.4g}" if known else "not known"
             lines.append(f"Change of the held-out loss: predicted {predicted}, observed {self.loss_change}.")
             if known and self.budget == "epochs":
-                lines.append("The prediction is for equal steps; less steps change the loss too (budget='steps').")
+                lines.append("The prediction is for equal steps; fewer steps change the loss too (budget='steps').")
         beside = self.predicted_loss_beside_random
         if beside is not None and self.loss_beside_random is not None:
             lines.append(

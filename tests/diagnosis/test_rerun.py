@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_prune.diagnose.conditions import halved, reordered
-from hf_prune.diagnose.rerun import Rerun, has_dropout
+from hf_prune.diagnosis.conditions import halved, reordered
+from hf_prune.diagnosis.rerun import Rerun, has_dropout
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 from hf_prune.record import TrajectoryCallback

@@ -5,7 +5,7 @@ from datasets import Dataset
 from transformers import Trainer
 
 from hf_prune.selection import prune
-from hf_prune.verify import verify
+from hf_prune.verification import verify
 from tests.toys import Mlp, arguments, vectors
 
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import RepoCard
 from scipy import stats
 
-from hf_prune.verify import GENERALIZATION_GAP, Arm, Run, Verification
+from hf_prune.verification import GENERALIZATION_GAP, Arm, Run, Verification
 
 FULL, LESS = [0.92, 0.90, 0.91, 0.95], [0.90, 0.91, 0.86, 0.93]
 SCRIPT = """
@@ -26,7 +26,7 @@ socket.socket.connect = refuse
 import json
 
 import evaluate
-from hf_prune.verify import GENERALIZATION_GAP
+from hf_prune.verification import GENERALIZATION_GAP
 
 gap = evaluate.load(GENERALIZATION_GAP)
 print(json.dumps(gap.compute(references=[0.92, 0.90], predictions=[0.90, 0.86])))

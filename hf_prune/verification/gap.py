@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_prune.verify.result import Arm, Run, Verification
+import numpy as np
+from datasets import Dataset
+from datasets.utils import tqdm
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from hf_prune.verify.metrics import Metric
-    from hf_prune.verify.runs import Factory, Protocol
+from hf_prune.selection import PrunedDataset
+from hf_prune.verification.metrics import Metric
+from hf_prune.verification.result import Arm, Run, Verification
+from hf_prune.verification.runs import Factory, RetrainingProtocol
 
 # A stream of its own for each seed: random subsets must not repeat those that `select(method="random")` draws.
 _STREAM = 7919
@@ -54,8 +55,8 @@ def verify(
         greater_is_better (`bool`, *optional*):
             Whether more of the metric is better; by default so, but for `"loss"`.
         budget (`str`, *optional*, defaults to `"epochs"`):
-            `"epochs"`: every arm makes the factory's epochs, and less rows take less steps; `"steps"`: every arm makes
-            as many optimizer steps as the full one, which is what the certificate's prediction is about.
+            `"epochs"`: every arm makes the factory's epochs, so fewer rows take fewer steps; `"steps"`: every arm
+            makes as many optimizer steps as the full one, which is what the certificate's prediction is about.
         random (`bool`, *optional*, defaults to `True`):
             Whether to train the random arm.
 
@@ -73,12 +74,8 @@ def verify(
     >>> print(result.explain())
     ```
     """
-    from datasets.utils import tqdm
-
-    from hf_prune.verify.runs import Protocol
-
     chosen = _seeds(seeds)
-    protocol = Protocol(factory, {"eval": eval_dataset}, metric, budget, len(full))
+    protocol = RetrainingProtocol(factory, {"eval": eval_dataset}, metric, budget, len(full))
     better = protocol.measure.name != "loss" if greater_is_better is None else greater_is_better
     less = same_columns(pruned, full)
     with tqdm(total=len(chosen) * (3 if random else 2), desc="Retraining", unit="run") as bar:
@@ -102,7 +99,7 @@ def verify(
 
 
 def train_arm(
-    protocol: Protocol,
+    protocol: RetrainingProtocol,
     name: str,
     rows: Callable[[int], Dataset],
     seeds: Sequence[int],
@@ -114,7 +111,7 @@ def train_arm(
     Retrains one arm.
 
     Args:
-        protocol (`Protocol`): How.
+        protocol (`RetrainingProtocol`): How.
         name (`str`): Shown on the bar.
         rows (`Callable[[int], Dataset]`): The training rows for a seed.
         seeds (`Sequence[int]`): The seeds.
@@ -139,16 +136,12 @@ def train_arm(
 
 def random_rows(full: Dataset, count: int, seed: int) -> Dataset:
     """`count` random rows of `full` in their old order, others for each seed."""
-    import numpy as np
-
     chosen = np.random.default_rng([seed, _STREAM]).permutation(len(full))[:count]
     return full.select(sorted(int(i) for i in chosen))
 
 
 def same_columns(pruned: Dataset, full: Dataset) -> Dataset:
     """The pruned rows with the columns that the full set has: a collator may not know what to do with others."""
-    from hf_prune.selection import PrunedDataset
-
     if isinstance(pruned, PrunedDataset) and pruned.selection.certificate.n != len(full):
         raise ValueError(
             f"The pruned rows were chosen from {pruned.selection.certificate.n}, and full has {len(full)}: pass the "
@@ -166,15 +159,11 @@ def same_columns(pruned: Dataset, full: Dataset) -> Dataset:
 
 def predicted_loss_change(pruned: Dataset) -> float | None:
     """The certificate's predicted change of the held-out loss, if the dataset carries one."""
-    from hf_prune.selection import PrunedDataset
-
     return pruned.selection.certificate.predicted_eval_loss_change if isinstance(pruned, PrunedDataset) else None
 
 
 def predicted_random_loss_change(pruned: Dataset) -> float | None:
     """The mean of the same prediction over random subsets of the same size."""
-    from hf_prune.selection import PrunedDataset
-
     random = pruned.selection.certificate.random_eval_loss_change if isinstance(pruned, PrunedDataset) else None
     return None if random is None else random.mean
 

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_prune.verify.result import Estimate
+from hf_prune.verification.result import Estimate
 
 _DESCRIPTION = """
 The generalization gap of a smaller training set: what a held-out metric loses when a model is trained on the smaller

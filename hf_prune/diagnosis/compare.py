@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_prune.diagnose.diagnosis import Diagnosis
+from datasets import Dataset
+from torch import nn
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from torch import nn
-
-    from hf_prune.trajectory import Trajectory
+from hf_prune.diagnosis.checks import check, replayed_part
+from hf_prune.diagnosis.diagnosis import Diagnosis
+from hf_prune.diagnosis.experiment import Experiment
+from hf_prune.diagnosis.prediction import scored_rows
+from hf_prune.influence.checks import check_dataset
+from hf_prune.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +85,6 @@ def diagnose(
     >>> print(diagnose(train, "run/trajectory", model=model, eval_dataset=dev))
     ```
     """
-    from hf_prune.diagnose.checks import check, replayed_part
-    from hf_prune.diagnose.experiment import Experiment
-    from hf_prune.diagnose.prediction import scored_rows
-    from hf_prune.influence.checks import check_dataset
-    from hf_prune.trajectory import Trajectory
-
     check(dataset, eval_dataset, groups, steps, batch_size)
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset, record)

@@ -6,14 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from datasets import Dataset
 from transformers import Trainer, set_seed
 
-from hf_prune.verify.metrics import PREFIX, Measure, Metric, measure_of
-from hf_prune.verify.result import Run
+from hf_prune.verification.metrics import PREFIX, Measure, Metric, measure_of
+from hf_prune.verification.result import Run
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ Factory = Callable[[Dataset, int], Trainer]
 
 
 @dataclass(frozen=True)
-class Protocol:
+class RetrainingProtocol:
     """
     How every retraining is done.
 
@@ -38,16 +37,13 @@ class Protocol:
     metric: Metric
     budget: str
     full_rows: int
+    measure: Measure = field(init=False)
+    """What a model is measured by; a wrong metric is named before any training."""
 
     def __post_init__(self) -> None:
         if self.budget not in ("epochs", "steps"):
             raise ValueError(f"budget={self.budget!r} is not known: pass 'epochs' or 'steps'.")
-        assert self.measure  # a wrong metric is named before any training
-
-    @cached_property
-    def measure(self) -> Measure:
-        """What a model is measured by."""
-        return measure_of(self.metric)
+        object.__setattr__(self, "measure", measure_of(self.metric))
 
     def retrain(self, dataset: Dataset, seed: int, *, steps: int | None = None) -> dict[str, Run]:
         """

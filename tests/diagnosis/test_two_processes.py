@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_prune.diagnose.rerun import Rerun
+from hf_prune.diagnosis.rerun import Rerun
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory import Trajectory
 from tests.diagnose.test_rerun import assert_ends_as_recorded

@@ -12,10 +12,10 @@ from torch import nn
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.scoring import require_scoring
-from hf_prune.diagnose.answers import Answers, answers
-from hf_prune.diagnose.conditions import halved, reordered
-from hf_prune.diagnose.diagnosis import ORDER, Condition, Diagnosis, Group
-from hf_prune.diagnose.rerun import ReplayedUpdate, Rerun, has_dropout
+from hf_prune.diagnosis.answers import Answers, answers
+from hf_prune.diagnosis.conditions import halved, reordered
+from hf_prune.diagnosis.diagnosis import ORDER, Condition, Diagnosis, Group
+from hf_prune.diagnosis.rerun import ReplayedUpdate, Rerun, has_dropout
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_prune.diagnose.rerun import ReplayedUpdate
+from hf_prune.diagnosis.rerun import ReplayedUpdate
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Step
 

@@ -6,8 +6,8 @@ import pytest
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from hf_prune.verify import verify
-from hf_prune.verify.metrics import measure_of
+from hf_prune.verification import verify
+from hf_prune.verification.metrics import measure_of
 from tests.toys import Mlp, arguments, vectors
 
 MODULE = """
