@@ -10,6 +10,7 @@ from hf_prune.errors import UnsupportedError as UnsupportedError
 from hf_prune.influence.api import add_influence as add_influence
 from hf_prune.logging import get_verbosity as get_verbosity
 from hf_prune.logging import set_verbosity as set_verbosity
+from hf_prune.publish.commit import PushError as PushError
 from hf_prune.publish.limits import ReplayError as ReplayError
 from hf_prune.publish.replay import replay as replay
 from hf_prune.record.callback import TrajectoryCallback as TrajectoryCallback
