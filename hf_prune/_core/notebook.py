@@ -55,8 +55,6 @@ def _figures(certificate: Any) -> Iterable[tuple[str, str, str]]:
         yield what, f"{certificate.audit_residual:.4g}", str(certificate.random_audit_residual)
     if certificate.predicted_eval_loss_change is not None:
         yield "predicted change of held-out loss", f"{certificate.predicted_eval_loss_change:+.4g}", str(loss)
-    if certificate.noise_floor is not None:
-        yield "noise floor (another seed)", f"{certificate.noise_floor:.4g}", ""
     yield "unit of the shift", certificate.units, ""
 
 

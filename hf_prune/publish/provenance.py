@@ -7,7 +7,6 @@ What is not known is null, which the card spells as "unknown".
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import fields
@@ -19,7 +18,7 @@ import numpy as np
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
-from hf_prune._core.digest import column_digests
+from hf_prune._core.digest import column_digests, combine
 from hf_prune._core.records import LIBRARIES, Observed, RecordedRun, ScoringRecord
 from hf_prune.publish import scrub, source
 from hf_prune.selection.pruned import PrunedDataset
@@ -89,11 +88,6 @@ def build(
     }
     scrub.check(document, unread=OWN_NAMES)
     return document
-
-
-def combine(rows: int, digests: Mapping[str, str]) -> str:
-    """`content_digest` from column digests that are there already."""
-    return hashlib.sha256(json.dumps([rows, sorted(digests.items())]).encode()).hexdigest()
 
 
 def ids_digest(ids: np.ndarray) -> str:

@@ -12,10 +12,10 @@ from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 
 from hf_prune._core.columns import InfluenceColumns
-from hf_prune._core.digest import column_digests
+from hf_prune._core.digest import column_digests, combine
 from hf_prune._core.scoring import require_scoring
 from hf_prune.publish.limits import ReplayError
-from hf_prune.publish.provenance import combine, scoring_record
+from hf_prune.publish.provenance import scoring_record
 from hf_prune.publish.record import Record
 
 logger = logging.getLogger(__name__)

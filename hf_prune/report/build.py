@@ -51,11 +51,7 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
 
 def gaps(rate: float, selection: Selection, verification: Verification) -> list[Gap]:
     """Predicted and observed change of the held-out loss; empty if one of them is not known."""
-    # random subsets have no point here: the retrained ones are others than those of the certificate
-    predicted, observed = selection.certificate.predicted_eval_loss_change, verification.loss_change
-    if predicted is None or observed is None:
-        return []
-    return [Gap(rate, "pruned", predicted, observed, verification.budget)]
+    return Gap.of(rate, selection.certificate.predicted_eval_loss_change, verification)
 
 
 def how_it_was_made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

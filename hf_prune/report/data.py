@@ -46,17 +46,22 @@ class Gap:
 
     Args:
         rate (`float`): Share of rows that was pruned.
-        arm (`str`): `"pruned"` or `"random"`.
         predicted (`float`): From the subset's certificate.
         observed (`Estimate`): From retraining.
         budget (`str`, *optional*, defaults to `"steps"`): What the retrainings had the same number of.
     """
 
     rate: float
-    arm: str
     predicted: float
     observed: Estimate
     budget: str = "steps"
+
+    @classmethod
+    def of(cls, rate: float, predicted: float | None, verification: Verification) -> list[Gap]:
+        """The gap of a pruned subset; none if its change of the held-out loss was not predicted or not observed."""
+        observed = verification.loss_change
+        # random subsets have no gap: the retrained ones are others than those of the certificate
+        return [] if predicted is None or observed is None else [cls(rate, predicted, observed, verification.budget)]
 
 
 @dataclass(frozen=True)

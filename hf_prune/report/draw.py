@@ -91,25 +91,21 @@ def draw_gap(ax: Axes, gaps: Sequence[Gap]) -> None:
         ax (`Axes`): Where to draw.
         gaps (`Sequence[Gap]`): One for each subset.
     """
-    for arm, colour, marker in (("pruned", PRUNED, "o"), ("random", RANDOM, "s")):
-        chosen = [gap for gap in gaps if gap.arm == arm]
-        if not chosen:
-            continue
-        x, y = [gap.predicted for gap in chosen], [gap.observed.mean for gap in chosen]
-        ax.errorbar(
-            x,
-            y,
-            yerr=_errors([gap.observed for gap in chosen]),
-            color=colour,
-            marker=marker,
-            markersize=5.5,
-            linestyle="none",
-            capsize=3.5,
-            elinewidth=1.4,
-            label=arm,
-        )
-        for gap, px, py in zip(chosen, x, y, strict=True):
-            ax.annotate(f"{gap.rate:.0%}", (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    x, y = [gap.predicted for gap in gaps], [gap.observed.mean for gap in gaps]
+    ax.errorbar(
+        x,
+        y,
+        yerr=_errors([gap.observed for gap in gaps]),
+        color=PRUNED,
+        marker="o",
+        markersize=5.5,
+        linestyle="none",
+        capsize=3.5,
+        elinewidth=1.4,
+        label="pruned",
+    )
+    for gap, px, py in zip(gaps, x, y, strict=True):
+        ax.annotate(f"{gap.rate:.0%}", (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
     ends = np.array([ax.get_xlim(), ax.get_ylim()])
     line = [float(ends[:, 0].min()), float(ends[:, 1].max())]
     limits = ax.get_xlim(), ax.get_ylim()

@@ -59,7 +59,10 @@ def plot_gap(gaps: Sequence[Gap] | Mapping[float, Verification]) -> Figure:
     Raises:
         `ValueError`: If nothing was predicted.
     """
-    found = [gap for rate, result in gaps.items() for gap in _gap(rate, result)] if isinstance(gaps, Mapping) else gaps
+    if isinstance(gaps, Mapping):
+        found = [gap for rate, of in gaps.items() for gap in Gap.of(rate, of.predicted_loss_change, of)]
+    else:
+        found = list(gaps)
     if not found:
         raise ValueError(
             "No change of the held-out loss was predicted: pass eval_dataset to add_influence, and verify what prune "
@@ -131,9 +134,3 @@ def class_counts(certificate: Certificate) -> dict[str, tuple[int, int]]:
     """Rows before and after, by class; empty if the certificate knows of no classes."""
     before, after = certificate.classes_before, certificate.classes_after
     return {} if before is None or after is None else {name: (before[name], after[name]) for name in before}
-
-
-def _gap(rate: float, result: Verification) -> list[Gap]:
-    # random subsets have no point: the retrained ones are others than those of the certificate
-    predicted, observed = result.predicted_loss_change, result.loss_change
-    return [] if predicted is None or observed is None else [Gap(rate, "pruned", predicted, observed, result.budget)]

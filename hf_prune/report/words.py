@@ -13,9 +13,9 @@ def plain_words(certificate: Certificate) -> list[str]:
         certificate (`Certificate`): The certificate of a selection.
 
     Returns:
-        `list[str]`: Sentences: what was removed, how much the model is predicted to change, and what was not measured.
+        `list[str]`: Sentences: what was removed, and how much the model is predicted to change.
     """
-    return [_what(certificate), *_shift(certificate), *_loss(certificate), *_classes(certificate), _floor(certificate)]
+    return [_what(certificate), *_shift(certificate), *_loss(certificate), *_classes(certificate)]
 
 
 def _what(certificate: Certificate) -> str:
@@ -66,11 +66,3 @@ def _classes(certificate: Certificate) -> list[str]:
     return [
         f"Shares of classes change: most for “{worst}”, from {before[worst] / total:.1%} to {after[worst] / left:.1%}."
     ]
-
-
-def _floor(certificate: Certificate) -> str:
-    if certificate.noise_floor is None:
-        return "How far another seed alone moves the model was not measured, so no change here is to be called small."
-    return (
-        f"Another seed alone moves the model by {certificate.noise_floor:.3g}; smaller changes than that mean nothing."
-    )

@@ -59,7 +59,6 @@ class Certificate:
         predicted_eval_loss_change (`float`, *optional*):
             Predicted change of the mean held-out loss when trained again for as many steps; + is worse.
         random_eval_loss_change (`Spread`, *optional*): The same of random subsets.
-        noise_floor (`float`, *optional*): Shift that another seed alone makes, in the same units, where measured.
         class_column (`str`, *optional*): Column of the classes.
         classes_before (`dict[str, int]`, *optional*): Rows of each class before.
         classes_after (`dict[str, int]`, *optional*): Rows of each class after.
@@ -82,7 +81,6 @@ class Certificate:
     audit_ratio: float | None
     predicted_eval_loss_change: float | None
     random_eval_loss_change: Spread | None
-    noise_floor: float | None
     class_column: str | None
     classes_before: dict[str, int] | None
     classes_after: dict[str, int] | None
@@ -139,8 +137,6 @@ class Certificate:
                 f"Predicted change of the held-out loss {self.predicted_eval_loss_change:+.4g}; random subsets "
                 f"{self.random_eval_loss_change}."
             )
-        floor = "not measured" if self.noise_floor is None else f"{self.noise_floor:.4g}"
-        lines.append(f"Noise floor (what another seed alone changes): {floor}.")
         if self.classes_before is not None and self.classes_after is not None:
             lines.append(_class_line(self.class_column or "", self.classes_before, self.classes_after))
         if self.harm is not None:
@@ -211,7 +207,6 @@ def certify(
         else None,
         predicted_eval_loss_change=None if losses is None else float(losses[0]),
         random_eval_loss_change=None if losses is None else Spread.of(losses[1:]),
-        noise_floor=None,
         class_column=problem.classes.column if problem.classes else None,
         classes_before=before,
         classes_after=after,
@@ -274,7 +269,8 @@ def _honest_notes(
             "chosen subsets than for random ones; `verify` measures the gap by retraining."
         )
         notes.append(
-            "Another batch order alone moved the parameters of small runs about as much as removing 5-10% of the rows."
+            "Another batch order alone moved the parameters of small runs about as much as removing 5-10% of the "
+            "rows; `diagnose` measures it for a run."
         )
     if not problem.centred:
         notes.append(

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
-from hf_prune._core.digest import column_digests, content_digest
+from hf_prune._core.digest import column_digests, combine
 from hf_prune.selection.selection import Selection
 
 
@@ -67,7 +67,7 @@ class PrunedDataset(Dataset):
     @cached_property
     def source_digest(self) -> str:
         """Content digest (SHA-256) of the source dataset without its influence columns; read when asked."""
-        return content_digest(self.source, self._source_names)
+        return combine(len(self.source), self.source_columns)
 
     def filter(self, *args: Any, **kwargs: Any) -> Dataset:
         """As `Dataset.filter`; the result is a plain `Dataset`."""

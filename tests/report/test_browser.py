@@ -56,7 +56,7 @@ def report(tmp_path_factory) -> str:
         lead=EVIL,
         highlights=[("92 %", "accuracy on all rows", EVIL)],
         curve=Curve("accuracy", full, {0.5: less}, {0.5: Estimate.of([0.85, 0.88, 0.86])}),
-        gaps=[Gap(0.5, "pruned", 0.01, Estimate.of([0.02, 0.03, 0.01]))],
+        gaps=[Gap(0.5, 0.01, Estimate.of([0.02, 0.03, 0.01]))],
         made=[("source", EVIL)],
         notes=[EVIL],
         **parts,

@@ -87,7 +87,7 @@ def whole() -> ReportData:
         lead=EVIL,
         highlights=[(EVIL, EVIL, EVIL)],
         curve=curve,
-        gaps=[Gap(0.5, "pruned", 0.01, estimate(0.02, 0.03))],
+        gaps=[Gap(0.5, 0.01, estimate(0.02, 0.03))],
         made=[(EVIL, EVIL)],
         notes=[EVIL],
         **parts,

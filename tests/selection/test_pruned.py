@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from torch.utils.data import DataLoader
 
+from hf_prune._core import digest
 from hf_prune._core.digest import column_digests, content_digest
 from hf_prune.selection import PrunedDataset, prune, select
 from tests.selection.scored import scored
@@ -134,6 +135,15 @@ def test_it_can_be_a_split_and_be_streamed(pruned: PrunedDataset):
 def test_the_source_is_digested_without_its_influence_columns(pruned: PrunedDataset):
     assert pruned.source_columns == column_digests(scored(), ["text", "label"])
     assert pruned.source_digest == content_digest(scored(), ["text", "label"])
+
+
+def test_the_source_is_read_once_for_its_digests(monkeypatch):
+    read = []
+    batches = digest._batches
+    monkeypatch.setattr(digest, "_batches", lambda rows, names: read.append(names) or batches(rows, names))
+    pruned = prune(scored(), 0.5)
+    assert (pruned.source_digest, pruned.source_columns) == (pruned.source_digest, pruned.source_columns)
+    assert read == [["text", "label"]]
 
 
 def test_it_can_be_pruned_again(pruned: PrunedDataset):
