@@ -24,9 +24,7 @@ def score(
     out: Annotated[Path, typer.Argument(help="Directory for the scored dataset; must be new.")],
     model: Annotated[str, typer.Option(help="The trained model (save_pretrained), or its id on the Hub.")],
     eval_dataset: Annotated[Path | None, typer.Option(help="Held-out rows (save_to_disk).")] = None,
-    directions: Annotated[
-        int, typer.Option(help="Number of questions asked of the model.")
-    ] = ScoringConfig.directions,
+    directions: Annotated[int, typer.Option(help="Length of an influence vector.")] = ScoringConfig.directions,
     space: Annotated[str, typer.Option(help="outputs or parameters.")] = ScoringConfig.space,
     mode: Annotated[str, typer.Option(help="expected or visits.")] = ScoringConfig.mode,
     curvature: Annotated[

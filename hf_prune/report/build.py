@@ -1,4 +1,4 @@
-"""A report's parts from what the other rooms made: a selection, its rows, its provenance, verifications."""
+"""A report's parts from what the other packages made: a selection, its rows, its provenance, verifications."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def _what(certificate: Certificate) -> str:
 
 def _shift(certificate: Certificate) -> list[str]:
     if certificate.audit_ratio is None:
-        return ["How far the model moves could not be checked: too few questions were asked to keep some back."]
+        return ["How far the model moves could not be checked: too few directions were scored to keep some back."]
     ratio = certificate.audit_ratio
     if 0.9 <= ratio <= 1.1:
         beside = "about as far as when as many random rows are left out"
@@ -39,7 +39,7 @@ def _shift(certificate: Certificate) -> list[str]:
         beside = f"{ratio:.2f} times as far as when as many random rows are left out, so farther than at random"
     return [
         f"Trained again without them, the model is predicted to move {beside}. This was read off {certificate.audit} "
-        "questions that were kept from the method that chose the rows."
+        "directions that the method which chose the rows never saw."
     ]
 
 
