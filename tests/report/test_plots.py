@@ -85,7 +85,8 @@ def test_classes_of_data_are_drawn_as_they_are():
 def test_a_curve_and_gaps_can_be_given_by_hand():
     curve = Curve("f1", Estimate.of([0.9]), {0.5: Estimate.of([0.8])})
     assert "f1" in texts(plot_curve(curve))
-    assert "50%" in texts(plot_gap([Gap(0.5, 0.1, Estimate.of([0.2]))]))
+    figure = plot_gap([Gap(0.5, 0.1, Estimate.of([0.2]))])
+    assert [note.get_text() for note in figure.axes[0].texts] == ["50%"]
 
 
 def test_notebooks_show_certificate_and_selection_with_everything_escaped():
