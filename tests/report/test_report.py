@@ -139,13 +139,13 @@ def test_every_part_is_there(page):
 
 
 @pytest.mark.parametrize(("budget", "said"), [("epochs", True), ("steps", False)])
-def test_a_prediction_beside_trainings_of_less_steps_is_said_to_be_of_as_many(budget, said):
+def test_a_prediction_beside_trainings_of_fewer_steps_is_said_to_be_of_as_many(budget, said):
     arms = [Arm(rows, (Run(0, 0.9, loss, 10, 1.0),)) for rows, loss in ((40, 0.1), (20, 0.3))]
     selection = select(scored(), 0.5)
     found = gaps(0.5, selection, Verification("accuracy", True, budget, *arms))
     assert found[0].predicted == selection.certificate.predicted_eval_loss_change
     assert found[0].observed.mean == pytest.approx(0.2)
-    assert ("thus less steps" in Page(render_report(ReportData(title="t", gaps=found))).text) is said
+    assert ("thus fewer steps" in Page(render_report(ReportData(title="t", gaps=found))).text) is said
 
 
 def test_pictures_take_their_colours_and_font_from_the_theme(page):
