@@ -11,13 +11,14 @@ import hf_prune
 
 ROOT = Path(hf_prune.__file__).parent
 ALL = {"errors", "_core"}
-TRAINED = ALL | {"trajectory", "model"}
+TRAINED = ALL | {"trajectory", "optimizers", "model"}
 MAY_IMPORT = {
     "errors": set(),
     "_core": set(),
     "logging": set(),
     "trajectory": ALL,
-    "model": ALL | {"trajectory"},
+    "optimizers": ALL,
+    "model": ALL | {"trajectory", "optimizers"},
     "record": TRAINED,
     "influence": TRAINED,
     "_estimate": TRAINED | {"record", "influence"},

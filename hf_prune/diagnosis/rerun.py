@@ -18,6 +18,7 @@ from hf_prune.influence.clipping import clip_factor
 from hf_prune.model.objective import Objective
 from hf_prune.model.replay import Replay, WeightedBatch
 from hf_prune.model.rows import Rows
+from hf_prune.optimizers import ADJOINTS, KINDS
 from hf_prune.trajectory.manifest import Manifest
 from hf_prune.trajectory.trajectory import Step
 
@@ -103,7 +104,7 @@ class Rerun:
             rest = replace(update, learning_rates=(0.0,) * len(update.learning_rates))
             self._update(optimizer, leaves, rest, nobody)
         states = [dict(optimizer.state[leaf]) for leaf in leaves]
-        if manifest.optimizer["name"] != "SGD" and self.replay.trajectory.updates_before(first) > 0:
+        if ADJOINTS[manifest.optimizer["name"]].has_second_moment and self.replay.trajectory.updates_before(first) > 0:
             moments = self.replay.trajectory.second_moment_at(first).split(self.replay.objective.sizes)
             for leaf, state, moment in zip(leaves, states, moments, strict=True):
                 moment = moment.view_as(leaf).to(leaf)
@@ -119,7 +120,7 @@ class Rerun:
     def _optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The recorded optimizer over the leaves; its groups are all recorded ones."""
         manifest = self.replay.trajectory.manifest
-        kind = getattr(torch.optim, manifest.optimizer["name"])
+        kind: Any = KINDS[manifest.optimizer["name"]]
         groups = []
         for index, values in enumerate(manifest.optimizer["groups"]):
             own = [

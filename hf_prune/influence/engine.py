@@ -12,12 +12,11 @@ from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.calibration import measure_gn_scale
 from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
 from hf_prune.influence.dense.engine import DenseEngine
-from hf_prune.influence.optimizers import adjoint_for
-from hf_prune.influence.optimizers.adam import Adam
 from hf_prune.influence.queries import Queries
 from hf_prune.influence.sketch.engine import SketchEngine
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+from hf_prune.optimizers import ADJOINTS, adjoint_for
 from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -85,16 +84,16 @@ def choose_engine(engine: str, curvature: str, manifest: Manifest, directions: i
         raise ValueError(
             "The projected engine has no exact curvature; use curvature='gauss-newton', or engine='dense'."
         )
-    sgd = manifest.optimizer["name"] == "SGD"
+    scaled = ADJOINTS[manifest.optimizer["name"]].has_second_moment
     small = scoring_bytes(manifest.n_parameters, directions) <= SMALL_SWEEP
-    coupled = not sgd and _coupled(manifest)
+    coupled = _decays_before_scaling(manifest)
     if engine == "auto":
         engine = "dense" if small or curvature == "exact" or coupled else "projected"
     if engine == "projected" and coupled:
         raise UnsupportedError("The projected engine has no adjoint for Adam with coupled weight decay; use AdamW.")
     if curvature == "auto":
-        curvature = "exact" if sgd and engine == "dense" else "gauss-newton"
-        if sgd and engine == "projected":
+        curvature = "exact" if not scaled and engine == "dense" else "gauss-newton"
+        if not scaled and engine == "projected":
             logger.warning(
                 "SGD at this size is scored with Gauss-Newton curvature, which is less faithful than the exact one "
                 "where the learning rate is large; curvature='exact' takes many times as long."
@@ -102,6 +101,6 @@ def choose_engine(engine: str, curvature: str, manifest: Manifest, directions: i
     return engine, curvature
 
 
-def _coupled(manifest: Manifest) -> bool:
+def _decays_before_scaling(manifest: Manifest) -> bool:
     adjoint = adjoint_for(manifest.optimizer, [1] * len(manifest.parameters), [p.group for p in manifest.parameters])
-    return isinstance(adjoint, Adam) and not adjoint.decoupled and bool(adjoint.weight_decay.any())
+    return adjoint.decays_before_scaling

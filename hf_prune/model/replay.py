@@ -14,11 +14,10 @@ from datasets import Dataset
 from torch import nn
 
 from hf_prune.errors import TrajectoryError
-from hf_prune.model.groups import GroupLayout
 from hf_prune.model.objective import Batch, Objective
-from hf_prune.model.preconditioner import denominator
 from hf_prune.model.rows import Rows
 from hf_prune.model.weights import visit_weights
+from hf_prune.optimizers import ADJOINTS, GroupLayout
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
 
@@ -109,15 +108,16 @@ class Replay:
 
     def denominator(self, t: int) -> torch.Tensor | None:
         """
-        What the update of step `t` divides by, `(p,)`, see [`denominator`]; for SGD `None`. Its reciprocal is the
-        optimizer's preconditioner.
+        What the update of step `t` divides by, `(p,)`; `None` for an optimizer without a second moment. Its reciprocal
+        is the optimizer's preconditioner.
         """
         manifest = self.trajectory.manifest
-        if manifest.optimizer["name"] == "SGD":
+        adjoint = ADJOINTS[manifest.optimizer["name"]]
+        if not adjoint.has_second_moment:
             return None
         layout = GroupLayout(self.objective.sizes, [parameter.group for parameter in manifest.parameters])
         moment, updates = self.second_moment(t + 1), self.trajectory.updates_before(t)
-        return denominator(manifest.optimizer, layout, moment, updates)
+        return adjoint.denominator(manifest.optimizer["groups"], layout, moment, updates)
 
     def clips(self, step: Step) -> bool:
         """Whether the step's gradient was clipped."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_prune.optimizers import ADJOINTS
 from hf_prune.record import support
 from hf_prune.trajectory.manifest import Parameter
 from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT
@@ -54,7 +55,7 @@ class RecordedOptimizer:
 
     @property
     def has_second_moment(self) -> bool:
-        return support.OPTIMIZERS[type(self.inner)] != "SGD"
+        return ADJOINTS[type(self.inner).__name__].has_second_moment
 
     @property
     def learning_rates(self) -> list[float]:

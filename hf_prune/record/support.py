@@ -13,30 +13,15 @@ from transformers import TrainingArguments
 
 from hf_prune._core import compat
 from hf_prune.errors import RecordingError
+from hf_prune.optimizers import ADJOINTS, KINDS
 from hf_prune.trajectory.manifest import Parameter
 
-OPTIMIZERS: dict[type[torch.optim.Optimizer], str] = {
-    torch.optim.AdamW: "AdamW",
-    torch.optim.Adam: "Adam",
-    torch.optim.SGD: "SGD",
-}
 _PROCESSES = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
     DistributedType.MULTI_XPU,
     DistributedType.MULTI_NPU,
-)
-_HYPER_PARAMETERS = (
-    "betas",
-    "eps",
-    "weight_decay",
-    "amsgrad",
-    "maximize",
-    "decoupled_weight_decay",
-    "momentum",
-    "dampening",
-    "nesterov",
 )
 
 
@@ -67,9 +52,9 @@ def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside accelerate's wrapper, if it is one that can be recorded."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    if type(inner) not in OPTIMIZERS:
+    if KINDS.get(type(inner).__name__) is not type(inner):
         raise RecordingError(
-            f"{type(inner).__name__} is not supported; supported optimizers are torch's AdamW, Adam and SGD "
+            f"{type(inner).__name__} is not supported; supported optimizers are {', '.join(KINDS)} "
             "(optim='adamw_torch_fused', 'adamw_torch' or 'sgd')."
         )
     return inner
@@ -77,13 +62,12 @@ def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Name and hyper-parameters as the manifest keeps them; learning rates are in the ledger."""
-    name = OPTIMIZERS[type(optimizer)]
-    groups = []
-    for group in optimizer.param_groups:
-        values = {key: _plain(group[key]) for key in _HYPER_PARAMETERS if key in group}
-        if name != "SGD":
-            values.setdefault("decoupled_weight_decay", name == "AdamW")
-        groups.append(values)
+    name = type(optimizer).__name__
+    adjoint = ADJOINTS[name]
+    groups = [
+        {key: to_jsonable(value) for key, value in adjoint.describe(name, group).items()}
+        for group in optimizer.param_groups
+    ]
     return {"name": name, "groups": groups}
 
 
@@ -132,9 +116,9 @@ def check_id_column(args: TrainingArguments, reason: str) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.item()
     if isinstance(value, (tuple, list)):
-        return [_plain(entry) for entry in value]
+        return [to_jsonable(entry) for entry in value]
     return value

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_prune.influence.optimizers import adjoint_for
-from hf_prune.model.groups import GroupLayout
-from hf_prune.model.preconditioner import denominator
+from hf_prune.optimizers import GroupLayout, adjoint_for
 from hf_prune.record.support import describe_optimizer, inner_optimizer
 
 SIZES = (5, 3)
@@ -138,7 +136,7 @@ def _swept(run: _Run, queries: torch.Tensor) -> list[torch.Tensor]:
     slopes = []
     for t in reversed(range(run.steps)):
         rates, moment = (run.rates[t],) * len(SIZES), run.moments[t]
-        divided_by = None if moment is None else denominator(optimizer, layout, moment, t)
+        divided_by = None if moment is None else adjoint.denominator(optimizer["groups"], layout, moment, t)
         C = adjoint.step_adjoint_(A, M, rates, divided_by, t)
         slopes.append(C.clone())
         adjoint.decay_adjoint_(A, C, rates)

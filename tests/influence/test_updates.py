@@ -8,10 +8,10 @@ import torch
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.dense.sweep import DenseSweep
-from hf_prune.influence.optimizers import adjoint_for
 from hf_prune.model.objective import Objective
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+from hf_prune.optimizers import adjoint_for
 from tests.influence.exact_run import ExactRun
 
 RUNS = {
@@ -107,7 +107,7 @@ def test_gauss_newton_is_exact_where_the_model_is_linear():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ({"name": "Adafactor", "groups": [{}]}, "no adjoint here; train with one of SGD, Adam, AdamW"),
+        ({"name": "Adafactor", "groups": [{}]}, "no adjoint here; train with one of AdamW, Adam, SGD"),
         ({"name": "AdamW", "groups": [{"maximize": True}]}, "maximize=True has no adjoint"),
         ({"name": "SGD", "groups": [{"maximize": True}]}, "maximize=True has no adjoint"),
     ],

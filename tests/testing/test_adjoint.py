@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_prune.influence.optimizers import adam, sgd
+from hf_prune.optimizers import adam, sgd
 from hf_prune.testing import check_adjoint
 
 OPTIMIZERS = {

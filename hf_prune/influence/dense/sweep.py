@@ -12,9 +12,9 @@ from datasets.utils import tqdm
 from hf_prune.influence.checks import warn_of_growth
 from hf_prune.influence.clipping import Clip
 from hf_prune.influence.dense.curvature import step_work
-from hf_prune.influence.optimizers import adjoint_for
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay, WeightedBatch
+from hf_prune.optimizers import adjoint_for
 from hf_prune.trajectory.trajectory import Step
 
 

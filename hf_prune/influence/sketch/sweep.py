@@ -10,10 +10,10 @@ from datasets.utils import tqdm
 
 from hf_prune.influence.checks import warn_of_growth
 from hf_prune.influence.clipping import clip_factor, leave_one_out
-from hf_prune.influence.optimizers import adjoint_for
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.scales import ScaledSketches
 from hf_prune.influence.sketch.store import StepSketch, Store
+from hf_prune.optimizers import adjoint_for
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
 

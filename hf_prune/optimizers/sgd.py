@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
-from hf_prune.model.groups import GroupLayout
+from hf_prune.optimizers.adjoint import OptimizerAdjoint, adjoint_of
+from hf_prune.optimizers.layout import GroupLayout
 
 
+@adjoint_of(torch.optim.SGD)
 @dataclass
-class Sgd:
+class Sgd(OptimizerAdjoint):
     """
-    The update, with learning rate h, and its adjoint (THEORY of SGD-influence, arXiv 1906.08473, with momentum added):
+    The update, with learning rate h, and its adjoint, that of [arXiv 1906.08473](https://hf.co/papers/1906.08473) with
+    momentum added:
 
         d = g + w theta                        d' = (1 - damp) v' + nesterov u'
         v <- mu v + (1 - damp) d               v' = M + (mu if nesterov else 1) u'
@@ -22,6 +25,8 @@ class Sgd:
     The cotangent of the gradient is d'; then `A <- A + w d' + H d'` and `M <- mu v'`.
     """
 
+    hyper_parameters = ("weight_decay", "momentum", "dampening", "nesterov")
+
     momentum: torch.Tensor
     dampening: torch.Tensor
     nesterov: torch.Tensor
@@ -29,7 +34,7 @@ class Sgd:
     layout: GroupLayout
 
     @classmethod
-    def from_groups(cls, groups: list[dict[str, Any]], layout: GroupLayout) -> Sgd:
+    def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Sgd:
         def spread(key: str) -> torch.Tensor:
             return layout.spread([float(group.get(key, 0.0)) for group in groups])
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from hf_prune.model.groups import GroupLayout
+from hf_prune.optimizers.adjoint import OptimizerAdjoint, adjoint_of
+from hf_prune.optimizers.layout import GroupLayout
 
 
+@adjoint_of(torch.optim.AdamW, torch.optim.Adam)
 @dataclass
-class Adam:
+class Adam(OptimizerAdjoint):
     """
     The update, with learning rate h and update count n (from 1), and its adjoint:
 
@@ -25,16 +27,19 @@ class Adam:
     recorded moment is the largest so far.
     """
 
+    hyper_parameters = ("betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay")
+    has_second_moment = True
+
     beta1: torch.Tensor
     weight_decay: torch.Tensor
     decoupled: bool
     layout: GroupLayout
 
     @classmethod
-    def from_groups(cls, groups: list[dict[str, Any]], layout: GroupLayout, decoupled: bool) -> Adam:
+    def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Adam:
         beta1 = layout.spread([group["betas"][0] for group in groups])
         weight_decay = layout.spread([group["weight_decay"] for group in groups])
-        decoupled = decoupled or all(group.get("decoupled_weight_decay", False) for group in groups)
+        decoupled = name == "AdamW" or all(group.get("decoupled_weight_decay", False) for group in groups)
         return cls(beta1, weight_decay, decoupled, layout)
 
     def start(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,3 +74,21 @@ class Adam:
             A.mul_((1 - self.layout.spread(list(learning_rates)) * self.weight_decay).to(A))
         else:
             A.add_(C * self.weight_decay.to(A))
+
+    @property
+    def decays_before_scaling(self) -> bool:
+        return not self.decoupled and bool(self.weight_decay.any())
+
+    @classmethod
+    def describe(cls, name: str, group: dict[str, Any]) -> dict[str, Any]:
+        # older versions of torch know AdamW by its class alone
+        return {"decoupled_weight_decay": name == "AdamW"} | super().describe(name, group)
+
+    @classmethod
+    def denominator(
+        cls, groups: list[dict[str, Any]], layout: GroupLayout, second_moment: torch.Tensor, updates: int
+    ) -> torch.Tensor:
+        """`sqrt(v / (1 - b2^n)) + eps`, with n = `updates` + 1."""
+        beta2 = layout.spread([group["betas"][1] for group in groups]).to(second_moment)
+        eps = layout.spread([group["eps"] for group in groups]).to(second_moment)
+        return (second_moment / (1 - beta2 ** (updates + 1))).sqrt_().add_(eps)

@@ -1,16 +1,23 @@
-"""One optimizer, one adjoint each: how a cotangent of the parameters goes back through an update."""
+"""
+Optimizers that can be recorded and scored: one file each, with the adjoint of its update.
+
+An optimizer is added by adding a file here; nothing else has to know of it.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.optimizers.adam import Adam
-from hf_prune.influence.optimizers.sgd import Sgd
-from hf_prune.model.groups import GroupLayout
+from hf_prune.optimizers.adjoint import ADJOINTS, KINDS, OptimizerAdjoint, adjoint_of
+from hf_prune.optimizers.layout import GroupLayout
 
-OptimizerAdjoint = Sgd | Adam
-SUPPORTED = ("SGD", "Adam", "AdamW")
+__all__ = ["ADJOINTS", "KINDS", "GroupLayout", "OptimizerAdjoint", "adjoint_for", "adjoint_of"]
+
+for _found in iter_modules(__path__):
+    import_module(f"{__name__}.{_found.name}")
 
 
 def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -> OptimizerAdjoint:
@@ -28,13 +35,9 @@ def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) 
     Raises:
         `UnsupportedError`: for an optimizer or an option that has no adjoint here.
     """
-    name = optimizer["name"]
-    if name not in SUPPORTED:
-        raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(SUPPORTED)}.")
-    settings = optimizer["groups"]
+    name, settings = optimizer["name"], optimizer["groups"]
+    if name not in ADJOINTS:
+        raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(ADJOINTS)}.")
     if any(group.get("maximize") for group in settings):
         raise UnsupportedError(f"{name} with maximize=True has no adjoint here; train with maximize=False.")
-    layout = GroupLayout(sizes, groups)
-    if name == "SGD":
-        return Sgd.from_groups(settings, layout)
-    return Adam.from_groups(settings, layout, decoupled=name == "AdamW")
+    return ADJOINTS[name].from_groups(name, settings, GroupLayout(sizes, groups))

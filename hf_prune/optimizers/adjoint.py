@@ -1,0 +1,109 @@
+"""What an optimizer's adjoint is, and the table of them all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+
+from hf_prune.optimizers.layout import GroupLayout
+
+
+class OptimizerAdjoint(ABC):
+    """
+    How cotangents go back through one update of an optimizer.
+
+    A is the cotangent of the parameters, M that of the momentum or first moment, C that of the step's gradient, each
+    `(k, p)` for k queries and p parameters. [`~hf_prune.testing.check_adjoint`] compares an adjoint with its
+    optimizer.
+
+    Attributes:
+        hyper_parameters (`tuple[str, ...]`): Keys of a parameter group that a record keeps, beside learning rates.
+        has_second_moment (`bool`): Whether the update divides by a denominator made from `exp_avg_sq` of the
+            optimizer's state, which snapshots then keep.
+    """
+
+    hyper_parameters: ClassVar[tuple[str, ...]] = ()
+    has_second_moment: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Self:
+        """
+        Args:
+            name (`str`): The optimizer's class, by its name.
+            groups (`list[dict]`): Recorded hyper-parameters of each parameter group.
+            layout (`GroupLayout`): Spreads one value a group over the flat parameter vector.
+        """
+
+    @abstractmethod
+    def start(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and M at the end of the run; `queries (k, p)` may be used as A."""
+
+    @abstractmethod
+    def step_adjoint_(
+        self,
+        A: torch.Tensor,
+        M: torch.Tensor,
+        learning_rates: tuple[float, ...],
+        denominator: torch.Tensor | None,
+        updates: int,
+    ) -> torch.Tensor:
+        """
+        Returns C, and leaves in `M` the cotangent of the step before.
+
+        Args:
+            A, M (`torch.Tensor`): After the step.
+            learning_rates (`tuple[float, ...]`): One for each parameter group.
+            denominator (`torch.Tensor`, *optional*): `(p,)`; without it, A and M are those of parameters and gradients
+                that are already scaled by its square root, or the optimizer has none.
+            updates (`int`): Updates before this one.
+        """
+
+    def decay_adjoint_(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:  # noqa: B027
+        """Takes `A` through the update itself, that is, weight decay; the sweep adds the curvature term."""
+
+    @property
+    def decays_before_scaling(self) -> bool:
+        """Whether weight decay is part of the gradient that the denominator divides, which a sketch cannot undo."""
+        return False
+
+    @classmethod
+    def describe(cls, name: str, group: dict[str, Any]) -> dict[str, Any]:
+        """The hyper-parameters of a parameter group as a record keeps them."""
+        return {key: group[key] for key in (*cls.hyper_parameters, "maximize") if key in group}
+
+    @classmethod
+    def denominator(
+        cls, groups: list[dict[str, Any]], layout: GroupLayout, second_moment: torch.Tensor, updates: int
+    ) -> torch.Tensor:
+        """What the update after `updates` others divides by, `(p,)`; only where there is a second moment."""
+        raise NotImplementedError(f"{cls.__name__} says that it has a second moment, and no denominator.")
+
+
+KINDS: dict[str, type[torch.optim.Optimizer]] = {}
+"""The optimizers that have an adjoint, by the name that records know them by."""
+ADJOINTS: dict[str, type[OptimizerAdjoint]] = {}
+"""Their adjoints."""
+
+Adjoint = TypeVar("Adjoint", bound=type[OptimizerAdjoint])
+
+
+def adjoint_of(*kinds: type[torch.optim.Optimizer]) -> Callable[[Adjoint], Adjoint]:
+    """
+    Registers a class as the adjoint of optimizers, which can then be recorded and scored.
+
+    Args:
+        kinds (`type[torch.optim.Optimizer]`): The optimizers. Classes derived from them are others.
+    """
+
+    def register(adjoint: Adjoint) -> Adjoint:
+        for kind in kinds:
+            if kind.__name__ in KINDS:
+                raise ValueError(f"There is an adjoint of an optimizer {kind.__name__!r} already: rename the class.")
+            KINDS[kind.__name__], ADJOINTS[kind.__name__] = kind, adjoint
+        return adjoint
+
+    return register
