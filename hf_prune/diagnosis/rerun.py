@@ -18,7 +18,7 @@ from hf_prune.influence.clipping import clip_factor
 from hf_prune.model.objective import Objective
 from hf_prune.model.replay import Replay, WeightedBatch
 from hf_prune.model.rows import Rows
-from hf_prune.optimizers import ADJOINTS, KINDS
+from hf_prune.optimizers import KINDS, adjoint_class
 from hf_prune.trajectory.manifest import Manifest
 from hf_prune.trajectory.trajectory import Step
 
@@ -104,7 +104,8 @@ class Rerun:
             rest = replace(update, learning_rates=(0.0,) * len(update.learning_rates))
             self._update(optimizer, leaves, rest, nobody)
         states = [dict(optimizer.state[leaf]) for leaf in leaves]
-        if ADJOINTS[manifest.optimizer["name"]].has_second_moment and self.replay.trajectory.updates_before(first) > 0:
+        has_moment = adjoint_class(manifest.optimizer["name"]).has_second_moment
+        if has_moment and self.replay.trajectory.updates_before(first) > 0:
             moments = self.replay.trajectory.second_moment_at(first).split(self.replay.objective.sizes)
             for leaf, state, moment in zip(leaves, states, moments, strict=True):
                 moment = moment.view_as(leaf).to(leaf)

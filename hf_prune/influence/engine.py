@@ -16,7 +16,7 @@ from hf_prune.influence.queries import Queries
 from hf_prune.influence.sketch.engine import SketchEngine
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
-from hf_prune.optimizers import ADJOINTS, adjoint_for
+from hf_prune.optimizers import adjoint_class, adjoint_for
 from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def choose_engine(engine: str, curvature: str, manifest: Manifest, directions: i
         raise ValueError(
             "The projected engine has no exact curvature; use curvature='gauss-newton', or engine='dense'."
         )
-    scaled = ADJOINTS[manifest.optimizer["name"]].has_second_moment
+    scaled = adjoint_class(manifest.optimizer["name"]).has_second_moment
     small = scoring_bytes(manifest.n_parameters, directions) <= SMALL_SWEEP
     coupled = _decays_before_scaling(manifest)
     if engine == "auto":

@@ -17,7 +17,7 @@ from hf_prune.errors import TrajectoryError
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.rows import Rows
 from hf_prune.model.weights import visit_weights
-from hf_prune.optimizers import ADJOINTS, GroupLayout
+from hf_prune.optimizers import GroupLayout, adjoint_class
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
 
@@ -112,7 +112,7 @@ class Replay:
         is the optimizer's preconditioner.
         """
         manifest = self.trajectory.manifest
-        adjoint = ADJOINTS[manifest.optimizer["name"]]
+        adjoint = adjoint_class(manifest.optimizer["name"])
         if not adjoint.has_second_moment:
             return None
         layout = GroupLayout(self.objective.sizes, [parameter.group for parameter in manifest.parameters])

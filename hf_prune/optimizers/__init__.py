@@ -14,10 +14,22 @@ from hf_prune.errors import UnsupportedError
 from hf_prune.optimizers.adjoint import ADJOINTS, KINDS, OptimizerAdjoint, adjoint_of
 from hf_prune.optimizers.layout import GroupLayout
 
-__all__ = ["ADJOINTS", "KINDS", "GroupLayout", "OptimizerAdjoint", "adjoint_for", "adjoint_of"]
+__all__ = ["ADJOINTS", "KINDS", "GroupLayout", "OptimizerAdjoint", "adjoint_class", "adjoint_for", "adjoint_of"]
 
 for _found in iter_modules(__path__):
     import_module(f"{__name__}.{_found.name}")
+
+
+def adjoint_class(name: str) -> type[OptimizerAdjoint]:
+    """
+    The adjoint of an optimizer by its recorded name.
+
+    Raises:
+        `UnsupportedError`: if it has none here.
+    """
+    if name not in ADJOINTS:
+        raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(ADJOINTS)}.")
+    return ADJOINTS[name]
 
 
 def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) -> OptimizerAdjoint:
@@ -33,11 +45,10 @@ def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) 
             Parameter group of each recorded parameter.
 
     Raises:
-        `UnsupportedError`: for an optimizer or an option that has no adjoint here.
+        `UnsupportedError`: if the optimizer, or an option of it, has no adjoint here.
     """
     name, settings = optimizer["name"], optimizer["groups"]
-    if name not in ADJOINTS:
-        raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(ADJOINTS)}.")
+    adjoint = adjoint_class(name)
     if any(group.get("maximize") for group in settings):
         raise UnsupportedError(f"{name} with maximize=True has no adjoint here; train with maximize=False.")
-    return ADJOINTS[name].from_groups(name, settings, GroupLayout(sizes, groups))
+    return adjoint.from_groups(name, settings, GroupLayout(sizes, groups))

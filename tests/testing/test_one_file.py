@@ -14,6 +14,7 @@ import torch
 from transformers import Trainer
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence, prune
+from hf_prune.errors import UnsupportedError
 from hf_prune.optimizers import ADJOINTS, KINDS
 from hf_prune.selection.method import METHODS
 from hf_prune.testing import check_adjoint, check_selection_method
@@ -61,6 +62,17 @@ def test_a_run_of_a_new_optimizer_is_recorded_and_scored(toy_optimizer: ModuleTy
     assert np.linalg.norm(known) > 0
     averaged = influence_of(tmp_path / "averaged", toy_optimizer.Averaged, beta=0.9)
     assert np.linalg.norm(averaged - known) > 0.1 * np.linalg.norm(known)
+
+
+def test_a_run_of_an_optimizer_whose_file_is_not_there_is_refused_by_name(toy_optimizer: ModuleType, tmp_path: Path):
+    kind, adjoint = KINDS["Averaged"], ADJOINTS["Averaged"]
+    influence_of(tmp_path, kind)
+    del ADJOINTS["Averaged"]
+    try:
+        with pytest.raises(UnsupportedError, match="The optimizer Averaged has no adjoint here"):
+            add_influence(vectors(40), tmp_path / "trajectory", model=Mlp(), directions=4)
+    finally:
+        ADJOINTS["Averaged"] = adjoint
 
 
 def test_a_new_selection_method_prunes_and_passes_the_checks(toy_method: ModuleType):
