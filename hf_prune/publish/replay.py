@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from datasets.features.features import require_storage_embed
-from datasets.table import embed_table_storage
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.digest import column_digests, combine
 from hf_prune._core.scoring import require_scoring
+from hf_prune.publish import media
 from hf_prune.publish.limits import ReplayError
 from hf_prune.publish.provenance import scoring_record
 from hf_prune.publish.record import Record
@@ -77,8 +77,8 @@ def replay(
         _check_ids(record, _select_again(record, rows, trajectory, model, eval_dataset, scoring))
     made = rows.select(record.keep_indices.tolist()).select_columns(names)
     _check_result(record, made)
-    # files that a row of a stranger names are not opened
-    _check_published(record, record.published_rows(token), made, embed=source is not None)
+    # an address that a row of a stranger names is not asked
+    _check_published(record, record.published_rows(token), made, remote=source is not None)
     kept, of = len(made), record.provenance["source"]["rows"]
     logger.info(
         "Replayed %s: %d of %d rows, compared with the published ones and the same (level %d).",
@@ -136,7 +136,7 @@ def _check_result(record: Record, made: Dataset) -> None:
         logger.warning("Column %r of the published rows is not in the source and was not made again.", name)
 
 
-def _check_published(record: Record, published: Dataset, made: Dataset, embed: bool) -> None:
+def _check_published(record: Record, published: Dataset, made: Dataset, remote: bool) -> None:
     """The rows that are there must be those that the provenance describes, whatever it says itself."""
     recorded = record.provenance["result"]
     columns: Mapping[str, str] = recorded["columns"]
@@ -147,8 +147,8 @@ def _check_published(record: Record, published: Dataset, made: Dataset, embed: b
         )
     present = [name for name in columns if name in published.column_names]
     digests = column_digests(published, present)
-    if embed:
-        digests |= _embedded(made, [name for name in present if digests[name] != columns[name]], digests, columns)
+    other = [name for name in present if digests[name] != columns[name]]
+    digests |= _embedded(made, other, digests, columns, remote)
     differences = [f"column {name!r} is not published" for name in columns if name not in present]
     differences += [
         f"column {name!r} is published and was not recorded"
@@ -165,14 +165,16 @@ def _check_published(record: Record, published: Dataset, made: Dataset, embed: b
 
 
 def _embedded(
-    made: Dataset, names: list[str], published: Mapping[str, str], recorded: Mapping[str, str]
+    made: Dataset, names: list[str], published: Mapping[str, str], recorded: Mapping[str, str], remote: bool
 ) -> dict[str, str]:
     """Recorded digests of the columns whose files were only moved into the rows when they were published."""
-    moved = [name for name in names if name in made.column_names and require_storage_embed(made.features[name])]
+    moved = [name for name in names if name in media.columns(made)]
     if not moved:
         return {}
     plain = made.select_columns(moved).with_format("arrow")
-    digests = column_digests(plain.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True))
+    digests = column_digests(
+        plain.map(partial(media.embed, remote=remote), batched=True, batch_size=100, keep_in_memory=True)
+    )
     return {name: recorded[name] for name in moved if digests[name] == published[name]}
 
 

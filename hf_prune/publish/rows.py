@@ -7,7 +7,6 @@ it, and what `datasets` resolved is compared with the repository before one data
 
 from __future__ import annotations
 
-import mimetypes
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetBuilder, concatenate_datasets, config, load_dataset_builder
 from huggingface_hub import HfFileSystem
 
-from hf_prune.publish import limits, scrub
+from hf_prune.publish import limits, media, scrub
 from hf_prune.publish.escape import one_line
 from hf_prune.publish.limits import ReplayError
 
@@ -197,8 +196,7 @@ def _plain(url: str) -> bool:
     name = url.rpartition("/")[2].lower()
     for compression in _COMPRESSIONS:
         name = name.removesuffix(compression)
-    kind = mimetypes.guess_type(name)[0] or ""
-    return name.endswith(_FORMATS) or kind.startswith(("image/", "audio/"))
+    return name.endswith(_FORMATS + media.PICTURES_AND_SOUND)
 
 
 def _check_footers(files: Mapping[str, list[str]], split: str, rows: int, where: str, token: str | None) -> None:

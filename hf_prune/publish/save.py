@@ -15,7 +15,7 @@ from typing import Any
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from hf_prune.publish import files
+from hf_prune.publish import files, media
 
 _ROWS = re.compile(r"data-\d{5}-of-\d{5}\.arrow|state\.json|dataset_info\.json")
 """What `Dataset.save_to_disk` writes."""
@@ -43,11 +43,13 @@ def save(
         storage_options (`dict[str, Any]`, *optional*): for the file system of a URL.
 
     Raises:
-        `ValueError`: if a README.md that is there is not YAML and UTF-8, or the directory cannot be replaced.
+        `ValueError`: if a README.md that is there is not YAML and UTF-8, a row names a file that is no picture, sound,
+            film or document, or the directory cannot be replaced.
         `PermissionError`: if the rows lie in that directory.
     """
     fs, root = url_to_fs(os.fspath(directory), **(storage_options or {}))
     _, contents = files.prepare(pruned, fs, root)
+    media.check(pruned)
     if not isinstance(fs, LocalFileSystem):
         write_rows(directory)
         files.put(fs, root, contents)

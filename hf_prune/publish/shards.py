@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, config
-from datasets.features.features import require_storage_embed
-from datasets.table import embed_table_storage
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import CommitOperationAdd, HfApi
+
+from hf_prune.publish import media
 
 _EMBED_ROWS = 100
 
@@ -116,6 +116,6 @@ def _write(shard: Dataset, path: Path, embed: bool) -> int:
 def _table(shard: Dataset, embed: bool) -> Dataset:
     """The rows with nothing around them: no indices, no format, and the content of the files that they name."""
     plain = shard.with_format("arrow")
-    if embed and any(require_storage_embed(feature) for feature in shard.features.values()):
-        plain = plain.map(embed_table_storage, batched=True, batch_size=_EMBED_ROWS, keep_in_memory=True)
+    if embed and media.columns(shard):
+        plain = plain.map(media.embed, batched=True, batch_size=_EMBED_ROWS, keep_in_memory=True)
     return plain.flatten_indices(keep_in_memory=True).with_format(None)

@@ -92,6 +92,11 @@ def test_source_that_is_not_plain_data_of_its_own_is_refused_in_one_sentence(tol
     assert "\n" not in told["hostile"][name]
 
 
+@pytest.mark.parametrize("name", ["csv", "json-lines", "text", "pictures", "named-by-card"])
+def test_source_that_is_plain_data_is_loaded(told, name):
+    assert told["plain"][name] == "30 rows"
+
+
 def test_source_with_more_rows_than_recorded_is_refused_from_its_footers(told):
     assert "has 3,000,000 rows in split 'train', not 60" in told["blown_up_source"]
 

@@ -1,5 +1,6 @@
 """A client that replays what strangers published, in a directory that is full of traps."""
 
+import gzip
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
+from PIL import Image
 
 from hf_prune.publish.replay import ReplayError, replay
 from hf_prune.selection import prune
@@ -108,6 +110,31 @@ def hostile(trap: bytes, cwd: Path) -> dict[str, dict[str, bytes]]:
     }
 
 
+def plain_data() -> dict[str, dict[str, bytes]]:
+    """Source repositories in the formats that are loaded, 60 rows each."""
+    lines = [json.dumps({"text": f"row {i}"}) for i in range(60)]
+    sink = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(sink, "webp")
+    return {
+        "csv": {"rows.csv": "\n".join(["text", *(f"row {i}" for i in range(60))]).encode()},
+        "json-lines": {"rows.jsonl.gz": gzip.compress("\n".join(lines).encode())},
+        "text": {"train.txt": "\n".join(f"row {i}" for i in range(60)).encode()},
+        "pictures": {f"train/{i:02d}.webp": sink.getvalue() for i in range(60)},
+        "named-by-card": {
+            "some/rows.csv": "\n".join(["text;more", *(f"row {i};1" for i in range(60))]).encode(),
+            "README.md": b"---\nconfigs:\n- config_name: default\n  data_files: some/*.csv\n  sep: ;\n---\n",
+        },
+    }
+
+
+def plain_source(name: str, files: dict[str, bytes], directory: Path) -> str:
+    """Prunes and saves an honest source, and replays without passing it."""
+    push(f"alice/plain-{name}", files)
+    source = load_dataset(f"alice/plain-{name}", split="train")
+    prune(samples.scored(source), keep=0.5).save_to_disk(directory / f"plain-{name}")
+    return said(lambda: replay(str(directory / f"plain-{name}")))
+
+
 def _tar(trap: bytes) -> bytes:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
@@ -179,6 +206,8 @@ def visit(directory: Path) -> dict[str, Any]:
     for name, files in hostile(pickle.dumps(Trap(marker)), cwd).items():
         at = push(f"alice/{name}", files)
         told["hostile"][name] = said(lambda name=name, at=at: replay(forged(id=f"alice/{name}", revision=at)))
+
+    told["plain"] = {name: plain_source(name, files, directory) for name, files in plain_data().items()}
 
     told["blown_up_source"] = said(
         lambda: replay(forged(id="alice/blown", revision=push("alice/blown", {"train.parquet": blown_up(3_000_000)})))
