@@ -6,6 +6,7 @@ Nothing here takes memory that grows with what a file claims; only with its size
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -26,8 +27,9 @@ JSON_BYTES = 64 * 2**20
 CARD_BYTES = 2 * 2**20
 IDS_BYTES = 2**30
 MOST_ROWS = 2**27
-"""Of which ids are read: 1 GiB of them."""
+"""Of a source: their ids take 1 GiB."""
 _YAML_NODES = 1_000_000
+_LONGEST_LIST = 4_096
 
 
 _Validator = jsonschema.validators.extend(
@@ -96,7 +98,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     """
     _check_size(where, len(content), JSON_BYTES)
     try:
-        document = json.loads(content, parse_constant=_no_constant)
+        document = json.loads(content, parse_constant=_no_constant, parse_int=_whole, parse_float=_real)
     except RecursionError as error:
         raise ReplayError(f"{where} is nested too deeply to be read.") from error
     except ValueError as error:
@@ -108,6 +110,20 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{digits[:30]} is too large a number")
+    return number
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:30]} is too large a number")
+    return number
 
 
 def check_schema(document: dict[str, Any], schema: dict[str, Any], where: str) -> None:
@@ -202,7 +218,9 @@ def ids(content: bytes, where: str, rows: int, kept: int) -> np.ndarray:
         file = pq.ParquetFile(pa.BufferReader(content))
         columns = _check_footer(file, where, rows, kept)
         table = file.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+    except ReplayError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ReplayError(f"{where} is no Parquet file of ids: {one_line(error)}.") from error
     if any(table[name].null_count for name in columns):
         raise ReplayError(f"{where} lacks the values of some rows.")
@@ -221,15 +239,16 @@ def _check_footer(file: pq.ParquetFile, where: str, rows: int, kept: int) -> lis
     expected = rows if "kept" in columns else kept
     if footer.num_rows != expected:
         raise ReplayError(f"{where} has {footer.num_rows:,} ids, and {expected:,} were recorded: push the rows again.")
-    if expected > MOST_ROWS:
-        raise ReplayError(f"{where} has {expected:,} ids, and at most {MOST_ROWS:,} are read.")
-    size = sum(
-        footer.row_group(group).column(index).total_uncompressed_size
-        for group in range(footer.num_row_groups)
-        for index in range(footer.num_columns)
-        if footer.row_group(group).column(index).path_in_schema in columns
-    )
-    most = 16 * expected + 65_536 + 1_024 * footer.num_row_groups  # 8 bytes a value, levels, dictionaries and headers
-    if size > most or size < 0:
+    # of the row groups alone: asking for a column of a damaged footer ends the process
+    size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+    most = expected * sum(_width(field.type) for field in schema) + 65_536 + 4_096 * footer.num_row_groups
+    if not 0 <= size <= most:
         raise ReplayError(f"{where} unpacks to {size:,} bytes, too many for {expected:,} ids.")
     return columns
+
+
+def _width(kind: pa.DataType) -> int:
+    """Most bytes of a value with all that goes with it; columns beside the ids hold scores."""
+    if pa.types.is_fixed_size_list(kind):
+        return 16 * int(kind.list_size)
+    return 16 * (_LONGEST_LIST if pa.types.is_list(kind) or pa.types.is_large_list(kind) else 1)

@@ -11,6 +11,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from hf_prune.publish import card, files, limits, rows, scrub, templates
+from hf_prune.publish.escape import one_line
 from hf_prune.publish.limits import ReplayError
 from hf_prune.publish.provenance import SCHEMA_VERSION, ids_digest, scoring_record
 from hf_prune.selection import Certificate, Selection, SelectionConfig
@@ -51,7 +52,7 @@ class Record:
         )
         of, recorded = document["source"]["rows"], document["result"]
         if document["config_name"] != config_name:
-            raise ReplayError(f"{folder} of {repo_id} describes the config {document['config_name']!r}.")
+            raise ReplayError(f"{folder} of {repo_id} describes the config {one_line(document['config_name'])!r}.")
         kept = limits.ids(
             _read(repo_id, f"{folder}/{files.KEPT_IDS}", commit, token, limits.IDS_BYTES),
             f"{repo_id}/{folder}/{files.KEPT_IDS}",
@@ -75,12 +76,17 @@ class Record:
         recorded = self.provenance["selection"]
         return Selection(
             keep_indices=self.keep_indices,
-            drop_indices=np.setdiff1d(np.arange(self.provenance["source"]["rows"]), self.keep_indices),
+            drop_indices=self._drop_indices(),
             certificate=Certificate.from_dict(recorded["certificate"]),
             config=SelectionConfig.from_dict(recorded["arguments"]),
             resolved=recorded["resolved"],
             scoring=scoring_record(self.provenance),
         )
+
+    def _drop_indices(self) -> np.ndarray:
+        dropped = np.ones(self.provenance["source"]["rows"], dtype=bool)
+        dropped[self.keep_indices] = False
+        return np.flatnonzero(dropped)
 
     def source_rows(self, token: str | None = None) -> Dataset:
         """Loads the recorded source from the Hub at its recorded commit."""
@@ -127,4 +133,10 @@ def _document(content: bytes, where: str) -> dict[str, Any]:
     if version > SCHEMA_VERSION:
         raise ReplayError(f"{where} has schema version {version}, newer than {SCHEMA_VERSION}: upgrade hf_prune.")
     limits.check_schema(document, templates.schema(), where)
+    rows, kept = document["source"]["rows"], document["result"]["rows"]
+    certificate = document["selection"]["certificate"]
+    if (certificate["n"], certificate["kept"]) != (rows, kept) or kept > rows:
+        raise ReplayError(f"{where} contradicts itself: {kept} of {rows} rows are not those of its certificate.")
+    if rows > limits.MOST_ROWS:
+        raise ReplayError(f"{where} is about {rows:,} rows, and at most {limits.MOST_ROWS:,} are read.")
     return document
