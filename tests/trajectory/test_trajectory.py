@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +145,11 @@ def test_summary_counts_visits_and_weights(record: Path) -> None:
     assert summary["steps"] == {"recorded": 32, "planned": 32, "per_epoch": 8, "skipped": 0}
     assert summary["window"] == [16, 32]
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_reading_a_record_imports_no_trainer():
+    script = (
+        "import sys, hf_prune.trajectory; print(sorted({'transformers', 'accelerate', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
