@@ -61,11 +61,11 @@ def recorded_run(task: Task, directory: Path, seed: int = 0) -> Classifier:
     return model
 
 
-def scored(task: Task, model: Classifier, directory: Path, **options: Any) -> Dataset:
+def scored(task: Task, model: Classifier, directory: Path, *, last_layer: bool = False, **options: Any) -> Dataset:
     """The training rows with the columns of `add_influence` and `add_scores`."""
     record = directory / "trajectory"
     rows = add_influence(task.train.dataset(), record, model=model, eval_dataset=task.held_out.dataset(), **options)
-    return add_scores(rows, record, model=model)
+    return add_scores(rows, record, model=model, last_layer=last_layer)
 
 
 def scored_run(task: Task, *, seed: int = 0, **options: Any) -> tuple[Dataset, Classifier]:

@@ -24,6 +24,7 @@ from hf_prune.selection.certificate import Certificate as Certificate
 from hf_prune.selection.selection import Selection as Selection
 from hf_prune.trajectory.trajectory import Trajectory as Trajectory
 from hf_prune.verification.gap import verify as verify
+from hf_prune.verification.probe import Probe as Probe
 from hf_prune.verification.result import Verification as Verification
 
 __version__: str

@@ -41,6 +41,16 @@ class Mlp(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+class Cubed(Mlp):
+    """Its logits are no linear layer's outputs."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.net(x) ** 3
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
 class MlpSum(Mlp):
     """The same head, normalised by the Trainer's `num_items_in_batch` as Llama and ViT do."""
 

@@ -26,6 +26,17 @@ def one_of(name: str, known: tuple[str, ...]) -> Check:
     return check
 
 
+def share(name: str) -> Check:
+    """A number in [0, 1]."""
+
+    def check(value: Any) -> float:
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a share in [0, 1], not {value!r}.")
+        return float(value)
+
+    return check
+
+
 def directions(value: Any) -> int:
     if not _is_whole(value) or value < 1:
         raise ValueError(f"directions must be a whole number from 1 on, not {value!r}.")

@@ -32,8 +32,13 @@ class InfluenceColumns:
         """Predicted change of the mean held-out loss if the row is removed; there only with held-out rows."""
         return f"{self.vector}_eval_loss"
 
+    @property
+    def features(self) -> str:
+        """What the trained model makes of the row: the inputs of its last linear layer, where it has one."""
+        return f"{self.vector}_features"
+
     def __iter__(self) -> Iterator[str]:
-        return iter((self.vector, self.norm, self.eval_loss))
+        return iter((self.vector, self.norm, self.eval_loss, self.features))
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Those of the columns that are among `names`."""

@@ -157,16 +157,22 @@ class SelectionConfig(Config):
             `n/(n-m) * sum over the m dropped rows of (S_i - mean S)`) at most this large; found to n/1024 rows. Its
             unit is that of the influence column: the RMS shift of a held-out logit vector.
         method (`str`, *optional*, defaults to `"influence"`):
-            `"influence"` chooses by influence vectors what `difficulty` asks for: rows that represent the others, or
-            dropped rows that cancel out. Baselines that need no other column
+            `"influence"` keeps rows that represent all of them, by influence vectors and features, or what
+            `difficulty`, `hard`, `cut` or `cost` ask for. Baselines that need no other column
             are `"random"`, `"stratified"` (random within classes) and `"norm"` (keeps the largest `influence_norm`);
             `"el2n"`, `"grand"`, `"forgetting"`, `"aum"`, `"loss"`, `"tdds"` and `"ccs"` read the columns of
             `add_scores`; `"moderate"`, `"herding"` and `"kcenter"` measure distances between rows;
             `"iclr2023"` ([arXiv 2205.09329](https://hf.co/papers/2205.09329)) reads the last layer's influence.
         difficulty (`str` or `float`, *optional*, defaults to `"auto"`):
-            Which of the balanced subsets to take: a quantile in [0, 1] of `influence_norm` to stay near (1 keeps the
-            hardest rows), or None for no preference. `"auto"` keeps some of the hardest rows or leaves them out, by
-            what the columns show, and rows that represent the rest (see docs/SELECTION.md); with `epsilon` it is None.
+            Which of the balanced subsets to take. `"auto"` has no preference: class by class, one by one, each kept
+            row brings the kept ones' mean influence and mean features nearest to those of all rows (herding). A
+            number in [0, 1] keeps rows near that quantile of `influence_norm` (1 keeps the hardest), and None any, by
+            a linear program whose removed rows cancel out; with `epsilon`, `"auto"` is None.
+        hard (`float`, *optional*, defaults to 0.0):
+            Share of the kept rows that goes to the hardest of each class (largest `influence_norm`); the others
+            represent the rest. A preference: ask a probe before relying on it.
+        cut (`float`, *optional*, defaults to 0.0):
+            Share of all rows that is left out for being hardest, so far as `keep` allows. A preference too.
         cost (`str`, *optional*):
             A column of numbers that takes the place of `difficulty`: the cost of dropping each row in the linear
             program, so that rows of large values are kept.
@@ -198,6 +204,8 @@ class SelectionConfig(Config):
     epsilon: float | None = None
     method: str = "influence"
     difficulty: str | float | None = "auto"
+    hard: float = 0.0
+    cut: float = 0.0
     cost: str | None = None
     harmful: str = "keep"
     balance: str | bool | None = None
@@ -214,6 +222,8 @@ class SelectionConfig(Config):
                 "epsilon": optional(checks.epsilon),
                 "method": text("method"),
                 "difficulty": checks.difficulty,
+                "hard": checks.share("hard"),
+                "cut": checks.share("cut"),
                 "cost": optional(text("cost")),
                 "harmful": checks.harmful,
                 "balance": checks.balance,
@@ -232,6 +242,13 @@ class SelectionConfig(Config):
             )
         if self.cost is not None and self.difficulty != "auto":
             raise ValueError("Got both difficulty and cost: pass one of them, for cost takes the place of difficulty.")
+        if (self.hard or self.cut) and (
+            self.difficulty != "auto" or self.cost is not None or self.epsilon is not None
+        ):
+            raise ValueError(
+                "hard and cut say which rows are represented: leave them out, or leave out difficulty, cost and "
+                "epsilon."
+            )
 
     def kept_rows(self, n: int) -> int:
         """Number of rows to keep of `n`; a share is rounded to the nearest row and keeps at least one."""

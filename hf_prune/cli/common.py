@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -67,3 +68,16 @@ def load_pruned(directory: Path, source: Dataset) -> PrunedDataset:
         raise FileNotFoundError(f"There is no directory {directory}: pass one that PrunedDataset.save_to_disk wrote.")
     replay(str(directory), source=source)  # compares source and rows with the recorded digests
     return PrunedDataset.from_source(source, Record.open(str(directory)).selection())
+
+
+def function_of(option: str, name: str) -> Any:
+    """`module:function`, of the working directory too, as other tools that take such a name do it."""
+    module, separator, attribute = name.partition(":")
+    if not separator or not module or not attribute:
+        raise ValueError(f"{option} {name!r} names no function: pass module:function, such as train:make_trainer.")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found = getattr(importlib.import_module(module), attribute, None)
+    if not callable(found):
+        raise ValueError(f"The module {module} has no function {attribute}: check {option}.")
+    return found

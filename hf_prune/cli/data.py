@@ -11,6 +11,7 @@ from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune.cli.common import (
     JsonFlag,
     clean_stdout,
+    function_of,
     load_pruned,
     load_rows,
     print_json,
@@ -90,6 +91,10 @@ def prune(
     cost: Annotated[
         str | None, typer.Option(help="Column in the place of difficulty: rows of large values are kept.")
     ] = SelectionConfig.cost,
+    hard: Annotated[
+        float, typer.Option(help="Share of the kept rows that goes to the hardest of each class.")
+    ] = SelectionConfig.hard,
+    cut: Annotated[float, typer.Option(help="Share of all rows left out for being hardest.")] = SelectionConfig.cut,
     harmful: Annotated[
         str, typer.Option(help="keep, or drop: rows that look harmful go first.")
     ] = SelectionConfig.harmful,
@@ -105,9 +110,23 @@ def prune(
     buckets: Annotated[str, typer.Option(help="auto, or a number of parts.")] = str(SelectionConfig.buckets),
     column: Annotated[str, typer.Option(help="The influence column.")] = SelectionConfig.column,
     seed: Annotated[int, typer.Option(help="Seed.")] = SelectionConfig.seed,
+    probe: Annotated[
+        str | None,
+        typer.Option(help="module:function that makes a Trainer: finds out by retraining which rows to prefer."),
+    ] = None,
+    probe_eval: Annotated[
+        Path | None, typer.Option(help="Rows the probe measures on (save_to_disk); not those of verify.")
+    ] = None,
+    probe_metric: Annotated[str, typer.Option(help="As verify's --metric.")] = "accuracy",
+    probe_cost: Annotated[float, typer.Option(help="What it may cost, in trainings on all rows.")] = 8.0,
+    probe_steps: Annotated[
+        int | None, typer.Option(help="Compare for equal steps, this many; without it for equal epochs.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Keep the rows that the model needs, and save them with their provenance."""
+    if (probe is None) != (probe_eval is None):
+        raise ValueError("A probe needs a Trainer and rows to measure on: pass both --probe and --probe-eval.")
     share = None if keep is None else _number("--keep", keep)
     parts = buckets if buckets == "auto" else int(_number("--buckets", buckets))
     named = {"auto": "auto", "none": None}
@@ -122,7 +141,12 @@ def prune(
             epsilon=epsilon,
             method=method,
             difficulty=quantile,
+            hard=hard,
+            cut=cut,
             cost=cost,
+            probe=None
+            if probe is None or probe_eval is None
+            else _probe(probe, probe_eval, probe_metric, probe_cost, probe_steps, out),
             harmful=harmful,
             balance=False if balance == "none" else balance,
             centred=centred,
@@ -138,6 +162,21 @@ def prune(
     else:
         typer.echo(certificate.explain())
         typer.echo(f"Saved to {out}.")
+
+
+def _probe(name: str, rows: Path, metric: str, cost: float, steps: int | None, out: Path) -> Any:
+    """The probe that was asked for; its results are kept beside the output, so that a stopped one goes on."""
+    from hf_prune.verification.probe import Probe
+
+    return Probe(
+        function_of("--probe", name),
+        load_rows(rows),
+        metric=metric,
+        budget="epochs" if steps is None else "steps",
+        steps=steps,
+        cost=cost,
+        directory=out.with_name(f"{out.name}-probe"),
+    )
 
 
 def report(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_prune.cli.common import JsonFlag, clean_stdout, load_pruned, load_rows, print_json
+from hf_prune.cli.common import JsonFlag, clean_stdout, function_of, load_pruned, load_rows, print_json
 
 
 def demo(
@@ -168,7 +166,7 @@ def verify(
         scores = InfluenceColumns(subset.selection.config.column)
         plain = rows.remove_columns([name for name in scores if name in rows.column_names and name not in LABELS])
         result = verify_rows(
-            _function(factory),
+            function_of("--factory", factory),
             plain,
             subset,
             eval_dataset=load_rows(eval_dataset),
@@ -183,19 +181,6 @@ def verify(
         print_json(result.to_dict())
     else:
         typer.echo(result.explain())
-
-
-def _function(name: str) -> Any:
-    """`module:function`, of the working directory too, as other tools that take such a name do it."""
-    module, separator, attribute = name.partition(":")
-    if not separator or not module or not attribute:
-        raise ValueError(f"--factory {name!r} names no function: pass module:function, such as train:make_trainer.")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found = getattr(importlib.import_module(module), attribute, None)
-    if not callable(found):
-        raise ValueError(f"The module {module} has no function {attribute}: check --factory.")
-    return found
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

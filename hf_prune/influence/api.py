@@ -25,6 +25,7 @@ from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.cache_eviction import PREFIX
 from hf_prune.influence.checks import check_arguments, check_dataset
 from hf_prune.influence.engine import choose_engine
+from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
@@ -32,7 +33,7 @@ from hf_prune.trajectory.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v4"
+VERSION = "influence/v5"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
 
@@ -66,6 +67,8 @@ def add_influence(
       held-out row's logit vector, with `"parameters"` the length of the parameters' shift.
     - `influence_eval_loss` (`float32`, with an `eval_dataset`): the predicted change of the mean held-out loss;
       positive: removing the row hurts.
+    - `influence_features` (`List(float32, d)`, d at most 64): the inputs of the last linear layer (projected, and of
+      tokens their mean), which selection represents beside the influence; not there where logits come otherwise.
 
     What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss. The model is
     scored in eval mode: dropout, BatchNorm, random augmentation and masking make scores less faithful, and a warning
@@ -150,6 +153,9 @@ def add_influence(
     features = Features({**dataset.features, columns.vector: k, columns.norm: Value("float32")})
     if eval_dataset is not None:
         features[columns.eval_loss] = Value("float32")
+    found = find_features(replay.objective, replay.theta(replay.last), scorer.targets, columns.features)
+    if found is not None:
+        features[columns.features] = List(Value("float32"), length=found.width)
     swept = [VERSION, record.digest, compat.fingerprint(trained), replay.objective.digest(), loss, data_collator]
     asked = [swept, config.to_dict(), None if eval_dataset is None else compat.fingerprint(eval_dataset)]
     fingerprint = Hasher.hash([compat.fingerprint(dataset), asked])
@@ -162,7 +168,7 @@ def add_influence(
         scorer.prepare(work, fingerprint)
     with processes.main_first():
         scored = dataset.map(
-            scorer,
+            scorer if found is None else WithFeatures(scorer, found),
             batched=True,
             batch_size=rows_at_once,
             with_indices=True,

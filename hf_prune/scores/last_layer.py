@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.functional import one_hot
 
 from hf_prune.errors import UnsupportedError
+from hf_prune.influence.features import last_layer
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 
@@ -61,37 +61,13 @@ def last_layer_influence(
     """
     found = []
     for _, batch in rows.batches(batch_size, "Reading the last layer"):
-        inputs, logits = last_layer(objective, theta, batch.inputs)
+        _, inputs, logits = last_layer(objective, theta, batch.inputs)
+        inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)  # for the bias
         if logits.ndim != 2 or logits.shape[1] < 2 or batch.labels.ndim != 1 or batch.labels.is_floating_point():
             raise UnsupportedError("The last layer's influence is for classification of rows; leave last_layer out.")
         found.append((inputs, logits.softmax(dim=1), batch.labels))
     inputs, probabilities, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     return influences(inputs, probabilities, labels, LEAN, seed)
-
-
-def last_layer(
-    objective: Objective, theta: torch.Tensor, inputs: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inputs of the layer that gives the logits, with a 1 for its bias, `(B, d + 1)`, and the logits."""
-    caught: list[tuple[torch.Tensor, torch.Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda module, given, output: caught.append((given[0].detach(), output.detach())))
-        for module in objective.model.modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with torch.no_grad():
-            logits = objective.logits(theta, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    taken, given = caught[-1] if caught else (logits, logits.new_zeros(0))
-    if given.shape != logits.shape or not torch.equal(given, logits):
-        raise UnsupportedError(
-            f"No linear layer of {type(objective.model).__name__} ends in a row's logits, so it has no influence on "
-            "the last layer; leave last_layer out."
-        )
-    return torch.cat([taken, torch.ones_like(taken[:, :1])], dim=1), logits
 
 
 def influences(

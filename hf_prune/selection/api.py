@@ -10,6 +10,7 @@ from hf_prune._core.config import SelectionConfig
 from hf_prune._core.scoring import scoring_of
 from hf_prune._core.signature import takes
 from hf_prune.selection import pipeline
+from hf_prune.selection.family import Comparison, probed
 from hf_prune.selection.method import method_of
 from hf_prune.selection.problem import read_problem
 from hf_prune.selection.pruned import PrunedDataset
@@ -18,17 +19,34 @@ from hf_prune.selection.selection import Selection
 
 @overload
 def prune(
-    dataset: Dataset, keep: float | int | None = None, *, split: None = None, **options: Any
+    dataset: Dataset,
+    keep: float | int | None = None,
+    *,
+    split: None = None,
+    probe: Comparison | None = None,
+    **options: Any,
 ) -> PrunedDataset: ...
 
 
 @overload
-def prune(dataset: DatasetDict, keep: float | int | None = None, *, split: str, **options: Any) -> DatasetDict: ...
+def prune(
+    dataset: DatasetDict,
+    keep: float | int | None = None,
+    *,
+    split: str,
+    probe: Comparison | None = None,
+    **options: Any,
+) -> DatasetDict: ...
 
 
 @takes(SelectionConfig)
 def prune(
-    dataset: Dataset | DatasetDict, keep: float | int | None = None, *, split: str | None = None, **options: Any
+    dataset: Dataset | DatasetDict,
+    keep: float | int | None = None,
+    *,
+    split: str | None = None,
+    probe: Comparison | None = None,
+    **options: Any,
 ) -> PrunedDataset | DatasetDict:
     """
     Keeps the rows of a scored dataset that the trained model needs, in their old order.
@@ -44,6 +62,8 @@ def prune(
             What to keep: a share in (0, 1], or a whole number of rows. Either this or `epsilon` has to be given.
         split (`str`, *optional*):
             The split of a `DatasetDict` to prune; the others stay as they are.
+        probe ([`Probe`], *optional*):
+            Finds out by retraining which rows to prefer; without one, rows that represent all are kept.
         **options:
             The fields of [`SelectionConfig`].
 
@@ -64,13 +84,18 @@ def prune(
     ```
     """
     rows = resolve_split(dataset, split)
-    pruned = PrunedDataset.from_source(rows, select(rows, keep, **options))
+    pruned = PrunedDataset.from_source(rows, select(rows, keep, probe=probe, **options))
     return DatasetDict({**dataset, split: pruned}) if isinstance(dataset, DatasetDict) else pruned
 
 
 @takes(SelectionConfig)
 def select(
-    dataset: Dataset | DatasetDict, keep: float | int | None = None, *, split: str | None = None, **options: Any
+    dataset: Dataset | DatasetDict,
+    keep: float | int | None = None,
+    *,
+    split: str | None = None,
+    probe: Comparison | None = None,
+    **options: Any,
 ) -> Selection:
     """
     Chooses rows as [`prune`] does, and returns the choice instead of a dataset.
@@ -82,6 +107,8 @@ def select(
             What to keep: a share in (0, 1], or a whole number of rows. Either this or `epsilon` has to be given.
         split (`str`, *optional*):
             The split of a `DatasetDict` to choose from.
+        probe ([`Probe`], *optional*):
+            Finds out by retraining which rows to prefer; without one, rows that represent all are kept.
         **options:
             The fields of [`SelectionConfig`].
 
@@ -92,7 +119,8 @@ def select(
     method = method_of(config)
     rows = resolve_split(dataset, split)
     problem = read_problem(rows, config.column, config.balance, config.centred)
-    return pipeline.run(problem, config, method, scoring_of(rows, config.column))
+    scoring = scoring_of(rows, config.column)
+    return pipeline.run(problem, config, method, scoring) if probe is None else probed(problem, config, scoring, probe)
 
 
 def resolve_split(dataset: Any, split: str | None) -> Any:

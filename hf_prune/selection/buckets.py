@@ -20,6 +20,7 @@ from hf_prune.selection.classes import largest_remainder
 from hf_prune.selection.distances import herd
 from hf_prune.selection.linear import solve
 from hf_prune.selection.problem import Problem
+from hf_prune.selection.representation import Representation
 from hf_prune.selection.rounding import refine, round_to_counts, swap_pool
 
 AUTO_ABOVE = 20_000
@@ -77,7 +78,7 @@ def drop_rows(
     buckets: int,
     rng: np.random.Generator,
     *,
-    represent: bool = False,
+    represent: Representation | None = None,
 ) -> tuple[np.ndarray, int]:
     """
     Chooses the rows to drop.
@@ -88,9 +89,9 @@ def drop_rows(
         counts (`np.ndarray`): Rows to drop of each class, `(classes,)`; of shape `(1,)` where nothing is balanced.
         buckets (`int`): Number of buckets.
         rng (`np.random.Generator`): Draws the buckets.
-        represent (`bool`, *optional*, defaults to `False`):
-            Whether the kept rows of each class are chosen to have the class's mean influence, by [`represented`],
-            instead of the dropped rows to have none by the linear program.
+        represent (`Representation`, *optional*):
+            The space in which the kept rows of each class are chosen to have the class's mean, by [`represented`];
+            without it the dropped rows are chosen to have no influence, by the linear program.
 
     Returns:
         `tuple[np.ndarray, int]`: Mask of the dropped rows, bool of shape `(n,)`, and the number of buckets whose
@@ -103,10 +104,10 @@ def drop_rows(
 
     def tasks() -> Iterator[object]:  # one bucket's vectors at a time, made when a worker asks for them
         for ids, share in zip(rows, shares, strict=True):
-            vectors = problem.solver_vectors(ids)
-            if represent:
-                yield delayed(represented)(ids, vectors, cost[ids], codes[ids], share)
+            if represent is not None:
+                yield delayed(represented)(ids, represent.take(ids), cost[ids], codes[ids], share)
                 continue
+            vectors = problem.solver_vectors(ids)
             # the centred sums of all buckets add up to zero; of plain sums each has to be zero by itself
             target = rate * vectors.sum(axis=0) if problem.centred else np.zeros(problem.solver)
             yield delayed(_first_pass)(ids, vectors, cost[ids], codes[ids], share, rate, target)
@@ -118,7 +119,7 @@ def drop_rows(
     dropped = np.zeros(problem.n, dtype=bool)
     for part in parts:
         dropped[part.dropped] = True
-    if not represent:
+    if represent is None:
         _carry(problem, dropped, codes, [part.pool for part in parts])
     return dropped, sum(not part.exact for part in parts)
 

@@ -11,6 +11,7 @@ import numpy as np
 from hf_prune._core.config import UNITS
 from hf_prune._core.notebook import certificate_html
 from hf_prune._core.records import ScoringRecord
+from hf_prune.selection.evidence import Evidence
 from hf_prune.selection.harm import Harm
 from hf_prune.selection.problem import Problem
 
@@ -64,6 +65,7 @@ class Certificate:
         classes_after (`dict[str, int]`, *optional*): Rows of each class after.
         notes (`tuple[str, ...]`): What to know before trusting the figures.
         harm (`Harm`, *optional*): Which rows were dropped first as harmful; None if `harmful="keep"`.
+        evidence (`Evidence`, *optional*): What a probe measured before the choice; None without one.
     """
 
     method: str
@@ -86,12 +88,15 @@ class Certificate:
     classes_after: dict[str, int] | None
     notes: tuple[str, ...]
     harm: Harm | None = None
+    evidence: Evidence | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The certificate as JSON-able values; `harm` is left out where harmful rows were kept."""
+        """The certificate as JSON-able values; `harm` and `evidence` are left out where there are none."""
         values = asdict(self) | {"notes": list(self.notes)}
-        harm = values.pop("harm")
-        return values if harm is None else values | {"harm": harm | {"dropped": list(harm["dropped"])}}
+        harm, _ = values.pop("harm"), values.pop("evidence")
+        if harm is not None:
+            values["harm"] = harm | {"dropped": list(harm["dropped"])}
+        return values if self.evidence is None else values | {"evidence": self.evidence.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Certificate:
@@ -101,8 +106,8 @@ class Certificate:
         Raises:
             `ValueError`: If a field is missing or unknown.
         """
-        names = {field.name for field in fields(cls)} - {"harm"}
-        differing = (set(values) - {"harm"}) ^ names
+        names = {field.name for field in fields(cls)} - {"harm", "evidence"}
+        differing = (set(values) - {"harm", "evidence"}) ^ names
         if differing:
             raise ValueError(
                 f"The certificate's fields differ from this version's ({sorted(differing)}): write it again "
@@ -111,6 +116,8 @@ class Certificate:
         read = dict(values) | {"notes": tuple(values["notes"])}
         if read.get("harm") is not None:
             read["harm"] = Harm(**(dict(read["harm"]) | {"dropped": tuple(read["harm"]["dropped"])}))
+        if read.get("evidence") is not None:
+            read["evidence"] = Evidence.from_dict(read["evidence"])
         for name in names:
             if name.startswith("random_") and read[name] is not None:
                 read[name] = Spread(float(read[name]["mean"]), float(read[name]["sd"]))
@@ -123,6 +130,9 @@ class Certificate:
         """The certificate in a few plain lines."""
         lines = [
             f"Kept {self.kept:,} of {self.n:,} rows ({self.kept / self.n:.1%}), method {self.method}.",
+            "No probe was made, so nothing shows that other rows would be better."
+            if self.evidence is None
+            else self.evidence.explain(),
             f"Predicted shift {self.predicted_shift:.4g}; random subsets of this size {self.random_shift}. "
             f"Unit: {self.units}.",
         ]

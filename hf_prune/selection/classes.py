@@ -44,27 +44,32 @@ class Classes:
 
     def kept_counts(self, kept: int) -> np.ndarray:
         """
-        Rows of each class that stay when `kept` of all rows stay, by largest remainder: within one row of the share.
+        Rows of each class that stay when `kept` of all rows stay, by largest remainder; each class keeps one at least.
 
         Raises:
-            `ValueError`: If a class would lose all its rows.
+            `ValueError`: If there are more classes than rows to keep.
         """
         counts = self.counts()
-        result = largest_remainder(counts * (kept / counts.sum()), kept)
-        empty = np.flatnonzero(result == 0)
-        if len(empty):
-            worst = empty[counts[empty].argmin()]
+        if kept < len(counts):
             raise ValueError(
-                f"Keeping {kept} of {counts.sum()} rows leaves class {self.names[worst]!r} of column {self.column!r} "
-                f"empty (it has {counts[worst]}): keep at least {counts.sum() - self.most_dropped()} rows, or pass "
-                "balance=False."
+                f"Keeping {kept} of {counts.sum()} rows leaves some of the {len(counts)} classes of column "
+                f"{self.column!r} empty: keep at least {len(counts)} rows, or pass balance=False."
             )
+        result = largest_remainder(counts * (kept / counts.sum()), kept)
+        for empty in np.flatnonzero(result == 0):  # a row of its own, from the class that keeps most
+            result[empty] = 1
+            result[result.argmax()] -= 1
         return result
 
-    def most_dropped(self) -> int:
-        """Rows that can go while every class surely keeps one."""
+    def raised(self, kept: int) -> list[str]:
+        """Names of the classes whose share of `kept` rows is less than half a row, and that keep one all the same."""
         counts = self.counts()
-        return int(counts.sum() - -(-counts.sum() // counts.min()))
+        shares = largest_remainder(counts * (kept / counts.sum()), kept)
+        return [self.names[code] for code in np.flatnonzero(shares == 0)]
+
+    def most_dropped(self) -> int:
+        """Rows that can go while every class keeps one."""
+        return len(self.codes) - len(self.names)
 
 
 def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:

@@ -53,6 +53,11 @@ def run(
     else:
         most = problem.n - 1 if problem.classes is None else problem.classes.most_dropped()
         choice, notes = size.drop_within(problem, config.epsilon, solve, most)
+    if problem.classes is not None and choice.resolved.get("balance") is not False:
+        raised = problem.classes.raised(problem.n - int(choice.dropped.sum()))
+        if raised:
+            named = ", ".join(map(repr, raised[:5])) + (f" and {len(raised) - 5} more" if len(raised) > 5 else "")
+            notes += (f"A class too small for its share keeps one row all the same: {named}.",)
     certificate = certify(
         problem,
         choice.dropped,

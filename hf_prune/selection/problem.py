@@ -23,6 +23,7 @@ class Problem:
         vectors (`Vectors`): Shift of the result if a row is removed, `n` times `(k,)`, read when it is needed.
         norm (`np.ndarray`): Its length, float32 of shape `(n,)`.
         eval_loss (`np.ndarray`, *optional*): Predicted change of the held-out loss, float32 of shape `(n,)`.
+        features (`Vectors`, *optional*): What the trained model makes of each row, `n` times `(d,)`.
         classes (`Classes`, *optional*): Classes to balance.
         mean (`np.ndarray`): What is taken off each vector, float64 of shape `(k,)`: their mean, or 0.
         centred (`bool`): Whether vectors are centred, and shifts re-weighted; else both are the plain sums.
@@ -33,6 +34,7 @@ class Problem:
     vectors: Vectors
     norm: np.ndarray
     eval_loss: np.ndarray | None
+    features: Vectors | None
     classes: Classes | None
     mean: np.ndarray
     centred: bool = True
@@ -112,6 +114,7 @@ class Problem:
             vectors=vectors,
             norm=self.norm[rows],
             eval_loss=None if self.eval_loss is None else self.eval_loss[rows],
+            features=None if self.features is None else self.features.select(rows),
             classes=None if self.classes is None else self.classes.take(rows),
             mean=mean_of(vectors, "influence") if self.centred else self.mean,
             rows=rows if self.rows is None else self.rows[rows],
@@ -144,5 +147,9 @@ def read_problem(dataset: Dataset, column: str, balance: str | bool | None, cent
     columns = InfluenceColumns(column)
     norm = read_scalars(dataset, columns.norm)
     eval_loss = read_scalars(dataset, columns.eval_loss) if columns.eval_loss in dataset.column_names else None
+    features = None
+    if columns.features in dataset.column_names:
+        features = read_vectors(dataset, columns.features)
+        mean_of(features, columns.features)  # checks the values
     classes = read_classes(dataset, balance)
-    return Problem(dataset, vectors, norm, eval_loss, classes, mean if centred else np.zeros(k), centred)
+    return Problem(dataset, vectors, norm, eval_loss, features, classes, mean if centred else np.zeros(k), centred)

@@ -76,6 +76,8 @@ def _check_order(chosen: Selection, dataset: Dataset, name: str, options: dict[s
 
 def _check_nulls(chosen: Selection, dataset: Dataset, name: str, options: dict[str, Any]) -> None:
     for column in dataset.column_names:
+        if column == chosen.certificate.class_column:
+            continue  # rows without a class are a class of their own, whose only row is kept
         values = pa.chunked_array(dataset.data.column(column)).combine_chunks()
         missing = pa.concat_arrays([pa.nulls(1, values.type), values.slice(1)])
         broken = dataset.remove_columns(column).add_column(column, missing, feature=dataset.features[column])

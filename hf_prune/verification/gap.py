@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from datasets.utils import tqdm
 
+from hf_prune._core.digest import content_digest
 from hf_prune.selection import PrunedDataset
 from hf_prune.verification.metrics import Metric
 from hf_prune.verification.result import Arm, Run, Verification
@@ -64,8 +65,8 @@ def verify(
         [`Verification`]: The runs, their means and intervals, the gaps, and the certificate's prediction.
 
     Raises:
-        `ValueError`: If the factory ignores its arguments, an argument is out of range, or `pruned` was made from
-            another number of rows than `full` has.
+        `ValueError`: If the factory ignores its arguments, an argument is out of range, `pruned` was made from
+            another number of rows than `full` has, or a probe chose it on these very `eval_dataset` rows.
 
     Example:
 
@@ -75,6 +76,7 @@ def verify(
     ```
     """
     chosen = _seeds(seeds)
+    _check_unseen(pruned, eval_dataset)
     protocol = RetrainingProtocol(factory, {"eval": eval_dataset}, metric, budget, len(full))
     better = protocol.measure.name != "loss" if greater_is_better is None else greater_is_better
     less = same_columns(pruned, full)
@@ -155,6 +157,15 @@ def same_columns(pruned: Dataset, full: Dataset) -> Dataset:
     if len(pruned) > len(full):
         raise ValueError(f"The pruned dataset has {len(pruned)} rows, the full one {len(full)}: check their order.")
     return pruned.select_columns(full.column_names)
+
+
+def _check_unseen(pruned: Dataset, eval_dataset: Dataset) -> None:
+    """What a choice was made on cannot measure it."""
+    evidence = pruned.selection.certificate.evidence if isinstance(pruned, PrunedDataset) else None
+    if evidence is not None and evidence.eval_digest == content_digest(eval_dataset):
+        raise ValueError(
+            "The probe chose the pruned rows on this eval_dataset, which would flatter them: pass other rows."
+        )
 
 
 def predicted_loss_change(pruned: Dataset) -> float | None:

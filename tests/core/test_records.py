@@ -47,6 +47,8 @@ def test_what_was_observed_comes_back_from_json():
 def test_the_columns_follow_from_the_name_of_the_first():
     columns = InfluenceColumns("mine")
     assert (
-        list(columns) == ["mine", "mine_norm", "mine_eval_loss"] == [columns.vector, columns.norm, columns.eval_loss]
+        list(columns)
+        == ["mine", "mine_norm", "mine_eval_loss", "mine_features"]
+        == [columns.vector, columns.norm, columns.eval_loss, columns.features]
     )
     assert columns.among(["text", "mine_norm", "mine"]) == ["mine", "mine_norm"]

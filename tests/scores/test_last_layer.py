@@ -65,10 +65,10 @@ def test_annealing_removes_as_many_as_asked(removed: int):
 
 def test_what_cannot_be_done_is_refused_in_words(tmp_path: Path):
     torch.manual_seed(0)
-    rows, model = toys.tokens(20), toys.gpt2()
+    rows, model = toys.vectors(20), toys.Cubed()
     callback = TrajectoryCallback(tmp_path / "t", row_statistics=True)
     toys.train(model, rows, tmp_path / "out", [callback])
-    with pytest.raises(UnsupportedError, match="No linear layer of GPT2"):
+    with pytest.raises(UnsupportedError, match="No linear layer of Cubed"):
         add_scores(rows, tmp_path / "t", model=model, last_layer=True)
     with pytest.raises(ValueError, match="needs the trained model"):
         add_scores(rows, tmp_path / "t", last_layer=True)

@@ -120,14 +120,21 @@ def test_a_column_that_cannot_be_classes_is_refused(column):
         select(scored(), 0.5, balance=column)
 
 
-def test_a_class_that_balance_cannot_keep_is_named():
-    label = np.array([0] * 200 + [1] * 196 + [2] * 4)
-    with pytest.raises(
-        ValueError, match=r"leaves class 'class 2' .*\(it has 4\): keep at least 100 rows, or pass balance=False"
-    ):
-        select(scored(label=label), 40)
-    assert select(scored(label=label), 100).certificate.classes_after["class 2"] == 1
-    assert select(scored(label=label), 40, balance=False).certificate.kept == 40
+def test_a_class_too_small_for_its_share_keeps_a_row_and_is_named():
+    label = np.array([0] * 200 + [1] * 199 + [2])
+    for method in ("influence", "stratified", "norm"):
+        certificate = select(scored(label=label), 40, method=method).certificate
+        assert certificate.classes_after == {"class 0": 20, "class 1": 19, "class 2": 1} or (
+            certificate.classes_after == {"class 0": 19, "class 1": 20, "class 2": 1}
+        )
+        assert any("'class 2'" in note and "keeps one row" in note for note in certificate.notes)
+    assert not any("keeps one row" in note for note in select(scored(), 40).certificate.notes)
+
+
+def test_more_classes_than_kept_rows_are_refused():
+    with pytest.raises(ValueError, match=r"leaves some of the 3 classes .* empty: keep at least 3 rows"):
+        select(scored(), 2)
+    assert select(scored(), 2, balance=False).certificate.kept == 2
 
 
 def test_stratified_without_classes_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hf_prune._core.config import SelectionConfig
 from hf_prune.selection import buckets, difficulty, select
 from tests.selection.scored import problem, scored
 
@@ -15,7 +16,7 @@ def _residual(data, dropped: np.ndarray) -> float:
 
 def _drop(data, number: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    cost = difficulty.cost(difficulty.choose(0.7, data.norm, None, 0.5), data.norm, rng)
+    cost = difficulty.cost(difficulty.choose(SelectionConfig(keep=0.5, difficulty=0.7)), data.norm, rng)
     return buckets.drop_rows(data, cost, np.array([data.n // 2]), number, rng)[0]
 
 

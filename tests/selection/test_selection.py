@@ -159,4 +159,4 @@ def test_a_selection_holds_what_was_asked_and_what_came_of_it():
     assert selection.resolved["kept"] == 200
     assert selection.resolved["balance"] == "label"
     assert selection.resolved["buckets"] == 1
-    assert selection.resolved["difficulty"]["kind"] == "cover"
+    assert selection.resolved["difficulty"]["kind"] == "represent"

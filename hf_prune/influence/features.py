@@ -1,0 +1,160 @@
+"""What the trained model makes of each row: the vectors that selection represents beside the influence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from hf_prune.errors import UnsupportedError
+from hf_prune.model.losses import IGNORED
+from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.rows import Rows
+
+logger = logging.get_logger(__name__)
+
+Columns = Callable[[dict[str, list[Any]], list[int]], dict[str, np.ndarray]]
+
+WIDTH = 64
+"""Numbers a row at most; wider layers are projected to so many at random."""
+
+
+class RowFeatures:
+    """
+    The inputs of the model's last linear layer, for `Dataset.map`.
+
+    A row of tokens has the mean over its labelled tokens. Layers of more than 64 inputs are projected to 64 numbers by
+    a Gaussian matrix, which keeps distances to about a tenth (Johnson and Lindenstrauss).
+
+    Args:
+        objective (`Objective`): The model as a function of the recorded parameters.
+        theta (`torch.Tensor`): Their values, `(p,)`.
+        rows (`Rows`): The rows.
+        column (`str`): Name of the column.
+
+    Raises:
+        `UnsupportedError`: if the logits are not what a linear layer gives.
+    """
+
+    def __init__(self, objective: Objective, theta: torch.Tensor, rows: Rows, column: str):
+        self.objective, self.theta, self.rows, self.column = objective, theta, rows, column
+        self.layer, inputs, _ = last_layer(objective, theta, rows.batch([0]).inputs)
+        self.projection = _projection(inputs.shape[-1]).to(inputs)
+        self.pooled = inputs.ndim == 2 and self._inputs(rows.batch([0])).ndim == 3
+
+    @property
+    def width(self) -> int:
+        """Numbers a row."""
+        return self.projection.shape[1]
+
+    def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
+        batch = self.rows.batch(indices)
+        inputs = last_layer(self.objective, self.theta, batch.inputs)[1] if self.pooled else self._inputs(batch)
+        return {self.column: _of_rows(inputs @ self.projection, batch).float().cpu().numpy()}
+
+    def _inputs(self, batch: Batch) -> torch.Tensor:
+        """The layer's inputs, by a forward pass that ends before it: logits of a vocabulary would fill the memory."""
+        handle = self.layer.register_forward_pre_hook(_stop)
+        try:
+            with torch.no_grad():
+                self.objective.logits(self.theta, batch.inputs)
+        except _EndOfForwardError as reached:
+            return reached.inputs
+        finally:
+            handle.remove()
+        raise UnsupportedError(f"{type(self.objective.model).__name__} does not reach its last layer for every row.")
+
+
+class _EndOfForwardError(Exception):
+    """Ends a forward pass at the last layer."""
+
+    def __init__(self, inputs: torch.Tensor):
+        super().__init__("the last layer was reached")
+        self.inputs = inputs
+
+
+def _stop(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    raise _EndOfForwardError(given[0].detach())
+
+
+@dataclass(frozen=True)
+class WithFeatures:
+    """The columns of a scorer and the features, in one pass."""
+
+    scorer: Columns
+    features: RowFeatures
+
+    def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
+        return self.scorer(columns, indices) | self.features(columns, indices)
+
+
+def find_features(objective: Objective, theta: torch.Tensor, rows: Rows, column: str) -> RowFeatures | None:
+    """The features of the rows; None, with a warning, where the model has no last linear layer."""
+    try:
+        return RowFeatures(objective, theta, rows, column)
+    except UnsupportedError as error:
+        logger.warning(f"{error} Selection will represent rows by their influence alone.")
+        return None
+
+
+def last_layer(
+    objective: Objective, theta: torch.Tensor, inputs: dict[str, torch.Tensor]
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """
+    The linear layer that gives the logits, its inputs `(B, ..., d)`, and the logits `(B, ..., C)`.
+
+    Heads that take one position's logits (GPT-2's and Llama's for sequences) have the inputs at that position.
+
+    Raises:
+        `UnsupportedError`: if the logits are not what the last linear layer gives.
+    """
+    caught: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
+
+    def keep(module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        caught[:] = [(module, given[0].detach(), output.detach())]
+
+    handles = [m.register_forward_hook(keep) for m in objective.model.modules() if isinstance(m, nn.Linear)]
+    try:
+        with torch.no_grad():
+            logits = objective.logits(theta, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = _aligned(*caught[0][1:], logits) if caught else None
+    if found is None:
+        raise UnsupportedError(f"No linear layer of {type(objective.model).__name__} gives its logits.")
+    return caught[0][0], found, logits
+
+
+def _aligned(given: torch.Tensor, output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
+    """The layer's inputs where its outputs are the logits, `(B, ..., d)`; None where they are not."""
+    if output.shape == logits.shape:
+        return given if torch.equal(output, logits) else None
+    if output.ndim != 3 or logits.shape != (output.shape[0], output.shape[2]):
+        return None
+    same = (output == logits[:, None]).all(dim=2)
+    return given[torch.arange(len(given)), same.int().argmax(dim=1)] if bool(same.any(dim=1).all()) else None
+
+
+def _projection(inputs: int) -> torch.Tensor:
+    """`(inputs, width)`: the identity, or a Gaussian matrix that keeps lengths on average."""
+    if inputs <= WIDTH:
+        return torch.eye(inputs)
+    generator = torch.Generator().manual_seed(0)  # one space for all scorings, whatever their directions' seed
+    return torch.randn(inputs, WIDTH, generator=generator) / WIDTH**0.5
+
+
+def _of_rows(inputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """One vector a row, `(B, d)`: of several positions the mean over the labelled ones, or over all."""
+    if inputs.ndim == 2:
+        return inputs
+    weights = torch.ones(inputs.shape[:-1], device=inputs.device, dtype=inputs.dtype)
+    if batch.labels.shape == weights.shape and not batch.labels.is_floating_point():
+        weights = (batch.labels != IGNORED).to(inputs.dtype)
+    inputs, weights = inputs.flatten(1, -2), weights.flatten(1)
+    return (inputs * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)

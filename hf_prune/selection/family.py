@@ -1,0 +1,73 @@
+"""The family of choices that a probe decides between, and the selection that follows from what it measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from datasets import Dataset
+
+from hf_prune._core.columns import LAST_LAYER_INFLUENCE, InfluenceColumns
+from hf_prune._core.config import SelectionConfig
+from hf_prune._core.records import ScoringRecord
+from hf_prune.selection import pipeline
+from hf_prune.selection.evidence import BALANCED, Evidence
+from hf_prune.selection.method import method_of
+from hf_prune.selection.problem import Problem
+from hf_prune.selection.selection import Selection
+
+PREFERENCES: dict[str, dict[str, float | str]] = {
+    "hard 25%": {"hard": 0.25},
+    "hard 50%": {"hard": 0.5},
+    "hardest": {"method": "norm"},
+    "without the hardest 20%": {"cut": 0.2},
+}
+"""What may be preferred to the balanced choice, from the influence columns alone."""
+SCORED = {"el2n": "el2n", "aum": "aum", "tdds": "variability", "iclr2023": LAST_LAYER_INFLUENCE}
+"""Methods that are tried too where the dataset has the column that they read."""
+_OWN = ("method", "difficulty", "hard", "cut", "cost", "epsilon")
+
+
+class Comparison(Protocol):
+    """What a probe can do: [`~hf_prune.verification.probe.Probe`] retrains."""
+
+    def compare(self, dataset: Dataset, candidates: dict[str, np.ndarray]) -> Evidence:
+        """Measures subsets, each given by the rows that it keeps, and says which to take."""
+        ...
+
+
+def family(config: SelectionConfig, columns: list[str]) -> dict[str, SelectionConfig]:
+    """
+    The candidates by name, the balanced choice first.
+
+    Raises:
+        `ValueError`: if the options ask for a preference already.
+    """
+    asked = sorted(set(config.changed()) & set(_OWN))
+    if asked:
+        raise ValueError(
+            f"A probe finds out what to prefer, and {asked[0]} says it: leave {asked[0]} out, or leave probe out."
+        )
+    found = {BALANCED: config}
+    found |= {name: replace(config, **changes) for name, changes in PREFERENCES.items()}  # type: ignore[arg-type]
+    return found | {name: replace(config, method=name) for name, column in SCORED.items() if column in columns}
+
+
+def probed(problem: Problem, config: SelectionConfig, scoring: ScoringRecord | None, probe: Comparison) -> Selection:
+    """
+    The candidate that a probe takes, with the evidence in its certificate.
+
+    Args:
+        problem (`Problem`): The dataset.
+        config (`SelectionConfig`): Size, balance, seed and the like, which all candidates share.
+        scoring (`ScoringRecord`, *optional*): How the influence columns were made.
+        probe (`Comparison`): What measures the candidates.
+    """
+    configs = family(config, problem.dataset.column_names)
+    selections = {name: pipeline.run(problem, asked, method_of(asked), scoring) for name, asked in configs.items()}
+    scores = [*InfluenceColumns(config.column), LAST_LAYER_INFLUENCE]
+    trained = problem.dataset.select_columns([n for n in problem.dataset.column_names if n not in scores])
+    evidence = probe.compare(trained, {name: found.keep_indices for name, found in selections.items()})
+    taken = selections[evidence.chosen]
+    return replace(taken, certificate=replace(taken.certificate, evidence=evidence))

@@ -1,0 +1,159 @@
+"""Probes: which rows to prefer is found out by retraining, fairly, within what was agreed, and once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import Trainer
+
+from hf_prune import Probe, prune, select, verify
+from hf_prune.publish import files
+from hf_prune.publish.record import Record
+from hf_prune.selection.evidence import BALANCED, Evidence, beyond_chance, gains
+from hf_prune.verification.probe import FIRST_SEED, rounds
+from tests.toys import Mlp, arguments, vectors
+
+
+def scored(wrong: np.ndarray) -> Dataset:
+    """Rows with influence columns; the wrong ones have another label, and the smallest norms."""
+    clean = vectors(len(wrong))
+    labels = np.where(wrong, (np.array(clean["labels"]) + 1) % 3, clean["labels"])
+    found = clean.remove_columns("labels").add_column("labels", labels)
+    lengths = np.where(wrong, 1.0, 3.0)[:, None]
+    influence = np.random.default_rng(0).normal(size=(len(wrong), 8)) * lengths
+    influence *= lengths / np.linalg.norm(influence, axis=1, keepdims=True)
+    columns = {"influence": influence, "influence_norm": np.linalg.norm(influence, axis=1)}
+    for name, values in columns.items():
+        found = found.add_column(name, values.astype("float32").tolist())
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    return scored(np.zeros(120, dtype=bool))
+
+
+@pytest.fixture(scope="module")
+def dev() -> Dataset:
+    return vectors(200, seed=1)
+
+
+class Factory:
+    """Notes each training it was asked for; `stop_at` is the one at which it is killed."""
+
+    def __init__(self, scratch: Path, stop_at: int | None = None, **overrides: Any):
+        self.scratch, self.stop_at, self.overrides = scratch, stop_at, {"num_train_epochs": 4} | overrides
+        self.calls: list[tuple[int, tuple[Any, ...]]] = []
+
+    def __call__(self, train_dataset: Dataset, seed: int) -> Trainer:
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        assert train_dataset.column_names == ["x", "labels"]  # as they were trained on, without influence
+        self.calls.append((seed, tuple(map(tuple, train_dataset["x"]))))
+        options = {"learning_rate": 2e-2, "seed": seed} | self.overrides
+        return Trainer(Mlp(), arguments(self.scratch, **options), train_dataset=train_dataset)
+
+
+def test_every_candidate_is_compared_with_random_rows_of_the_same_seed(rows, dev, tmp_path):
+    factory = Factory(tmp_path)
+    evidence = select(rows, 0.5, probe=Probe(factory, dev, cost=8)).certificate.evidence
+    assert evidence.trainings == len(factory.calls)
+    assert evidence.cost == len(factory.calls) * 0.5 <= 8
+    assert {len(chosen) for _, chosen in factory.calls} == {60}
+    plan = rounds(5, 16)
+    seeds = [seed - FIRST_SEED for seed, _ in factory.calls]
+    assert seeds == [place for place, size in enumerate(plan) for _ in range(size + 1)]
+    random = [chosen for (_, chosen), last in zip(factory.calls, np.diff([*seeds, -1]) != 0, strict=True) if last]
+    assert len(set(random)) == len(plan)  # drawn anew for each seed
+
+
+def test_what_beats_random_beyond_chance_is_taken_and_said(dev, tmp_path):
+    rows = scored(np.arange(240) % 2 == 0)  # no label of the hardest half is wrong, and half of random ones
+    pruned = prune(rows, 0.3, probe=Probe(Factory(tmp_path), dev, cost=5))
+    evidence = pruned.selection.certificate.evidence
+    assert evidence.chosen == evidence.candidates[0].name == "hardest"
+    assert evidence.beats_random
+    assert evidence.candidates[0].gain > 0.1
+    assert "hardest was +" in pruned.selection.certificate.explain().splitlines()[1]
+    again = select(rows, **pruned.selection.config.to_dict())  # the rows can be had without a probe
+    np.testing.assert_array_equal(again.keep_indices, pruned.selection.keep_indices)
+
+
+def test_without_evidence_the_balanced_choice_is_taken(rows, dev, tmp_path):
+    factory = Factory(tmp_path, learning_rate=0.0)  # nothing is learned, so nothing differs
+    selection = select(rows, 0.5, probe=Probe(factory, dev))
+    assert selection.certificate.evidence.chosen == BALANCED
+    assert not selection.certificate.evidence.beats_random
+    np.testing.assert_array_equal(selection.keep_indices, select(rows, 0.5).keep_indices)
+
+
+def test_a_stopped_probe_goes_on_where_it_was(rows, dev, tmp_path):
+    whole = Factory(tmp_path)
+    expected = select(rows, 0.5, probe=Probe(whole, dev, directory=tmp_path / "whole"))
+    stopped = Factory(tmp_path, stop_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        select(rows, 0.5, probe=Probe(stopped, dev, directory=tmp_path / "probe"))
+    rest = Factory(tmp_path)
+    assert select(rows, 0.5, probe=Probe(rest, dev, directory=tmp_path / "probe")) == expected
+    assert len(rest.calls) == len(whole.calls) - 5
+
+
+def test_equal_steps_are_the_recorded_runs(rows, dev, tmp_path):
+    evidence = select(rows, 0.5, probe=Probe(Factory(tmp_path), dev, budget="steps", steps=6)).certificate.evidence
+    assert (evidence.budget, evidence.cost) == ("steps", evidence.trainings)
+    with pytest.raises(ValueError, match="for budget='steps' alone: pass both or neither"):
+        Probe(Factory(tmp_path), dev, budget="steps")
+
+
+def test_evidence_is_published_and_read_back(rows, dev, tmp_path):
+    pruned = prune(rows, 0.5, probe=Probe(Factory(tmp_path), dev))
+    files.write(pruned, tmp_path / "published")
+    found = Record.open(str(tmp_path / "published")).selection().certificate.evidence
+    assert found == pruned.selection.certificate.evidence
+    assert Evidence.from_dict(found.to_dict()) == found
+
+
+def test_verify_refuses_the_rows_that_the_probe_chose_on(rows, dev, tmp_path):
+    pruned = prune(rows, 0.5, probe=Probe(Factory(tmp_path), dev))
+    plain = rows.select_columns(["x", "labels"])
+    with pytest.raises(ValueError, match="chose the pruned rows on this eval_dataset"):
+        verify(Factory(tmp_path), plain, pruned, eval_dataset=dev)
+
+
+def test_a_probe_that_cannot_be_paid_or_is_not_needed_is_refused(rows, dev, tmp_path):
+    with pytest.raises(ValueError, match="a comparison takes 5: raise cost"):
+        select(rows, 0.5, probe=Probe(Factory(tmp_path), dev, cost=2))
+    with pytest.raises(ValueError, match="A probe finds out what to prefer, and hard says it"):
+        select(rows, 0.5, hard=0.5, probe=Probe(Factory(tmp_path), dev))
+
+
+@pytest.mark.parametrize(
+    ("trainings", "plan"), [(5, [2, 1]), (6.9, [2, 1]), (7, [2, 1, 1]), (9, [3, 2, 1]), (15, [5, 3, 2, 1])]
+)
+def test_rounds_halve_down_to_one_within_what_is_paid(trainings: float, plan: list[int]):
+    assert rounds(5, trainings) == plan
+    assert sum(plan) + len(plan) <= trainings
+
+
+def test_gains_are_paired_and_their_error_is_pooled():
+    found, freedom = gains({"a": [1.0, 3.0, 2.0], "b": [0.5, 1.5]}, [0.0, 1.0, 2.0], 1)
+    assert [(c.name, c.gain, c.seeds) for c in found] == [("a", 1.0, 3), ("b", 0.5, 2)]
+    assert freedom == 3
+    pooled = ((0 + 1 + 1) + (0 + 0)) / 3  # differences 1, 2, 0 and .5, .5
+    assert found[0].error == pytest.approx((pooled / 3) ** 0.5)
+    worse, _ = gains({"a": [1.0, 3.0]}, [0.0, 1.0], -1)
+    assert worse[0].gain == -1.5
+
+
+def test_chance_alone_rarely_looks_like_evidence():
+    rng = np.random.default_rng(0)
+    beyond = 0
+    for _ in range(400):
+        random = rng.normal(size=4)
+        found, freedom = gains({str(i): rng.normal(size=n).tolist() for i, n in enumerate([4, 3, 2, 1, 1])}, random, 1)
+        beyond += beyond_chance(found[0], freedom, 5)
+    assert beyond / 400 < 0.06
