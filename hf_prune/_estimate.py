@@ -16,7 +16,7 @@ from hf_prune.trajectory.ledger import LedgerRow
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """
     What a record will take.
 
@@ -61,7 +61,7 @@ def estimate(
     snapshot_dtype: str = "float32",
     directions: int = 64,
     step_seconds: float | None = None,
-) -> Estimate:
+) -> CostEstimate:
     """
     Tells disk space, memory and time that a record and its scoring will take.
 
@@ -86,7 +86,7 @@ def estimate(
             Time of one training step, to turn the guess of scoring time into seconds.
 
     Returns:
-        [`Estimate`]
+        [`CostEstimate`]
     """
     if n_rows < 1:
         raise ValueError(f"n_rows must be at least 1, got {n_rows}.")
@@ -110,7 +110,7 @@ def estimate(
         visits_per_step=_visits_per_step(args, n_rows, steps_per_epoch),
         segments=len(planned) - 1,
     )
-    return Estimate(
+    return CostEstimate(
         total_steps=total_steps,
         snapshots=len(planned),
         parameters=size,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hf_prune.demo.run import MAIN_RATE, DemoResult
 from hf_prune.report import Curve, ReportData, gaps, how_it_was_made, selection_parts, write_report
-from hf_prune.verification import Estimate
+from hf_prune.verification import MeanInterval
 
 
 def table(result: DemoResult) -> Group:
@@ -96,9 +96,9 @@ def _seconds_line(result: DemoResult) -> str:
     )
 
 
-def _spread(estimate: Estimate) -> str:
+def _spread(estimate: MeanInterval) -> str:
     return f"{estimate.mean:.4f}" if estimate.sd is None else f"{estimate.mean:.4f} ± {estimate.sd:.4f}"
 
 
-def _percent(estimate: Estimate) -> str:
+def _percent(estimate: MeanInterval) -> str:
     return f"{100 * estimate.mean:.1f} %"

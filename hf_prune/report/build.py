@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from hf_prune.report.data import Gap
 from hf_prune.report.examples import ScoredRows, interesting_rows
+from hf_prune.report.plain_language import plain_words
 from hf_prune.report.plots import class_counts
-from hf_prune.report.words import plain_words
 from hf_prune.selection import Selection
 from hf_prune.verification import Verification
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_prune.verification import Estimate, Verification
+from hf_prune.verification import MeanInterval, Verification
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class Curve:
 
     Args:
         metric (`str`): Its name.
-        full (`Estimate`): On all rows.
-        pruned (`dict[float, Estimate]`): By rate.
-        random (`dict[float, Estimate]`): By rate; random rows of the same number.
+        full (`MeanInterval`): On all rows.
+        pruned (`dict[float, MeanInterval]`): By rate.
+        random (`dict[float, MeanInterval]`): By rate; random rows of the same number.
     """
 
     metric: str
-    full: Estimate
-    pruned: Mapping[float, Estimate]
-    random: Mapping[float, Estimate] = field(default_factory=dict)
+    full: MeanInterval
+    pruned: Mapping[float, MeanInterval]
+    random: Mapping[float, MeanInterval] = field(default_factory=dict)
 
     @classmethod
     def of(cls, verifications: Mapping[float, Verification]) -> Curve:
@@ -47,13 +47,13 @@ class Gap:
     Args:
         rate (`float`): Share of rows that was pruned.
         predicted (`float`): From the subset's certificate.
-        observed (`Estimate`): From retraining.
+        observed (`MeanInterval`): From retraining.
         budget (`str`, *optional*, defaults to `"steps"`): What the retrainings had the same number of.
     """
 
     rate: float
     predicted: float
-    observed: Estimate
+    observed: MeanInterval
     budget: str = "steps"
 
     @classmethod

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from hf_prune.report.data import Curve, Gap
 from hf_prune.report.theme import LIGHT
-from hf_prune.verification import Estimate
+from hf_prune.verification import MeanInterval
 
 INK, PRUNED, RANDOM, FULL, GRID = (LIGHT[name] for name in ("ink", "pruned", "random", "muted", "line"))
 """Colours on a white ground; the page maps them to those of its theme."""
@@ -178,7 +178,7 @@ def draw_classes(ax: Axes, classes: Mapping[str, tuple[int, int]], most: int = 2
     ax.legend(loc="upper left", ncols=2)
 
 
-def _lines(full: Estimate, by_rate: Mapping[float, Estimate]) -> tuple[list[float], ...]:
+def _lines(full: MeanInterval, by_rate: Mapping[float, MeanInterval]) -> tuple[list[float], ...]:
     """Rates from 0 (all rows) up, means, and the ends of the intervals (the mean itself where there is none)."""
     points = [(0.0, full), *sorted(by_rate.items())]
     intervals = [point.interval or (point.mean, point.mean) for _, point in points]
@@ -190,7 +190,7 @@ def _lines(full: Estimate, by_rate: Mapping[float, Estimate]) -> tuple[list[floa
     )
 
 
-def _errors(estimates: Sequence[Estimate]) -> list[list[float]]:
+def _errors(estimates: Sequence[MeanInterval]) -> list[list[float]]:
     pairs = [estimate.interval or (estimate.mean, estimate.mean) for estimate in estimates]
     return [
         [estimate.mean - low for estimate, (low, _) in zip(estimates, pairs, strict=True)],

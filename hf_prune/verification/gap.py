@@ -12,7 +12,7 @@ from datasets.utils import tqdm
 from hf_prune._core.digest import content_digest
 from hf_prune.selection import PrunedDataset
 from hf_prune.verification.metrics import Metric
-from hf_prune.verification.result import Arm, Run, Verification
+from hf_prune.verification.result import Arm, Retraining, Verification
 from hf_prune.verification.runs import Factory, RetrainingProtocol
 
 # A stream of its own for each seed: random subsets must not repeat those that `select(method="random")` draws.
@@ -123,7 +123,7 @@ def train_arm(
     Returns:
         `Mapping[str, Arm]`: One arm for each of the protocol's held-out sets.
     """
-    runs: dict[str, list[Run]] = {key: [] for key in protocol.eval_datasets}
+    runs: dict[str, list[Retraining]] = {key: [] for key in protocol.eval_datasets}
     size = 0
     for place, seed in enumerate(seeds):
         bar.set_postfix_str(f"{name}, seed {seed}")

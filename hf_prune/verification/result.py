@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanInterval:
     """
     A mean over seeds and how sure it is.
 
@@ -29,7 +29,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
     @classmethod
-    def of(cls, values: Sequence[float], *, level: float = LEVEL) -> Estimate:
+    def of(cls, values: Sequence[float], *, level: float = LEVEL) -> MeanInterval:
         """Estimates the mean of independent values, one for each seed."""
         n = len(values)
         mean = math.fsum(values) / n
@@ -42,7 +42,7 @@ class Estimate:
         return cls(mean, sd, (mean - half, mean + half))
 
     @classmethod
-    def of_gap(cls, full: Sequence[float], less: Sequence[float], *, level: float = LEVEL) -> Estimate:
+    def of_gap(cls, full: Sequence[float], less: Sequence[float], *, level: float = LEVEL) -> MeanInterval:
         """
         The generalization gap: the metric on all rows minus that on less of them, paired by seed.
 
@@ -57,7 +57,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Run:
+class Retraining:
     """
     One retraining.
 
@@ -83,20 +83,20 @@ class Arm:
 
     Args:
         rows (`int`): Rows of each training set.
-        runs (`tuple[Run, ...]`): In the order of the seeds.
+        runs (`tuple[Retraining, ...]`): In the order of the seeds.
     """
 
     rows: int
-    runs: tuple[Run, ...]
+    runs: tuple[Retraining, ...]
 
     @property
-    def metric(self) -> Estimate:
-        return Estimate.of([run.metric for run in self.runs])
+    def metric(self) -> MeanInterval:
+        return MeanInterval.of([run.metric for run in self.runs])
 
     @property
-    def loss(self) -> Estimate | None:
+    def loss(self) -> MeanInterval | None:
         losses = [run.loss for run in self.runs if run.loss is not None]
-        return Estimate.of(losses) if len(losses) == len(self.runs) else None
+        return MeanInterval.of(losses) if len(losses) == len(self.runs) else None
 
     @property
     def seconds(self) -> float:
@@ -105,7 +105,7 @@ class Arm:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Arm:
-        return cls(rows=values["rows"], runs=tuple(Run(**run) for run in values["runs"]))
+        return cls(rows=values["rows"], runs=tuple(Retraining(**run) for run in values["runs"]))
 
 
 @dataclass(frozen=True)
@@ -140,27 +140,27 @@ class Verification:
                 raise ValueError("The arms were trained with other seeds: retrain all of them with the same ones.")
 
     @property
-    def gap(self) -> Estimate:
+    def gap(self) -> MeanInterval:
         """The metric on all rows minus that on the pruned ones, paired by seed."""
         return self._metric_gap(self.pruned)
 
     @property
-    def random_gap(self) -> Estimate | None:
+    def random_gap(self) -> MeanInterval | None:
         """The metric on all rows minus that on random ones, paired by seed."""
         return None if self.random is None else self._metric_gap(self.random)
 
     @property
-    def loss_change(self) -> Estimate | None:
+    def loss_change(self) -> MeanInterval | None:
         """The held-out loss on the pruned rows minus that on all rows, paired by seed: what was predicted."""
         return _loss_change(self.full, self.pruned)
 
     @property
-    def random_loss_change(self) -> Estimate | None:
+    def random_loss_change(self) -> MeanInterval | None:
         """The held-out loss on random rows minus that on all rows, paired by seed."""
         return None if self.random is None else _loss_change(self.full, self.random)
 
     @property
-    def loss_beside_random(self) -> Estimate | None:
+    def loss_beside_random(self) -> MeanInterval | None:
         """The held-out loss on the pruned rows minus that on random ones, paired by seed: both make as many steps."""
         return None if self.random is None else _loss_change(self.random, self.pruned)
 
@@ -170,8 +170,8 @@ class Verification:
         change, random = self.predicted_loss_change, self.predicted_random_loss_change
         return None if change is None or random is None else change - random
 
-    def _metric_gap(self, arm: Arm) -> Estimate:
-        return Estimate.of_gap([run.metric for run in self.full.runs], [run.metric for run in arm.runs])
+    def _metric_gap(self, arm: Arm) -> MeanInterval:
+        return MeanInterval.of_gap([run.metric for run in self.full.runs], [run.metric for run in arm.runs])
 
     def explain(self) -> str:
         """The result in a few plain lines."""
@@ -222,8 +222,10 @@ class Verification:
         """All runs, and the estimates beside them for readers of the JSON."""
         estimates = ("gap", "random_gap", "loss_change", "random_loss_change", "loss_beside_random")
         shown = {name: getattr(self, name) for name in estimates}
-        return _plain(asdict(self)) | {
-            "estimates": {name: None if value is None else _plain(asdict(value)) for name, value in shown.items()}
+        return _to_jsonable(asdict(self)) | {
+            "estimates": {
+                name: None if value is None else _to_jsonable(asdict(value)) for name, value in shown.items()
+            }
         }
 
     @classmethod
@@ -234,17 +236,17 @@ class Verification:
         return cls(**{name: value for name, value in values.items() if name != "estimates"} | arms)
 
 
-def _loss_change(full: Arm, less: Arm) -> Estimate | None:
+def _loss_change(full: Arm, less: Arm) -> MeanInterval | None:
     changes = []
     for before, after in zip(full.runs, less.runs, strict=True):
         if before.loss is None or after.loss is None:
             return None
         changes.append(after.loss - before.loss)
-    return Estimate.of(changes)
+    return MeanInterval.of(changes)
 
 
-def _plain(value: Any) -> Any:
+def _to_jsonable(value: Any) -> Any:
     """Tuples as lists, as they are after a JSON round trip."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: _to_jsonable(entry) for key, entry in value.items()}
+    return [_to_jsonable(entry) for entry in value] if isinstance(value, list | tuple) else value

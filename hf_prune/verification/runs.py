@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import Trainer, set_seed
 
 from hf_prune.verification.metrics import PREFIX, Measure, Metric, measure_of
-from hf_prune.verification.result import Run
+from hf_prune.verification.result import Retraining
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class RetrainingProtocol:
             raise ValueError(f"budget={self.budget!r} is not known: pass 'epochs' or 'steps'.")
         object.__setattr__(self, "measure", measure_of(self.metric))
 
-    def retrain(self, dataset: Dataset, seed: int, *, steps: int | None = None) -> dict[str, Run]:
+    def retrain(self, dataset: Dataset, seed: int, *, steps: int | None = None) -> dict[str, Retraining]:
         """
         Trains once and measures on each of the held-out sets.
 
@@ -55,7 +55,7 @@ class RetrainingProtocol:
             steps (`int`, *optional*): Optimizer steps to make, whatever the factory's epochs.
 
         Returns:
-            `dict[str, Run]`: One run for each held-out set.
+            `dict[str, Retraining]`: One run for each held-out set.
         """
         set_seed(seed)  # before the factory: the model's initial weights belong to the seed
         trainer = self.factory(dataset, seed)
@@ -97,7 +97,7 @@ class RetrainingProtocol:
                 "first argument on as train_dataset."
             )
 
-    def _measure(self, trainer: Trainer, rows: Dataset, seed: int, steps: int, seconds: float) -> Run:
+    def _measure(self, trainer: Trainer, rows: Dataset, seed: int, steps: int, seconds: float) -> Retraining:
         # a language model's logits of all rows would fill the memory
         trainer.args.prediction_loss_only = self.measure.function is None and self.measure.name == "loss"
         output = trainer.predict(rows, metric_key_prefix=PREFIX)
@@ -105,4 +105,6 @@ class RetrainingProtocol:
         if not math.isfinite(value):
             raise ValueError(f"The metric of seed {seed} is {value}: check that training converges, or the metric.")
         loss = (output.metrics or {}).get(f"{PREFIX}_loss")
-        return Run(seed=seed, metric=value, loss=None if loss is None else float(loss), steps=steps, seconds=seconds)
+        return Retraining(
+            seed=seed, metric=value, loss=None if loss is None else float(loss), steps=steps, seconds=seconds
+        )

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_prune.report import Curve, Example, Gap, ReportData, media, selection_parts, write_report
 from hf_prune.selection import select
-from hf_prune.verification import Estimate
+from hf_prune.verification import MeanInterval
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -50,13 +50,13 @@ def report(tmp_path_factory) -> str:
     tone = media.sound({"array": np.sin(np.arange(4000) / 3), "sampling_rate": 8000})
     sounds = [Example(row=3, label=None, norm=1.0, eval_loss=None, kept=True, audio=tone)]
     parts["examples"] = [*parts["examples"], ("Sounds", "Rows to be heard.", sounds)]
-    full, less = Estimate.of([0.91, 0.93, 0.92]), Estimate.of([0.88, 0.9, 0.89])
+    full, less = MeanInterval.of([0.91, 0.93, 0.92]), MeanInterval.of([0.88, 0.9, 0.89])
     data = ReportData(
         title=f"Pruning report {EVIL}",
         lead=EVIL,
         highlights=[("92 %", "accuracy on all rows", EVIL)],
-        curve=Curve("accuracy", full, {0.5: less}, {0.5: Estimate.of([0.85, 0.88, 0.86])}),
-        gaps=[Gap(0.5, 0.01, Estimate.of([0.02, 0.03, 0.01]))],
+        curve=Curve("accuracy", full, {0.5: less}, {0.5: MeanInterval.of([0.85, 0.88, 0.86])}),
+        gaps=[Gap(0.5, 0.01, MeanInterval.of([0.02, 0.03, 0.01]))],
         made=[("source", EVIL)],
         notes=[EVIL],
         **parts,

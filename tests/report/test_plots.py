@@ -12,14 +12,14 @@ from hf_prune.record import TrajectoryCallback
 from hf_prune.report import Curve, Gap, plot_classes, plot_curve, plot_gap, plot_influence
 from hf_prune.selection import select
 from hf_prune.trajectory import Trajectory
-from hf_prune.verification import Arm, Estimate, Run, Verification
+from hf_prune.verification import Arm, MeanInterval, Retraining, Verification
 from tests.report.test_report import EVIL, Page, scored
 from tests.toys import Mlp, train, vectors
 
 
 def verification(less: float, predicted: float | None = 0.1) -> Verification:
     def arm(rows, value):
-        return Arm(rows, tuple(Run(i, value + 0.01 * i, 1 - value, 10, 1.0) for i in range(3)))
+        return Arm(rows, tuple(Retraining(i, value + 0.01 * i, 1 - value, 10, 1.0) for i in range(3)))
 
     return Verification("accuracy", True, "epochs", arm(10, 0.9), arm(5, less), arm(5, less - 0.05), predicted)
 
@@ -83,9 +83,9 @@ def test_classes_of_data_are_drawn_as_they_are():
 
 
 def test_a_curve_and_gaps_can_be_given_by_hand():
-    curve = Curve("f1", Estimate.of([0.9]), {0.5: Estimate.of([0.8])})
+    curve = Curve("f1", MeanInterval.of([0.9]), {0.5: MeanInterval.of([0.8])})
     assert "f1" in texts(plot_curve(curve))
-    figure = plot_gap([Gap(0.5, 0.1, Estimate.of([0.2]))])
+    figure = plot_gap([Gap(0.5, 0.1, MeanInterval.of([0.2]))])
     assert [note.get_text() for note in figure.axes[0].texts] == ["50%"]
 
 

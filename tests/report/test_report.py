@@ -14,7 +14,7 @@ from hf_prune.report.examples import MOST
 from hf_prune.report.media import LONGEST_TEXT
 from hf_prune.report.page import SCRIPT
 from hf_prune.selection import select
-from hf_prune.verification import Arm, Estimate, Run, Verification
+from hf_prune.verification import Arm, MeanInterval, Retraining, Verification
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)> & \'"'
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "input"}
@@ -74,8 +74,8 @@ def scored(rows: int = 40, *, image: bool = False, text: str = "a text") -> Data
     return Dataset.from_dict(columns, features=features)
 
 
-def estimate(*values: float) -> Estimate:
-    return Estimate.of(values)
+def estimate(*values: float) -> MeanInterval:
+    return MeanInterval.of(values)
 
 
 def whole() -> ReportData:
@@ -140,7 +140,7 @@ def test_every_part_is_there(page):
 
 @pytest.mark.parametrize(("budget", "said"), [("epochs", True), ("steps", False)])
 def test_a_prediction_beside_trainings_of_fewer_steps_is_said_to_be_of_as_many(budget, said):
-    arms = [Arm(rows, (Run(0, 0.9, loss, 10, 1.0),)) for rows, loss in ((40, 0.1), (20, 0.3))]
+    arms = [Arm(rows, (Retraining(0, 0.9, loss, 10, 1.0),)) for rows, loss in ((40, 0.1), (20, 0.3))]
     selection = select(scored(), 0.5)
     found = gaps(0.5, selection, Verification("accuracy", True, budget, *arms))
     assert found[0].predicted == selection.certificate.predicted_eval_loss_change

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import RepoCard
 from scipy import stats
 
-from hf_prune.verification import GENERALIZATION_GAP, Arm, Run, Verification
+from hf_prune.verification import GENERALIZATION_GAP, Arm, Retraining, Verification
 
 FULL, LESS = [0.92, 0.90, 0.91, 0.95], [0.90, 0.91, 0.86, 0.93]
 SCRIPT = """
@@ -60,7 +60,7 @@ def test_one_seed_has_a_gap_and_no_interval():
 
 
 def test_it_says_what_a_verification_says():
-    full, less = ([Run(i, value, None, 1, 1.0) for i, value in enumerate(values)] for values in (FULL, LESS))
+    full, less = ([Retraining(i, value, None, 1, 1.0) for i, value in enumerate(values)] for values in (FULL, LESS))
     result = Verification("accuracy", True, "epochs", Arm(10, tuple(full)), Arm(5, tuple(less)))
     found = evaluate.load(GENERALIZATION_GAP).compute(references=FULL, predictions=LESS)
     assert (found["generalization_gap"], found["interval"]) == (result.gap.mean, result.gap.interval)

@@ -4,12 +4,15 @@ import math
 import pytest
 
 from hf_prune.publish.provenance import observe
-from hf_prune.verification import Arm, Estimate, Run, Verification
+from hf_prune.verification import Arm, MeanInterval, Retraining, Verification
 
 
 def arm(rows: int, metrics: list[float], losses: list[float | None] | None = None) -> Arm:
     losses = losses or [None] * len(metrics)
-    runs = [Run(seed, metric, loss, 10, 1.0) for seed, (metric, loss) in enumerate(zip(metrics, losses, strict=True))]
+    runs = [
+        Retraining(seed, metric, loss, 10, 1.0)
+        for seed, (metric, loss) in enumerate(zip(metrics, losses, strict=True))
+    ]
     return Arm(rows, tuple(runs))
 
 
@@ -27,7 +30,7 @@ def verification() -> Verification:
 
 
 def test_interval_is_students_t():
-    estimate = Estimate.of([1.0, 2.0, 3.0])
+    estimate = MeanInterval.of([1.0, 2.0, 3.0])
     # 97.5 % quantile of t with 2 degrees of freedom: 4.302653
     half = 4.302653 / math.sqrt(3)
     assert estimate.mean == 2.0
@@ -36,16 +39,16 @@ def test_interval_is_students_t():
 
 
 def test_one_seed_has_no_interval():
-    assert Estimate.of([0.5]) == Estimate(0.5, None, None)
+    assert MeanInterval.of([0.5]) == MeanInterval(0.5, None, None)
 
 
 def test_gaps_are_paired_by_seed():
     result = verification()
-    assert result.gap == Estimate.of([0.9 - 0.8, 0.8 - 0.8, 1.0 - 0.8])
-    assert result.random_gap == Estimate.of([0.9 - 0.7, 0.8 - 0.8, 1.0 - 0.6])
+    assert result.gap == MeanInterval.of([0.9 - 0.8, 0.8 - 0.8, 1.0 - 0.8])
+    assert result.random_gap == MeanInterval.of([0.9 - 0.7, 0.8 - 0.8, 1.0 - 0.6])
     assert result.loss_change.mean == pytest.approx(0.1)
     assert result.random_loss_change.mean == pytest.approx(0.3)
-    assert result.loss_beside_random == Estimate.of([0.3 - 0.5, 0.3 - 0.4, 0.3 - 0.6])
+    assert result.loss_beside_random == MeanInterval.of([0.3 - 0.5, 0.3 - 0.4, 0.3 - 0.6])
     assert result.predicted_loss_beside_random == pytest.approx(-0.2)
 
 

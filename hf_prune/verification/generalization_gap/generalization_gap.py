@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_prune.verification.result import Estimate
+from hf_prune.verification.result import MeanInterval
 
 _DESCRIPTION = """
 The generalization gap of a smaller training set: what a held-out metric loses when a model is trained on the smaller
@@ -48,7 +48,7 @@ class GeneralizationGap(evaluate.Metric):
     def _compute(self, predictions: list[float], references: list[float], level: float = 0.95) -> dict[str, Any]:
         if not 0 < level < 1:
             raise ValueError(f"level={level} has to lie between 0 and 1: pass for example level=0.95.")
-        gap = Estimate.of_gap(references, predictions, level=level)
+        gap = MeanInterval.of_gap(references, predictions, level=level)
         return {
             "generalization_gap": gap.mean,
             "standard_deviation": gap.sd,
