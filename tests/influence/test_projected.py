@@ -222,15 +222,15 @@ def test_drawn_labels_give_the_gauss_newton_matrix_of_a_token_loss():
 
 
 RUNS = {
-    "sgd": (toys.Mlp, toys.vectors, {"optim": "sgd", "learning_rate": 0.3, "max_grad_norm": 0.0}, 0.01),
+    "sgd": (toys.Mlp, toys.vectors, {"optim": "sgd", "learning_rate": 0.3, "max_grad_norm": 0.0}, 0.005),
     "momentum, clipped": (
         toys.Mlp,
         toys.vectors,
         {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "max_grad_norm": 0.3},
-        0.01,
+        0.005,
     ),
-    "adamw, clipped": (toys.Mlp, toys.vectors, {"learning_rate": 3e-3, "max_grad_norm": 0.3}, 0.05),
-    "vit": (toys.vit, toys.images, {"learning_rate": 1e-3}, 0.1),
+    "adamw, clipped": (toys.Mlp, toys.vectors, {"learning_rate": 3e-3, "max_grad_norm": 0.3}, 0.02),
+    "vit": (toys.vit, toys.images, {"learning_rate": 1e-3}, 0.04),
 }
 
 

@@ -44,9 +44,7 @@ def test_token_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     settings = {"num_train_epochs": 8, "learning_rate": 5e-3}
     run = record(tagger(), rows, rows.select(range(6)), tmp_path, collator=collator, **settings)
     for curvature in ("none", "gauss-newton"):
-        found = run.apart(curvature=curvature)
-        print("TOKENS", curvature, found)
-        assert found < 0.05
+        assert run.apart(curvature=curvature) < 0.05
 
 
 def test_a_causal_language_model(tmp_path: Path):
@@ -132,7 +130,7 @@ def test_rows_without_a_visit_in_the_window_score_as_in_the_dense_sweep(tmp_path
     assert distance(projected, dense) < 0.02
 
 
-def test_folded_sketches_keep_the_ranking_and_are_the_same_each_time(tmp_path: Path):
+def test_folded_sketches_are_near_the_whole_gradients_and_the_same_each_time(tmp_path: Path):
     run = mlp(tmp_path, hidden=256)
     found = {}
     for name, width in (("whole", 1 << 16), ("folded", 600), ("again", 600)):
@@ -144,8 +142,7 @@ def test_folded_sketches_keep_the_ranking_and_are_the_same_each_time(tmp_path: P
         folded = engine.sketch.width < sum(engine.replay.objective.sizes)
         assert folded == (width == 600)
     assert np.array_equal(found["folded"], found["again"])
-    print("FOLDED", distance(found["folded"], found["whole"]))
-    assert distance(found["folded"], found["whole"]) < 0.4
+    assert distance(found["folded"], found["whole"]) < 0.25
 
 
 def test_many_held_out_logits_are_asked_in_random_sums(tmp_path: Path):
