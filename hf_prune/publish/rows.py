@@ -62,7 +62,9 @@ def of_hub(
         if not Path(builder.cache_dir).is_dir():
             _check_footers(builder.config.data_files, split, rows, where, token)
         builder.download_and_prepare()
-        return builder.as_dataset(split=split)
+        loaded = builder.as_dataset(split=split)
+        _validate(loaded)
+        return loaded
     except ReplayError:
         raise
     except Exception as error:  # what the files of a stranger raise inside of the parsers is open-ended
@@ -124,7 +126,14 @@ def _saved(directory: Path, state: Mapping[str, Any]) -> Dataset:
     names = [name for name in named if isinstance(name, str) and _ARROW.fullmatch(name)]
     if not names or len(names) != len(listed or []):
         raise ReplayError(f"{directory}/{STATE} does not list Arrow files of this directory.")
-    return concatenate_datasets([Dataset.from_file(str(directory / name)) for name in names])
+    rows = concatenate_datasets([Dataset.from_file(str(directory / name)) for name in names])
+    _validate(rows)
+    return rows
+
+
+def _validate(rows: Dataset) -> None:
+    """Arrow files are mapped into memory as they are: an offset that points out of its buffer would read beyond it."""
+    rows.data.validate(full=True)
 
 
 def _check_names(repo_id: str, commit: str, config_name: str | None, split: str) -> None:

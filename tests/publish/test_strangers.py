@@ -203,6 +203,20 @@ def test_rows_are_not_looked_for_outside_of_the_directory(published, name):
     assert "does not list Arrow files of this directory" in refused(published)
 
 
+def test_arrow_file_that_points_out_of_its_buffers_is_refused(published):
+    path = next(published.glob("*.arrow"))
+    table = Dataset.from_file(str(path)).data.table.combine_chunks()
+    text = table["text"].chunk(0)
+    offsets = np.frombuffer(text.buffers()[1], dtype=np.int32)[: len(text) + 1].copy()
+    offsets[15] = 2**28
+    broken = pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), text.buffers()[2])
+    table = table.set_column(0, table.schema.field("text"), broken)
+    path.unlink()  # the old file is mapped into memory
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert "cannot be read (ArrowInvalid" in refused(published)
+
+
 def test_copy_of_a_repository_is_compared_too(published):
     old = Dataset.from_file(str(next(published.glob("*.arrow"))))
     for path in published.glob("*.*"):
