@@ -82,7 +82,7 @@ def prune(
         str,
         typer.Option(
             help="influence, or a baseline: random, stratified, norm, el2n, grand, forgetting, aum, loss, tdds, ccs, "
-            "moderate, herding, kcenter or iclr2023."
+            "moderate, herding, kcenter, iclr2023; or target."
         ),
     ] = SelectionConfig.method,
     difficulty: Annotated[str, typer.Option(help="auto, none, or a quantile in [0, 1].")] = str(

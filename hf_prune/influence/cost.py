@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_prune.influence import features
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.store import SHARD
@@ -72,7 +73,7 @@ def scoring_cost(
         segments (`int`): of the window, one between two snapshots.
     """
     size = sum(map(math.prod, shapes))
-    columns = 4 * rows * (directions + 2)
+    columns = 4 * rows * (directions + 2 + features.WIDTH)  # vectors, norm, loss, and features at most
     if scoring_bytes(size, directions) <= SMALL_SWEEP:
         return ScoringCost(
             engine="dense",

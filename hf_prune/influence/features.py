@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.utils import logging
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.rows import Rows
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 Columns = Callable[[dict[str, list[Any]], list[int]], dict[str, np.ndarray]]
 

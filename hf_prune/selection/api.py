@@ -120,7 +120,10 @@ def select(
     rows = resolve_split(dataset, split)
     problem = read_problem(rows, config.column, config.balance, config.centred)
     scoring = scoring_of(rows, config.column)
-    return pipeline.run(problem, config, method, scoring) if probe is None else probed(problem, config, scoring, probe)
+    found = (
+        pipeline.run(problem, config, method, scoring) if probe is None else probed(problem, config, scoring, probe)
+    )
+    return pipeline.warn_of_loss(found)
 
 
 def resolve_split(dataset: Any, split: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,11 @@ from hf_prune.selection.choice import Choice
 from hf_prune.selection.method import Method
 from hf_prune.selection.problem import Problem
 from hf_prune.selection.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+CLEARLY = 3.0
+"""Standard deviations of random subsets' predicted loss above which a selection is warned of."""
 
 
 def run(
@@ -77,3 +83,19 @@ def run(
         resolved=resolved | choice.resolved,
         scoring=scoring,
     )
+
+
+def warn_of_loss(selection: Selection) -> Selection:
+    """
+    Warns of a selection that is predicted to harm the held-out rows clearly more than random rows would.
+
+    Where the held-out rows are of another kind than the pool, representing the pool is no help to them.
+    """
+    certificate = selection.certificate
+    change, random = certificate.predicted_eval_loss_change, certificate.random_eval_loss_change
+    if change is not None and random is not None and change > random.mean + CLEARLY * random.sd:
+        logger.warning(
+            f"These rows are predicted to change the held-out loss by {change:+.3g}, random rows by {random}: if the "
+            "held-out rows are a task of their own, pass method='target'; else ask a probe."
+        )
+    return selection

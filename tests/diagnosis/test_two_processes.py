@@ -7,7 +7,7 @@ from pathlib import Path
 from hf_prune.diagnosis.rerun import Rerun
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory import Trajectory
-from tests.diagnose.test_rerun import assert_ends_as_recorded
+from tests.diagnosis.test_rerun import assert_ends_as_recorded
 from tests.record.statistics_truth import KINDS, rows_for
 from tests.record.truth import pad
 from tests.scores.test_two_processes import CASES, launch

@@ -14,7 +14,7 @@ from hf_prune.selection.method import METHODS, method
 from hf_prune.selection.problem import Problem
 from tests.selection.scored import scored, with_scores
 
-LEFT_TO_CHANCE = ("random", "ccs", "iclr2023")
+LEFT_TO_CHANCE = ("random", "ccs", "iclr2023", "target")
 """Methods that leave the classes' shares to chance, as published."""
 
 

@@ -115,6 +115,7 @@ def test_evidence_is_published_and_read_back(rows, dev, tmp_path):
     found = Record.open(str(tmp_path / "published")).selection().certificate.evidence
     assert found == pruned.selection.certificate.evidence
     assert Evidence.from_dict(found.to_dict()) == found
+    assert "They were chosen by a probe" in (tmp_path / "published" / "README.md").read_text()
 
 
 def test_verify_refuses_the_rows_that_the_probe_chose_on(rows, dev, tmp_path):
