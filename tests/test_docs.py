@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "PAPER_INDEX.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "PAPER_INDEX.md", "docs/GLOSSARY.md")
 MADE = {"provenance.json"}
 """Files that the package writes."""
 
