@@ -28,7 +28,7 @@ TOKENS = 32
 METHODS = ("influence", "random", "el2n", "herding", "stratified")
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"train": 96, "held_out": 64, "test": 100, "epochs": 1, "seeds": 1, "rates": (0.5,)},
-    "full": {"train": 1_000, "held_out": 300, "test": 1_500, "epochs": 3, "seeds": 4, "rates": (0.5, 0.7)},
+    "full": {"train": 500, "held_out": 200, "test": 1_000, "epochs": 2, "seeds": 4, "rates": (0.5, 0.7)},
 }
 FIRST_SEED = 9000
 
