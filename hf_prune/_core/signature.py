@@ -35,7 +35,7 @@ def takes(config: type[Config], *apart: str) -> Callable[[F], F]:
             if f.name not in own
         ]
         function.__signature__ = signature.replace(parameters=[*named, *added])  # type: ignore[attr-defined]
-        documented = _entries(config)
+        documented = entries(config)
         text = "".join(documented[f.name] for f in shown if f.name not in own)
         function.__doc__ = _entry_of_options(function.__doc__ or "", text)
         return function
@@ -43,7 +43,7 @@ def takes(config: type[Config], *apart: str) -> Callable[[F], F]:
     return decorate
 
 
-def _entries(config: type[Config]) -> dict[str, str]:
+def entries(config: type[Config]) -> dict[str, str]:
     """The entries of the section `Args:` of a docstring, by field."""
     lines = inspect.cleandoc(config.__doc__ or "").split("Args:\n", 1)[1].splitlines(keepends=True)
     found: dict[str, str] = {}

@@ -17,6 +17,7 @@ from hf_prune.cli.common import (
     print_json,
     refuse_existing,
 )
+from hf_prune.cli.options import options_of, parsed
 
 
 def score(
@@ -71,45 +72,10 @@ def score(
         typer.echo(f"Scored {len(scored):,} rows into {out}.")
 
 
+@options_of(SelectionConfig)
 def prune(
     dataset: Annotated[Path, typer.Argument(help="A scored dataset (save_to_disk).")],
     out: Annotated[Path, typer.Argument(help="Directory for the pruned dataset; must be new.")],
-    keep: Annotated[str | None, typer.Option(help="Share of rows to keep, such as 0.5, or a number of rows.")] = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="Keep as few rows as leave this predicted shift.")
-    ] = SelectionConfig.epsilon,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="influence, or a baseline: random, stratified, norm, el2n, grand, forgetting, aum, loss, tdds, ccs, "
-            "moderate, herding, kcenter, iclr2023; or target."
-        ),
-    ] = SelectionConfig.method,
-    difficulty: Annotated[str, typer.Option(help="auto, none, or a quantile in [0, 1].")] = str(
-        SelectionConfig.difficulty
-    ),
-    cost: Annotated[
-        str | None, typer.Option(help="Column in the place of difficulty: rows of large values are kept.")
-    ] = SelectionConfig.cost,
-    hard: Annotated[
-        float, typer.Option(help="Share of the kept rows that goes to the hardest of each class.")
-    ] = SelectionConfig.hard,
-    cut: Annotated[float, typer.Option(help="Share of all rows left out for being hardest.")] = SelectionConfig.cut,
-    harmful: Annotated[
-        str, typer.Option(help="keep, or drop: rows that look harmful go first.")
-    ] = SelectionConfig.harmful,
-    balance: Annotated[
-        str | None, typer.Option(help="Column whose class shares are kept; none for none. [default: label]")
-    ] = None,
-    centred: Annotated[
-        bool, typer.Option(help="Centre and re-weight influence, or take plain sums.")
-    ] = SelectionConfig.centred,
-    features: Annotated[
-        str | None, typer.Option(help="Column of vectors for moderate, herding and kcenter. [default: influence]")
-    ] = None,
-    buckets: Annotated[str, typer.Option(help="auto, or a number of parts.")] = str(SelectionConfig.buckets),
-    column: Annotated[str, typer.Option(help="The influence column.")] = SelectionConfig.column,
-    seed: Annotated[int, typer.Option(help="Seed.")] = SelectionConfig.seed,
     probe: Annotated[
         str | None,
         typer.Option(help="module:function that makes a Trainer: finds out by retraining which rows to prefer."),
@@ -123,38 +89,20 @@ def prune(
         int | None, typer.Option(help="Compare for equal steps, this many; without it for equal epochs.")
     ] = None,
     json: JsonFlag = False,
+    **options: Any,
 ) -> None:
     """Keep the rows that the model needs, and save them with their provenance."""
     if (probe is None) != (probe_eval is None):
         raise ValueError("A probe needs a Trainer and rows to measure on: pass both --probe and --probe-eval.")
-    share = None if keep is None else _number("--keep", keep)
-    parts = buckets if buckets == "auto" else int(_number("--buckets", buckets))
-    named = {"auto": "auto", "none": None}
-    quantile = named[difficulty] if difficulty in named else _number("--difficulty", difficulty)
+    asked = parsed(SelectionConfig, options)
     refuse_existing(out)
     with clean_stdout():
         from hf_prune.selection import prune as prune_rows
 
-        pruned = prune_rows(
-            load_rows(dataset),
-            share,
-            epsilon=epsilon,
-            method=method,
-            difficulty=quantile,
-            hard=hard,
-            cut=cut,
-            cost=cost,
-            probe=None
-            if probe is None or probe_eval is None
-            else _probe(probe, probe_eval, probe_metric, probe_cost, probe_steps, out),
-            harmful=harmful,
-            balance=False if balance == "none" else balance,
-            centred=centred,
-            features=features,
-            buckets=parts,
-            column=column,
-            seed=seed,
-        )
+        probed = None
+        if probe is not None and probe_eval is not None:
+            probed = _probe(probe, probe_eval, probe_metric, probe_cost, probe_steps, out)
+        pruned = prune_rows(load_rows(dataset), probe=probed, **asked)
         pruned.save_to_disk(str(out))
     certificate = pruned.selection.certificate
     if json:
@@ -246,11 +194,3 @@ def _trained_model(name: str, recorded: dict[str, Any]) -> Any:
             "Python with the model."
         )
     return kind.from_pretrained(name)
-
-
-def _number(option: str, value: str) -> float | int:
-    """ "0.5" is a share, "500" a number of rows."""
-    try:
-        return int(value) if value.isdecimal() else float(value)
-    except ValueError as error:
-        raise typer.BadParameter(f"{value!r} is not a number.", param_hint=option) from error
