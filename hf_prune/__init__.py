@@ -9,7 +9,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# The stub beside this file lists the public names for type checkers; here they are imported on first use, for
+# The stub next to this file lists the public names for type checkers; here they are imported on first use, for
 # `hf-prune --help` must not wait for torch.
 _HOMES = {
     alias.name: node.module

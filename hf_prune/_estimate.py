@@ -30,7 +30,7 @@ class CostEstimate:
         memory_bytes (`int`): Host memory that the main process needs on top of training, at its peak.
         engine (`str`): What `add_influence(engine="auto")` will choose: `"dense"` or `"projected"`.
         scoring_disk_bytes (`int`): Disk space of sketches and influence columns, on top of `disk_bytes`; the copy of
-            the dataset's own columns that `Dataset.map` writes beside them is not counted.
+            the dataset's own columns that `Dataset.map` writes as well is not counted.
         scoring_memory_bytes (`int`): Memory that scoring takes, the activations of its batches left out.
         scoring_steps (`float`): Work of scoring in units of training steps; a guess, right within a factor of about 3.
         scoring_seconds (`float`, *optional*): The same in seconds, if the time of a training step was given.
@@ -63,7 +63,7 @@ def estimate(
     step_seconds: float | None = None,
 ) -> CostEstimate:
     """
-    Tells disk space, memory and time that a record and its scoring will take.
+    Estimates the disk space, memory and time that a record and its scoring will take.
 
     Args:
         model (`nn.Module`):

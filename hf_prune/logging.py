@@ -1,5 +1,5 @@
 """
-How much the package tells.
+How much the package logs.
 
 All modules log to the standard library's logger of their name, below `"hf_prune"`, and the package adds no handler of
 its own until it is asked to: warnings go to stderr, as Python sends them there, and an application's own logging

@@ -200,9 +200,9 @@ def test_a_wrong_argument_of_prune_is_said_and_writes_nothing(tmp_path, scored_d
 
 def test_nothing_is_written_over(scored_dir, pruned_dir, run_dir):
     before = sorted(pruned_dir.rglob("*"))
-    assert "is there already" in said("prune", scored_dir, pruned_dir, "--keep", "0.3")
+    assert "already exists" in said("prune", scored_dir, pruned_dir, "--keep", "0.3")
     words = ("score", run_dir / "train", run_dir / "trajectory", pruned_dir, "--model", run_dir / "model")
-    assert "is there already" in said(*words)
+    assert "already exists" in said(*words)
     assert sorted(pruned_dir.rglob("*")) == before
 
 

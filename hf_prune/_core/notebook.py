@@ -28,7 +28,7 @@ def trajectory_html(trajectory: Any) -> str:
 
 
 def certificate_html(certificate: Any) -> str:
-    """A certificate as an HTML table, with random subsets beside, and its notes."""
+    """A certificate as an HTML table, with random subsets for comparison, and its notes."""
     return str(_figures_table(certificate) + _notes(certificate))
 
 

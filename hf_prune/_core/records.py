@@ -84,7 +84,7 @@ class RecordedRun:
 
     @classmethod
     def of(cls, digest: str | None, manifest: Mapping[str, Any]) -> RecordedRun:
-        """Takes from a manifest what is on the allow-list: it may hold paths, and come from strangers."""
+        """Takes from a manifest what is on the allow-list: it may hold paths, and come from somebody else."""
         model, optimizer = manifest.get("model") or {}, manifest.get("optimizer") or {}
         return cls.from_dict(
             {

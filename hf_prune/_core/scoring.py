@@ -57,7 +57,7 @@ def scoring_of(dataset: Dataset, column: str | None = None) -> ScoringRecord | N
     try:
         record = ScoringRecord.from_dict(json.loads(stamp)[_KEY])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"Column {norm!r} does not say how it was scored in words that are known: {error}") from error
+        raise ValueError(f"Column {norm!r} has an unreadable record of how it was scored: {error}") from error
     return record if column is None else replace(record, config=replace(record.config, column=column))
 
 

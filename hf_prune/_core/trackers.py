@@ -60,7 +60,7 @@ def _tried(name: str, log: Callable[[], None]) -> None:
 
 
 def _to_tensorboard(named: Mapping[str, float], args: TrainingArguments, step: int) -> None:
-    """Writes an event file of its own beside the Trainer's, whose writer no callback can reach: both are one run."""
+    """Writes an event file of its own next to the Trainer's, whose writer no callback can reach: both are one run."""
     from torch.utils.tensorboard import SummaryWriter
 
     asked = os.environ.get("TENSORBOARD_LOGGING_DIR")

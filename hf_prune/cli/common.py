@@ -47,7 +47,7 @@ def load_rows(directory: Path) -> Dataset:
 def refuse_existing(directory: Path) -> None:
     """Nothing is written over: a dataset may be the only copy."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory} is there already and not empty: pass a new directory.")
+        raise ValueError(f"{directory} already exists and is not empty: pass a new directory.")
 
 
 def load_pruned(directory: Path, source: Dataset) -> PrunedDataset:
@@ -74,7 +74,9 @@ def function_of(option: str, name: str) -> Any:
     """`module:function`, of the working directory too, as other tools that take such a name do it."""
     module, separator, attribute = name.partition(":")
     if not separator or not module or not attribute:
-        raise ValueError(f"{option} {name!r} names no function: pass module:function, such as train:make_trainer.")
+        raise ValueError(
+            f"{option} {name!r} is not a function's name: pass module:function, such as train:make_trainer."
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     found = getattr(importlib.import_module(module), attribute, None)

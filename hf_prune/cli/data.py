@@ -113,7 +113,7 @@ def prune(
 
 
 def _probe(name: str, rows: Path, metric: str, cost: float, steps: int | None, out: Path) -> Any:
-    """The probe that was asked for; its results are kept beside the output, so that a stopped one goes on."""
+    """The probe that was asked for; its results are kept next to the output, so that a stopped one continues."""
     from hf_prune.verification.probe import Probe
 
     return Probe(
@@ -190,7 +190,7 @@ def _trained_model(name: str, recorded: dict[str, Any]) -> Any:
     kind = getattr(transformers, str(recorded.get("class")), None)
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise ValueError(
-            f"The run trained a {recorded.get('class')}, which is no model of transformers: call add_influence in "
+            f"The run trained a {recorded.get('class')}, which is not a model of transformers: call add_influence in "
             "Python with the model."
         )
     return kind.from_pretrained(name)

@@ -16,8 +16,8 @@ def push(
     source: Annotated[Path, typer.Option(help="The scored dataset that it came from (save_to_disk).")],
     config_name: Annotated[str, typer.Option(help="The config to publish it as.")] = "default",
     split: Annotated[str | None, typer.Option(help="The split to publish it as.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The branch; made if it is not there.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="For a repository that is made now.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The branch; created if it does not exist.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="For a repository that is created now.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
     source_id: Annotated[str | None, typer.Option(help="Hub id of the source: org/name or org/name@commit.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the source.")] = None,
@@ -71,7 +71,7 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="Save the rows to this new directory.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Make a published subset again from its source and provenance, and say whether it is the same.
+    """Rebuild a published subset from its source and provenance, and say whether it is the same.
 
     Takes the recorded ids and compares all content digests. To score and select again, call replay(level=2) in Python.
     """

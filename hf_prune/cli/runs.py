@@ -58,13 +58,13 @@ def diagnose(
         list[float] | None,
         typer.Option(help="Share of a random group; may be repeated. [default: .05 .05 .2 .2]"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Re-run at most so many steps. [default: the window]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Re-run at most this many steps. [default: the window]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Held-out rows in one forward pass.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the groups.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Tell how far to trust the scores of a run, by re-running part of it without some rows.
+    """Say how far to trust the scores of a run, by re-running part of it without some rows.
 
     For models of transformers and rows that need no collator of their own; for others call diagnose in Python.
     """
@@ -106,7 +106,7 @@ def estimate(
     step_seconds: Annotated[float | None, typer.Option(help="Seconds of one training step, if known.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Tell disk, memory and scoring time before training."""
+    """Estimate disk, memory and scoring time before training."""
     with clean_stdout():
         import tempfile
         from dataclasses import asdict
@@ -200,7 +200,7 @@ def _empty_model(name: str) -> Any:
     config = transformers.AutoConfig.from_pretrained(name)
     kind = getattr(transformers, (config.architectures or [""])[0], None)
     if kind is None:
-        raise ValueError(f"The config of {name} names no model class of transformers: call estimate in Python.")
+        raise ValueError(f"The config of {name} does not name a model class of transformers: call estimate in Python.")
     with torch.device("meta"):
         return kind(config)
 

@@ -43,7 +43,7 @@ class DemoResult:
         scored (`Dataset`): The training rows with their influence.
         pruned (`dict[float, PrunedDataset]`): By rate.
         test (`dict[float, Verification]`): Metric and loss on the test rows, by rate.
-        dev (`dict[float, Verification]`): The same on the dev rows, beside the certificate's prediction.
+        dev (`dict[float, Verification]`): The same on the dev rows, next to the certificate's prediction.
         provenance (`dict[str, Any]`): Of the saved dataset.
         seconds (`dict[str, float]`): `train` (with the callback), `record_overhead` (of the callback, one pair of
             trainings with the same seed), `score`, `select` (at the main rate) and `total`.

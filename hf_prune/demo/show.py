@@ -58,7 +58,7 @@ def report_data(result: DemoResult) -> ReportData:
     return ReportData(
         title=f"Pruning report: {result.task.title}",
         lead=f"Every row's influence on the trained model was estimated, rows were pruned at {len(result.test)} "
-        "rates, and the model was trained again on what was left, beside random rows of the same number.",
+        "rates, and the model was retrained on what was left, and on as many random rows.",
         highlights=highlights,
         curve=Curve.of(result.test),
         gaps=[gap for rate, found in result.dev.items() for gap in gaps(rate, result.pruned[rate].selection, found)],

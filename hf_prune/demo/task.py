@@ -47,10 +47,10 @@ class Task:
         dev (`Dataset`): Held-out rows.
         test (`Dataset`): Test rows.
         model (`Callable[[], nn.Module]`): Makes a fresh model; its random weights follow the global seed.
-        training (`dict[str, Any]`): TrainingArguments beside those that all tasks share.
-        recording (`dict[str, Any]`): Arguments of `TrajectoryCallback` beside the directory.
-        scoring (`dict[str, Any]`): Arguments of `add_influence` beside model and eval_dataset.
-        trainer (`dict[str, Any]`): Arguments of the Trainer beside those that all tasks share.
+        training (`dict[str, Any]`): TrainingArguments in addition to those that all tasks share.
+        recording (`dict[str, Any]`): Arguments of `TrajectoryCallback` other than the directory.
+        scoring (`dict[str, Any]`): Arguments of `add_influence` other than model and eval_dataset.
+        trainer (`dict[str, Any]`): Arguments of the Trainer in addition to those that all tasks share.
         notes (`tuple[str, ...]`): What the reader has to know of the choices made.
     """
 

@@ -40,7 +40,7 @@ def diagnose(
     and optimizer: once as it was, once without each of a few random groups of rows (their loss terms zeroed, all
     denominators kept), and under other conditions: another batch order, which is the noise floor, half the batch size,
     and dropout, if the model has any. What leaving out a group really does to the held-out logits and loss stands
-    beside the sum of its rows' influence.
+    next to the sum of its rows' influence.
 
     It trains the re-run steps `len(groups) + 5` times, two more for a model with dropout; the progress bar
     shows how many steps that makes. Optimizers start with the recorded second moment, and with the momentum of the
@@ -60,7 +60,7 @@ def diagnose(
         groups (`Sequence[float]`, *optional*, defaults to `(0.05, 0.05, 0.2, 0.2)`):
             The share of the visited rows in each random group, in (0, 0.5].
         steps (`int`, *optional*):
-            Re-run at most so many steps, up to a snapshot among them; rows are then scored again for these steps. By
+            Re-run at most this many steps, up to a snapshot among them; rows are then scored again for these steps. By
             default the whole window.
         batch_size (`int`, *optional*, defaults to 32):
             Held-out rows in one forward pass.

@@ -131,9 +131,9 @@ class Diagnosis:
         first, last = self.steps
         lines = [
             self.verdict,
-            f"Steps {first} to {last} were made again without groups of the {self.rows:,} rows that they visit, "
+            f"Steps {first} to {last} were retrained without groups of the {self.rows:,} rows that they visit, "
             "with the recorded batches, weights, learning rates and clipping.",
-            f"Made again with all rows they end {self.replay_error:.2g} of their movement away from the recorded end.",
+            f"Retrained with all rows, they end {self.replay_error:.2g} of their movement away from the recorded end.",
             f"Shifts are in the unit: {self.scoring.units}.",
         ]
         for group in self.groups:
@@ -153,7 +153,7 @@ class Diagnosis:
         if smaller:
             lines.append(
                 f"Another batch order moves the result more than leaving out {max(smaller):.0%} of the rows: a single "
-                "training cannot show what so few rows do."
+                "training cannot show the effect of so few rows."
             )
         return "\n".join(lines)
 
@@ -161,7 +161,7 @@ class Diagnosis:
         return self.explain()
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain JSON values, the derived ones beside."""
+        """All figures as plain JSON values, with the derived ones added."""
         derived = ("correlation", "relative_error", "loss_relative_error", "noise_floor", "trusted", "verdict")
         plain = asdict(self) | {
             "steps": list(self.steps),

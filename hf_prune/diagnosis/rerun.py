@@ -1,4 +1,4 @@
-"""Part of a recorded run, made again in plain torch with some rows left out."""
+"""Part of a recorded run, retrained in plain torch with some rows left out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Rerun:
     """
     Trains from the window's first snapshot on, with torch's own optimizer and from what was recorded alone.
 
-    Parameters and second moment start as recorded; momentum, which is not recorded, is made again from the batches of
+    Parameters and second moment start as recorded; momentum, which is not recorded, is rebuilt from the batches of
     the steps before. The model is in eval mode unless dropout is asked for, and in full precision.
 
     Args:
@@ -50,7 +50,7 @@ class Rerun:
         self.replay = replay
         trainable = sum(p.numel() for p in replay.objective.model.parameters() if p.requires_grad)
         # The norm of parameters that were not recorded is unknown: then the recorded factor of clipping is kept.
-        self.clips_anew = trainable == replay.trajectory.manifest.n_parameters
+        self.clips_again = trainable == replay.trajectory.manifest.n_parameters
 
     def updates(self, steps: Iterable[Step]) -> Iterator[ReplayedUpdate]:
         """The recorded updates."""
@@ -152,7 +152,7 @@ class Rerun:
 
     def _clip(self, leaves: list[nn.Parameter], update: ReplayedUpdate) -> None:
         limit = self.replay.max_norm
-        if limit > 0 and self.clips_anew:
+        if limit > 0 and self.clips_again:
             nn.utils.clip_grad_norm_(leaves, limit)
         elif limit > 0:
             for leaf in leaves:

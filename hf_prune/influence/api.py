@@ -68,11 +68,11 @@ def add_influence(
     - `influence_eval_loss` (`float32`, with an `eval_dataset`): the predicted change of the mean held-out loss;
       positive: removing the row hurts.
     - `influence_features` (`List(float32, d)`, d at most 64): the inputs of the last linear layer (projected, and of
-      tokens their mean), which selection represents beside the influence; not there where logits come otherwise.
+      tokens their mean), which selection represents along with the influence; not there where logits come otherwise.
 
     What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss. The model is
     scored in eval mode: dropout, BatchNorm, random augmentation and masking make scores less faithful, and a warning
-    tells where the recomputed gradient is not the recorded one.
+    says so where the recomputed gradient is not the recorded one.
 
     Args:
         dataset (`Dataset`):
@@ -106,7 +106,7 @@ def add_influence(
             Name of the columns.
         engine (`str`, *optional*, defaults to `"auto"`):
             `"dense"` carries k vectors of the parameters' length through the window: exact, for small models.
-            `"projected"` sketches every visit's gradient once, keeps the sketches beside the trajectory, and sweeps in
+            `"projected"` sketches every visit's gradient once, keeps the sketches with the trajectory, and sweeps in
             their dimensions: any k in about the time of one pass over the window. auto: by size.
         train_dataset (`Dataset`, *optional*):
             What the Trainer got, where `dataset` holds other rows, such as a pool of candidates. Their columns then

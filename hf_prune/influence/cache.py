@@ -22,7 +22,7 @@ class SharedCache:
     A directory of files, each of which is there whole or not at all.
 
     Args:
-        directory (`Path`): named after all that the files depend on, beside those of other scorings of the run.
+        directory (`Path`): named after all that the files depend on, next to those of other scorings of the run.
         processes (`Processes`): those that share the work.
     """
 
@@ -63,8 +63,8 @@ class SharedCache:
             return load_file(file)
         except (SafetensorError, OSError) as error:
             raise TrajectoryError(
-                f"The intermediate result {file} cannot be read ({error}); delete it and score again, which makes it "
-                "anew."
+                f"The intermediate result {file} cannot be read ({error}); delete it and score again, which "
+                "computes it again."
             ) from error
 
     def remove(self, pattern: str) -> None:

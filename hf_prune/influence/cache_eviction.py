@@ -39,7 +39,7 @@ def in_use(directory: Path) -> Iterator[None]:
 
 
 def remove_superseded(kept: Path) -> None:
-    """Removes the directories of intermediates beside `kept` that no process uses."""
+    """Removes the directories of intermediates other than `kept` that no process uses."""
     for directory in kept.parent.glob(f"{PREFIX}*"):
         if directory != kept:
             with _one_at_a_time(directory.parent):

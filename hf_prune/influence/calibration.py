@@ -60,7 +60,7 @@ def measure_gn_scale(replay: Replay) -> float:
     found = curved / straight
     if not LEAST <= found <= MOST:
         logger.warning(
-            f"Along this run's steps the loss curves {found:.2g} times as much as Gauss-Newton tells, more than a "
+            f"Along this run's steps the loss curves {found:.2g} times as much as Gauss-Newton predicts, more than a "
             "factor can correct: single scores are rough; use a later window, or curvature='exact', instead."
         )
     return min(max(found, LEAST), MOST)

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # A recomputed gradient whose norm is off by more than this share is not that of the run.
 NORM_TOLERANCE = 0.1
-# Where cotangents grow so many times, the effect of a small change is unpredictable.
+# Where cotangents grow this many times, the effect of a small change is unpredictable.
 GROWTH_LIMIT = 100.0
 
 

@@ -37,8 +37,8 @@ class ScoringCost:
     """
     Attributes:
         engine (`str`): the one that `engine="auto"` chooses.
-        memory_bytes (`int`): what it holds beside the batches' activations.
-        disk_bytes (`int`): sketches, and the influence columns; without the dataset's own columns beside them.
+        memory_bytes (`int`): what it holds apart from the batches' activations.
+        disk_bytes (`int`): sketches, and the influence columns; without the dataset's own columns.
         steps (`float`): work in units of training steps; a guess, right within a factor of about 3.
     """
 

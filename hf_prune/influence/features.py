@@ -1,4 +1,4 @@
-"""What the trained model makes of each row: the vectors that selection represents beside the influence."""
+"""What the trained model makes of each row: the vectors that selection represents along with the influence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Columns = Callable[[dict[str, list[Any]], list[int]], dict[str, np.ndarray]]
 
 WIDTH = 64
-"""Numbers a row at most; wider layers are projected to so many at random."""
+"""Numbers a row at most; wider layers are randomly projected to that many."""
 
 
 class RowFeatures:

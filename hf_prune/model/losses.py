@@ -14,7 +14,7 @@ from hf_prune.errors import UnsupportedError
 
 # The label of positions that no loss is taken at.
 IGNORED = -100
-# Up to so many logits an example, the Hessian of its loss in the logits is computed whole.
+# Up to this many logits an example, the Hessian of its loss in the logits is computed whole.
 FACTORED_LOGITS = 64
 
 

@@ -20,7 +20,7 @@ class OptimizerAdjoint(ABC):
     optimizer.
 
     Attributes:
-        hyper_parameters (`tuple[str, ...]`): Keys of a parameter group that a record keeps, beside learning rates.
+        hyper_parameters (`tuple[str, ...]`): Keys of a parameter group that a record keeps, apart from learning rates.
         has_second_moment (`bool`): Whether the update divides by a denominator made from `exp_avg_sq` of the
             optimizer's state, which snapshots then keep.
     """
@@ -80,7 +80,7 @@ class OptimizerAdjoint(ABC):
         cls, groups: list[dict[str, Any]], layout: GroupLayout, second_moment: torch.Tensor, updates: int
     ) -> torch.Tensor:
         """What the update after `updates` others divides by, `(p,)`; only where there is a second moment."""
-        raise NotImplementedError(f"{cls.__name__} says that it has a second moment, and no denominator.")
+        raise NotImplementedError(f"{cls.__name__} says that it has a second moment but defines no denominator.")
 
 
 KINDS: dict[str, type[torch.optim.Optimizer]] = {}
@@ -102,7 +102,7 @@ def adjoint_of(*kinds: type[torch.optim.Optimizer]) -> Callable[[Adjoint], Adjoi
     def register(adjoint: Adjoint) -> Adjoint:
         for kind in kinds:
             if kind.__name__ in KINDS:
-                raise ValueError(f"There is an adjoint of an optimizer {kind.__name__!r} already: rename the class.")
+                raise ValueError(f"An adjoint of {kind.__name__!r} is already registered: rename the class.")
             KINDS[kind.__name__], ADJOINTS[kind.__name__] = kind, adjoint
         return adjoint
 

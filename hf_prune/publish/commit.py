@@ -1,4 +1,4 @@
-"""One commit with all that is published, made again while the branch moves or the Hub does not answer."""
+"""One commit with all that is published, repeated while the branch moves or the Hub does not answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names come from strangers: how a value gets into Markdown, a table, a code block or HTML without doing anything.
+"""Names are untrusted: how a value gets into Markdown, a table, a code block or HTML without doing anything.
 
 The templates pass every value through `finalize`, so what is not marked `Safe` is escaped.
 """
@@ -60,7 +60,7 @@ def python(value: Any) -> Safe:
 
 
 def number(value: Any, digits: int = 3) -> Safe:
-    """A number with so many significant digits, an integer in full; `None` and NaN are unknown."""
+    """A number with that many significant digits, an integer in full; `None` and NaN are unknown."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Safe("unknown")
     return Safe(f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}")

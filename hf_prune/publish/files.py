@@ -1,4 +1,4 @@
-"""The files that go beside the rows: provenance.json, kept_ids.parquet, provenance.jsonld and the card."""
+"""The files that accompany the rows: provenance.json, kept_ids.parquet, provenance.jsonld and the card."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(
     Args:
         pruned (`PrunedDataset`): what [`~hf_prune.prune`] returned.
         directory (`str` or `os.PathLike`): a directory, or a URL that fsspec understands.
-        include_scores (`bool`, *optional*, defaults to `False`): put the influence columns beside the ids.
+        include_scores (`bool`, *optional*, defaults to `False`): put the influence columns next to the ids.
         include_dropped (`bool`, *optional*, defaults to `False`): list the dropped rows too, with a column `kept`.
         storage_options (`dict[str, Any]`, *optional*): for the file system of a URL.
         **known: what [`~hf_prune.publish.provenance.build`] takes: `config_name`, `split`, `source_id`, `license`,

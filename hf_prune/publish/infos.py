@@ -59,7 +59,7 @@ def update(
         marked = next((name for name, one in configs.items() if one.get("default") and name != config_name), None)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"dataset_info or configs in the card's metadata cannot be read ({error}): mend them, then push again."
+            f"dataset_info or configs in the card's metadata cannot be read ({error}): fix them, then push again."
         ) from error
     old = None if whole_config else infos.get(config_name)
     info = _info(old, shards, features, replaced)

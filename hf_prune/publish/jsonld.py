@@ -85,8 +85,8 @@ def build(
     Args:
         provenance (`Mapping[str, Any]`): what [`~hf_prune.publish.provenance.build`] returned.
         features (`datasets.Features`): the features of the rows.
-        digests (`Mapping[str, str]`): SHA-256 of the files beside this one, by file name.
-        repo_id (`str`, *optional*): `"org/name"` on the Hub; without it, only the files beside it are described.
+        digests (`Mapping[str, str]`): SHA-256 of the files next to this one, by file name.
+        repo_id (`str`, *optional*): `"org/name"` on the Hub; without it, only the files next to it are described.
         folder (`str`, *optional*, defaults to `"hf_prune"`): where these files lie in the repository.
         data_dir (`str`, *optional*): where the Parquet files of the rows lie in it.
     """

@@ -1,4 +1,4 @@
-"""Files of strangers are read within limits: what is too large, too deep or false is refused in one sentence.
+"""Files written by others are read within limits: what is too large, too deep or false is refused in one sentence.
 
 Nothing here takes memory that grows with what a file claims; only with its size, which is looked at first.
 """
@@ -40,7 +40,7 @@ _Validator = jsonschema.validators.extend(
 
 
 class ReplayError(ValueError):
-    """The rows cannot be made again; `differences` says in words what differs."""
+    """The rows cannot be rebuilt; `differences` says in words what differs."""
 
     def __init__(self, what: str, differences: list[str] | None = None):
         super().__init__("\n- ".join([what, *(differences or [])]))
@@ -109,7 +109,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _whole(digits: str) -> int:
@@ -138,7 +138,7 @@ def check_schema(document: dict[str, Any], schema: dict[str, Any], where: str) -
         raise ReplayError(f"{where} is nested too deeply to be read.") from error
     if errors:
         field = one_line(errors[0].json_path.removeprefix("$").removeprefix(".") or "the document")
-        raise ReplayError(f"{where} is not as its schema says: {field}: {one_line(errors[0].message)}.")
+        raise ReplayError(f"{where} does not match its schema: {field}: {one_line(errors[0].message)}.")
 
 
 def utf8(content: bytes, where: str) -> str:
@@ -221,7 +221,7 @@ def ids(content: bytes, where: str, rows: int, kept: int) -> np.ndarray:
     except ReplayError:
         raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise ReplayError(f"{where} is no Parquet file of ids: {one_line(error)}.") from error
+        raise ReplayError(f"{where} is not a Parquet file of ids: {one_line(error)}.") from error
     if any(table[name].null_count for name in columns):
         raise ReplayError(f"{where} lacks the values of some rows.")
     chosen = table.filter(table["kept"]) if "kept" in columns else table
@@ -235,7 +235,7 @@ def _check_footer(file: pq.ParquetFile, where: str, rows: int, kept: int) -> lis
         raise ReplayError(f"{where} has no column 'id' of 64-bit integers.")
     columns = [name for name in ("id", "kept") if name in schema.names]
     if "kept" in columns and (schema.names.count("kept") != 1 or schema.field("kept").type != pa.bool_()):
-        raise ReplayError(f"{where} has a column 'kept' that does not say yes or no.")
+        raise ReplayError(f"{where} has a column 'kept' that is not boolean.")
     expected = rows if "kept" in columns else kept
     if footer.num_rows != expected:
         raise ReplayError(f"{where} has {footer.num_rows:,} ids, and {expected:,} were recorded: push the rows again.")
@@ -248,7 +248,7 @@ def _check_footer(file: pq.ParquetFile, where: str, rows: int, kept: int) -> lis
 
 
 def _width(kind: pa.DataType) -> int:
-    """Most bytes of a value with all that goes with it; columns beside the ids hold scores."""
+    """Most bytes of a value with all that goes with it; columns other than the ids hold scores."""
     if pa.types.is_fixed_size_list(kind):
         return 16 * int(kind.list_size)
     return 16 * (_LONGEST_LIST if pa.types.is_list(kind) or pa.types.is_large_list(kind) else 1)

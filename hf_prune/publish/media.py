@@ -36,8 +36,8 @@ def columns(rows: Dataset) -> list[str]:
 def check(rows: Dataset) -> None:
     """Refuses rows that name a file of this machine that is no picture, sound, film or document.
 
-    A row of a stranger's dataset may name any file, whose content would be published with it. The files that
-    `datasets` and `huggingface_hub` downloaded are strangers' already, whatever their names.
+    A row of somebody else's dataset may name any file, whose content would be published with it. The files that
+    `datasets` and `huggingface_hub` downloaded were public already, whatever their names.
 
     Raises:
         `ValueError`: names the file.
@@ -62,8 +62,8 @@ def _check_array(array: pa.Array, feature: Any) -> None:
         for path in array.field("path").filter(array.field("bytes").is_null()).to_pylist():
             if path is not None and "://" not in path and not _may_be_read(path):
                 raise ValueError(
-                    f"A row names the file {path}, which is not a picture, sound, film or document: its content would "
-                    "get into the rows, so drop the row or give the file its right name."
+                    f"A row names the file {path}, which is not an image, audio, video or document: its content would "
+                    "be published with the rows, so drop the row or give the file its right extension."
                 )
 
 

@@ -106,7 +106,7 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     try:
         return limits.card_metadata(card, "the card that is there"), card[block.end() :]
     except limits.ReplayError as error:
-        raise ValueError(f"{error} Mend the first lines of README.md, then push or save again.") from error
+        raise ValueError(f"{error} Fix the first lines of README.md, then push or save again.") from error
 
 
 def _merge_body(theirs: str, ours: str, config_name: str, line_break: str) -> str:

@@ -1,4 +1,4 @@
-"""provenance.json: what is needed to make the same subset again, and to trust it.
+"""provenance.json: what is needed to rebuild the same subset, and to trust it.
 
 The whole is checked for secrets and local paths before it gets out.
 What is not known is null, which the card spells as "unknown".
@@ -26,7 +26,7 @@ from hf_prune.selection.pruned import PrunedDataset
 SCHEMA_VERSION = 1
 
 _OF_LOSS = ("recorded_share", "held_out_curvature")
-"""Fields of a [`ScoringRecord`] beside its config and its run."""
+"""Fields of a [`ScoringRecord`] other than its config and its run."""
 OWN_NAMES = ("columns", "score_columns", "class_column", "classes_before", "classes_after", "balance", "column")
 """Fields that hold names of the dataset itself, which are published with its rows and may look like anything."""
 

@@ -89,7 +89,7 @@ def push_to_hub(
             [`~hf_prune.publish.provenance.build`].
         source_id (`str`, *optional*): the Hub id of the source, where `datasets` no longer knows it.
         license (`str`, *optional*): the licence of the source, where its card is not at hand.
-        dry_run (`bool`, *optional*, defaults to `False`): push nothing and ask nothing of the network.
+        dry_run (`bool`, *optional*, defaults to `False`): push nothing and use no network.
 
     Returns:
         `CommitInfo`: of the commit, with `pr_url` and `pr_revision` for a pull request. With `dry_run`, a
@@ -157,7 +157,7 @@ def push_to_hub(
 
 @dataclass(frozen=True)
 class _Push:
-    """What one commit holds, made again for each head of the branch."""
+    """What one commit holds, rebuilt for each head of the branch."""
 
     api: HfApi
     repo_id: str
@@ -211,7 +211,7 @@ class _Push:
             if present.get(path) == digest:
                 continue
             if self.first_seen.get(path) == digest:
-                raise ValueError(f"Somebody else replaced {path} in {self.repo_id} meanwhile: push again.")
+                raise ValueError(f"Somebody else replaced {path} in {self.repo_id} during the push: push again.")
             changed.append(one)
         return changed
 

@@ -1,4 +1,4 @@
-"""What a repository or a directory says about a pruned dataset; a stranger may have written it, so limits hold."""
+"""What a repository or a directory says about a pruned dataset; somebody else may have written it, so limits apply."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Record:
             raise ReplayError(f"{error} If you trust the source, load it yourself and pass source=.") from error
 
     def published_rows(self, token: str | None = None) -> Dataset:
-        """Loads the rows that lie beside the provenance."""
+        """Loads the rows that lie next to the provenance."""
         known = self.provenance
         config_name, split, count = known["config_name"], known["split"], known["result"]["rows"]
         if self.commit is None:
@@ -129,7 +129,7 @@ def _document(content: bytes, where: str) -> dict[str, Any]:
     document = limits.json_object(content, where)
     version = document.get("schema_version")
     if type(version) is not int:
-        raise ReplayError(f"{where} is no provenance of hf_prune.")
+        raise ReplayError(f"{where} is not a provenance file of hf_prune.")
     if version > SCHEMA_VERSION:
         raise ReplayError(f"{where} has schema version {version}, newer than {SCHEMA_VERSION}: upgrade hf_prune.")
     limits.check_schema(document, templates.schema(), where)

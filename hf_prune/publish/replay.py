@@ -77,7 +77,7 @@ def replay(
         _check_ids(record, _select_again(record, rows, trajectory, model, eval_dataset, scoring))
     made = rows.select(record.keep_indices.tolist()).select_columns(names)
     _check_result(record, made)
-    # an address that a row of a stranger names is not asked
+    # an address named by somebody else's row is never contacted
     _check_published(record, record.published_rows(token), made, remote=source is not None)
     kept, of = len(made), record.provenance["source"]["rows"]
     logger.info(
@@ -91,7 +91,7 @@ def replay(
 
 
 def _check_source(record: Record, rows: Dataset, columns: list[str] | None) -> list[str]:
-    """Returns the columns that are made again, in the source's order, once the source is known to be the same."""
+    """Returns the columns that are rebuilt, in the source's order, once the source is known to be the same."""
     origin = record.provenance["source"]
     if len(rows) != origin["rows"]:
         raise ReplayError("This is not the pruned source.", [f"it has {len(rows)} rows, not {origin['rows']}"])
@@ -105,7 +105,7 @@ def _check_source(record: Record, rows: Dataset, columns: list[str] | None) -> l
         present = [name for name in wanted if name in rows.column_names]
         raise ReplayError(
             "The source lacks columns that were made after it was loaded: pass source= the dataset that was pruned or "
-            f"columns={present!r} to make only these.",
+            f"columns={present!r} to rebuild only these.",
             [f"column {name!r} is missing" for name in missing],
         )
     digests = column_digests(rows, wanted)
@@ -133,7 +133,7 @@ def _check_result(record: Record, made: Dataset) -> None:
     if differing:
         raise ReplayError("The rows are not the published ones, which were changed after the selection.", differing)
     for name in sorted(set(recorded["columns"]) - set(digests)):
-        logger.warning("Column %r of the published rows is not in the source and was not made again.", name)
+        logger.warning("Column %r of the published rows is not in the source and was not rebuilt.", name)
 
 
 def _check_published(record: Record, published: Dataset, made: Dataset, remote: bool) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a dataset that a stranger published: data files in plain formats, and nothing of this machine.
+"""The rows of a dataset that somebody else published: data files in plain formats, and nothing of this machine.
 
 `load_dataset` takes the name of a packaged builder or of a directory here before it looks on the Hub, and a card may
 name data files anywhere. So the address is one that can only be on the Hub, the card is read before `datasets` reads
@@ -67,7 +67,7 @@ def of_hub(
         return loaded
     except ReplayError:
         raise
-    except Exception as error:  # what the files of a stranger raise inside of the parsers is open-ended
+    except Exception as error:  # what untrusted files raise inside the parsers is open-ended
         raise ReplayError(f"{where} cannot be loaded ({_told(error)}).") from error
 
 
@@ -95,7 +95,7 @@ def of_directory(directory: Path, config_name: str, split: str, *, rows: int) ->
         return _shards(folder, split, rows)
     except ReplayError:
         raise
-    except Exception as error:  # what the files of a stranger raise inside of the parsers is open-ended
+    except Exception as error:  # what untrusted files raise inside the parsers is open-ended
         raise ReplayError(f"The rows in {directory} cannot be read ({_told(error)}).") from error
 
 
@@ -138,7 +138,7 @@ def _validate(rows: Dataset) -> None:
 
 def _check_names(repo_id: str, commit: str, config_name: str | None, split: str) -> None:
     if not _REPO.fullmatch(repo_id) or repo_id.startswith("buckets/") or ".." in repo_id:
-        raise ReplayError(f"{one_line(repo_id)!r} is no 'owner/name' of a dataset on the Hub.")
+        raise ReplayError(f"{one_line(repo_id)!r} is not the 'owner/name' of a dataset on the Hub.")
     if scrub.commit(commit) is None:
         raise ReplayError(f"{one_line(commit)!r} is not a commit of 40 hexadecimal digits.")
     if config_name is not None and not _CONFIG.fullmatch(config_name):
@@ -161,7 +161,7 @@ def _check_card(repo_id: str, commit: str, token: str | None) -> None:
         read = limits.card_metadata if name.endswith(".md") else limits.yaml_mapping
         for pattern in _patterns(read(text, where).get("configs")):
             if not _inside(pattern):
-                raise ReplayError(f"{where} names data files outside of the repository: {one_line(pattern)!r}.")
+                raise ReplayError(f"{where} names data files outside the repository: {one_line(pattern)!r}.")
 
 
 def _patterns(configs: Any) -> Iterator[str]:
@@ -190,7 +190,8 @@ def _check_files(builder: DatasetBuilder, prefix: str, where: str) -> None:
     modules = {kind.__module__ for kind in type(builder).__mro__}
     if not modules & {f"datasets.packaged_modules.{name}.{name}" for name in _BUILDERS}:
         raise ReplayError(
-            f"{where} holds data in a format that is not loaded from strangers; what is: {', '.join(_BUILDERS)}."
+            f"{where} holds data in a format that is not loaded from untrusted sources; supported are: "
+            f"{', '.join(_BUILDERS)}."
         )
     for files in (builder.config.data_files or {}).values():
         for url in files:
@@ -198,7 +199,7 @@ def _check_files(builder: DatasetBuilder, prefix: str, where: str) -> None:
                 raise ReplayError(f"{where} names a data file that is not its own: {one_line(url)!r}.")
             if not _plain(url):
                 name = one_line(url.removeprefix(prefix))
-                raise ReplayError(f"{where} holds {name!r}, a format that is not loaded from strangers.")
+                raise ReplayError(f"{where} holds {name!r}, a format that is not loaded from untrusted sources.")
 
 
 def _plain(url: str) -> bool:

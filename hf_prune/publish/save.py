@@ -30,9 +30,9 @@ def save(
     write_rows: Callable[[Any], None],
     storage_options: dict[str, Any] | None = None,
 ) -> None:
-    """Saves the rows, and beside them the selection, its provenance and a README.
+    """Saves the rows, and with them the selection, its provenance and a README.
 
-    All of it is made in a directory beside the one that is asked for, with the other files that are there, and takes
+    All of it is made in a directory next to the one that is asked for, with the other files that are there, and takes
     its place in one step. What cannot be merged is met before a row is written. On a file system that is not local,
     and in an empty directory whose parent cannot be written to, the files are written one after the other.
 
@@ -56,7 +56,7 @@ def save(
         return
     target = Path(root).resolve()
     if target in {Path(file["filename"]).resolve().parent for file in pruned.cache_files}:
-        raise PermissionError(f"The rows lie in {target}, and cannot replace themselves: save to another directory.")
+        raise PermissionError(f"The rows are read from {target}, which is not overwritten: save to another directory.")
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_remains(target)
     staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -16,7 +16,7 @@ from hf_prune.publish import escape
 def read(name: str) -> str:
     """Returns the text of a file of `model_cards/`.
 
-    A wheel carries the directory inside the package; in a source checkout it lies beside the package.
+    A wheel carries the directory inside the package; in a source checkout it lies next to the package.
 
     Args:
         name (`str`): file name, such as `"pruned_dataset.md.j2"`.
@@ -27,9 +27,9 @@ def read(name: str) -> str:
     inside = resources.files("hf_prune") / "model_cards" / name
     if inside.is_file():
         return inside.read_text(encoding="utf-8")
-    beside = Path(__file__).resolve().parents[2] / "model_cards" / name
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
+    checkout = Path(__file__).resolve().parents[2] / "model_cards" / name
+    if checkout.is_file():
+        return checkout.read_text(encoding="utf-8")
     raise FileNotFoundError(f"hf_prune was installed without model_cards/{name}: install it again from a wheel.")
 
 

@@ -150,7 +150,7 @@ class TrajectoryCallback(TrainerCallback):
         self._do(lambda recording: recording.flush())
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # The Trainer's last log: the trackers are closed before this callback hears of on_train_end.
+        # The Trainer's last log: the trackers are closed before this callback receives on_train_end.
         if (
             self._recording is not None
             and state.is_world_process_zero
@@ -200,7 +200,7 @@ class TrajectoryCallback(TrainerCallback):
 
     def _stop(self, reason: str) -> None:
         recording, self._recording = self._recording, None
-        logger.warning("Recording stops and training goes on. %s", reason)
+        logger.warning("Recording stops and training continues. %s", reason)
         if recording is not None:
             try:
                 recording.stop(reason)

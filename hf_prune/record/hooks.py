@@ -47,7 +47,7 @@ class LossHook:
     gradient is measured too. Nothing arrives if the Trainer trained on another loss.
 
     Args:
-        statistics (`RowStatistics`, *optional*): What to keep of each row besides.
+        statistics (`RowStatistics`, *optional*): What else to keep of each row.
     """
 
     def __init__(self, statistics: RowStatistics | None = None) -> None:

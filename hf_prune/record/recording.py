@@ -107,7 +107,7 @@ class Recording:
         self._update_manifest(complete=True, last_step=state.global_step)
 
     def stop(self, reason: str) -> None:
-        """Recording ends here while training goes on."""
+        """Recording ends here while training continues."""
         self.close()
         self._update_manifest(stopped=reason)
 

@@ -20,7 +20,7 @@ class Writers:
     """
     Args:
         ledger (`LedgerWriter`): This process's part of the ledger.
-        statistics (`LedgerWriter`, *optional*): The part beside it, where statistics of rows are recorded.
+        statistics (`LedgerWriter`, *optional*): The part next to it, where statistics of rows are recorded.
         snapshots (`SnapshotWriter`, *optional*): The main process's.
         last_snapshot (`int`): The step of the last snapshot; -1 before the first.
     """

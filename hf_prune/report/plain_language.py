@@ -22,23 +22,23 @@ def _what(certificate: Certificate) -> str:
     gone = certificate.n - certificate.kept
     share = gone / certificate.n
     return (
-        f"{gone:,} of {certificate.n:,} rows ({share:.0%}) were left out, {certificate.kept:,} stay; they were chosen "
-        f"by the method “{certificate.method}”."
+        f"{gone:,} of {certificate.n:,} rows ({share:.0%}) were left out and {certificate.kept:,} kept; they were "
+        f"chosen by the method “{certificate.method}”."
     )
 
 
 def _shift(certificate: Certificate) -> list[str]:
     if certificate.audit_ratio is None:
-        return ["How far the model moves could not be checked: too few directions were scored to keep some back."]
+        return ["How far the model moves could not be checked: too few directions were scored to hold some out."]
     ratio = certificate.audit_ratio
     if 0.9 <= ratio <= 1.1:
-        beside = "about as far as when as many random rows are left out"
+        distance = "about as far as when as many random rows are left out"
     elif ratio < 1:
-        beside = f"{ratio:.2f} times as far as when as many random rows are left out: less is better"
+        distance = f"{ratio:.2f} times as far as when as many random rows are left out; lower is better"
     else:
-        beside = f"{ratio:.2f} times as far as when as many random rows are left out, so farther than at random"
+        distance = f"{ratio:.2f} times as far as when as many random rows are left out, which is worse than random"
     return [
-        f"Trained again without them, the model is predicted to move {beside}. This was read off {certificate.audit} "
+        f"Retrained without them, the model is predicted to move {distance}. This was measured on {certificate.audit} "
         "directions that the method which chose the rows never saw."
     ]
 
@@ -48,7 +48,7 @@ def _loss(certificate: Certificate) -> list[str]:
     if change is None:
         return []
     direction = "rise" if change > 0 else "fall"
-    text = f"Trained again for as many steps, its held-out loss is predicted to {direction} by {abs(change):.3g}"
+    text = f"Retrained for as many steps, its held-out loss is predicted to {direction} by {abs(change):.3g}"
     if random is not None:
         text += f"; without as many random rows it is predicted to change by {random.mean:+.3g} (± {random.sd:.2g})"
     return [text + "."]

@@ -68,7 +68,7 @@ def add_scores(
       them.
 
     A row of tokens counts with the mean over its labelled tokens. A regression has the columns `loss` and `grand`
-    alone. Rows that were never visited have NaN in all columns but `grand`, and a warning tells how many they are.
+    alone. Rows that were never visited have NaN in all columns but `grand`, and a warning says how many they are.
 
     Args:
         dataset (`Dataset`):

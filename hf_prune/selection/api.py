@@ -72,7 +72,7 @@ def prune(
         same dictionary with the pruned split.
 
     Raises:
-        `TypeError`: If the dataset is no `Dataset`, or an argument is of a wrong type.
+        `TypeError`: If the dataset is not a `Dataset`, or an argument is of a wrong type.
         `ValueError`: If an argument is out of range, a column is missing or holds NaN or infinite values, or a class
             would lose all its rows.
 

@@ -1,4 +1,4 @@
-"""What is predicted of a selection, beside what random subsets of the same size would get."""
+"""What is predicted of a selection, next to what random subsets of the same size would get."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Spread:
 @dataclass(frozen=True)
 class Certificate:
     """
-    First-order predictions for a subset, each beside the same figure of 32 random subsets of its size.
+    First-order predictions for a subset, each next to the same figure of 32 random subsets of its size.
 
     Dropping the rows P and retraining on the others, which gives each of them n/(n-m) times its weight, shifts the
     result by `n/(n-m) * sum over P of (S_i - mean S)`. Residuals are the lengths of this shift on some of the

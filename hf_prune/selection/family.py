@@ -46,9 +46,7 @@ def family(config: SelectionConfig, columns: list[str]) -> dict[str, SelectionCo
     """
     asked = sorted(set(config.changed()) & set(_OWN))
     if asked:
-        raise ValueError(
-            f"A probe finds out what to prefer, and {asked[0]} says it: leave {asked[0]} out, or leave probe out."
-        )
+        raise ValueError(f"A probe finds out what to prefer, which {asked[0]} already sets: leave one of them out.")
     found = {BALANCED: config}
     found |= {name: replace(config, **changes) for name, changes in PREFERENCES.items()}  # type: ignore[arg-type]
     return found | {name: replace(config, method=name) for name, column in SCORED.items() if column in columns}

@@ -33,7 +33,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
-"""All methods by name: those of the files in `hf_prune/selection/methods/`, and any that are registered besides."""
+"""All methods by name: those of the files in `hf_prune/selection/methods/`, and any others that are registered."""
 
 
 def method(name: str, *, reads: tuple[str, ...] = (), paper: str | None = None) -> Callable[[Choose], Choose]:
@@ -48,7 +48,7 @@ def method(name: str, *, reads: tuple[str, ...] = (), paper: str | None = None) 
 
     def register(choose: Choose) -> Choose:
         if name in METHODS:
-            raise ValueError(f"There is a selection method {name!r} already: choose another name.")
+            raise ValueError(f"A selection method {name!r} is already registered: choose another name.")
         METHODS[name] = Method(name, choose, reads, paper)
         return choose
 
@@ -70,6 +70,6 @@ def method_of(config: SelectionConfig) -> Method:
         readers = sorted(m.name for m in METHODS.values() if field.name in m.reads)
         if readers and field.name in changed and found.name not in readers:
             raise ValueError(
-                f"method={found.name!r} has no use for {field.name}: leave it out, or pass one of {readers} as method."
+                f"method={found.name!r} does not use {field.name}: leave it out, or pass one of {readers} as method."
             )
     return found

@@ -35,7 +35,7 @@ def prune_path(
             Shares of the rows to drop, each in [0, 1).
         nested (`bool`, *optional*, defaults to `False`):
             Whether each rate keeps only rows that the smaller rates keep too. Such a chain is a little worse than each
-            rate on its own, and comes from this call alone: `prune` with the same arguments does not make it again.
+            rate on its own, and comes from this call alone: `prune` with the same arguments does not reproduce it.
         **options:
             The fields of [`SelectionConfig`] other than `keep` and `epsilon`.
 
@@ -54,7 +54,7 @@ def prune_path(
     """
     wrong = sorted({"keep", "epsilon", "split"} & set(options))
     if wrong:
-        raise TypeError(f"prune_path takes rates in the place of {wrong[0]}: leave {wrong[0]} out.")
+        raise TypeError(f"prune_path takes rates instead of {wrong[0]}: leave {wrong[0]} out.")
     for rate in rates:
         if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 <= rate < 1:
             raise ValueError(f"rate {rate!r} is not in [0, 1): pass shares of rows to drop, such as rates=[0.3, 0.5].")

@@ -46,7 +46,7 @@ def run(
         first = start if harmful is None else harmful.first(start, dropped)
         if not first.any():
             return method.choose(problem, dropped, config)
-        # what went first was not there for the method: the rows that are left are balanced among themselves
+        # the method does not see what was dropped first: the rows that are left are balanced among themselves
         left = np.flatnonzero(~first)
         choice = method.choose(problem.take(left), dropped - int(first.sum()), config)
         mask = first.copy()
@@ -89,13 +89,13 @@ def warn_of_loss(selection: Selection) -> Selection:
     """
     Warns of a selection that is predicted to harm the held-out rows clearly more than random rows would.
 
-    Where the held-out rows are of another kind than the pool, representing the pool is no help to them.
+    Where the held-out rows are of another kind than the pool, representing the pool does not help them.
     """
     certificate = selection.certificate
     change, random = certificate.predicted_eval_loss_change, certificate.random_eval_loss_change
     if change is not None and random is not None and change > random.mean + CLEARLY * random.sd:
         logger.warning(
             f"These rows are predicted to change the held-out loss by {change:+.3g}, random rows by {random}: if the "
-            "held-out rows are a task of their own, pass method='target'; else ask a probe."
+            "held-out rows are a task of their own, pass method='target'; otherwise pass probe=."
         )
     return selection

@@ -106,7 +106,7 @@ class Problem:
         """
         The problem that is left when these rows, sorted indices, are all there is.
 
-        The rows are centred anew, for they are what a training on them would see.
+        The rows are centred again, because they are what a training on them would see.
         """
         vectors = self.vectors.select(rows)
         return replace(
@@ -132,7 +132,7 @@ def read_problem(dataset: Dataset, column: str, balance: str | bool | None, cent
         centred (`bool`, *optional*, defaults to `True`): See [`prune`].
 
     Raises:
-        `TypeError`: If `dataset` is no `Dataset`, or a column holds something else than numbers.
+        `TypeError`: If `dataset` is not a `Dataset`, or a column holds anything but numbers.
         `ValueError`: If there are no rows, a column is missing, or it holds NaN or infinite values.
     """
     check_dataset(dataset)

@@ -83,7 +83,7 @@ class PrunedDataset(Dataset):
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         """
-        Saves the rows as `Dataset.save_to_disk` does, and beside them the selection, its provenance and a README.
+        Saves the rows as `Dataset.save_to_disk` does, and with them the selection, its provenance and a README.
 
         A directory that is there is replaced in one step, its other files kept, so that it is never half written.
 

@@ -32,7 +32,7 @@ class Selection:
     Args:
         keep_indices (`np.ndarray`): Rows that stay, sorted, int64 of shape `(kept,)`.
         drop_indices (`np.ndarray`): Rows that go, sorted, int64 of shape `(n - kept,)`.
-        certificate (`Certificate`): What is predicted of the subset, beside random subsets.
+        certificate (`Certificate`): What is predicted of the subset, next to random subsets.
         config (`SelectionConfig`): What was asked for.
         resolved (`dict`): Values that were left to the call, such as the number of rows and the column of classes.
         scoring (`ScoringRecord`, *optional*): How the influence columns were made.
@@ -80,7 +80,7 @@ class Selection:
         """
         Writes `selection.json`, `kept_ids.parquet` and `dropped_ids.parquet` into a directory.
 
-        Each file is written beside its place and then moved there, `selection.json` with the digests of the others
+        Each file is written next to its place and then moved there, `selection.json` with the digests of the others
         last: what a killed process leaves is either the old selection, the new one, or an error when it is loaded.
 
         Args:
@@ -173,4 +173,4 @@ def _read_ids(file: Path, digest: str | None) -> np.ndarray:
     try:
         return pq.read_table(pa.BufferReader(content))["id"].to_numpy()
     except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{file} is no Parquet file of ids ({error}): save the selection again.") from error
+        raise ValueError(f"{file} is not a Parquet file of ids ({error}): save the selection again.") from error

@@ -23,7 +23,7 @@ def snapshot_path(root: Path, step: int) -> Path:
 
 
 def part_paths(root: Path, directory: str = LEDGER) -> dict[tuple[int, int], Path]:
-    """Files of the ledger, or of the statistics beside it, by (rank, part)."""
+    """Files of the ledger, or of the statistics next to it, by (rank, part)."""
     found = {}
     for path in sorted((root / directory).glob("*.jsonl")):
         if match := _PART.fullmatch(path.name):

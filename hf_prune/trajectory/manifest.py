@@ -157,7 +157,7 @@ def read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     if not path.is_file():
         raise TrajectoryError(
-            f"There is no trajectory in {root}: give the directory that TrajectoryCallback wrote to."
+            f"There is no trajectory in {root}: pass the directory that TrajectoryCallback wrote to."
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

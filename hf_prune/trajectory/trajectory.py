@@ -82,7 +82,7 @@ class Trajectory:
     """
     A recorded training run. Make one with [`Trajectory.open`].
 
-    It is safe to read while the run goes on, and after a run was killed: it then ends at the last finished step.
+    It is safe to read while the run continues, and after a run was killed: it then ends at the last finished step.
     """
 
     def __init__(self, path: Path, manifest: Manifest, rows: list[list[LedgerRow]], snapshots: dict[int, Path]):

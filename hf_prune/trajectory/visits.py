@@ -1,4 +1,4 @@
-"""Statistics of every visit on disk: one JSON line for each optimizer step and process, beside the ledger's."""
+"""Statistics of every visit on disk: one JSON line for each optimizer step and process, next to the ledger's."""
 
 from __future__ import annotations
 
@@ -125,5 +125,5 @@ def _values(text: Any, count: int, step: int, rank: int) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise TrajectoryError(
             f"The statistics of step {step} and rank {rank} are missing or damaged: copy the whole directory "
-            f"{STATISTICS_DIRECTORY} beside {LEDGER} again, or record the run again."
+            f"{STATISTICS_DIRECTORY}, next to {LEDGER}, again, or record the run again."
         ) from error

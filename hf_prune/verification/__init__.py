@@ -1,4 +1,4 @@
-"""Verifying: retrain on all, pruned and random rows, and put what happens beside the prediction."""
+"""Verifying: retrain on all, pruned and random rows, and compare what happens with the prediction."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`verify`: the observed gap, by retraining, beside the predicted one."""
+"""`verify`: the gap observed by retraining, next to the predicted one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def verify(
     """
     Retrains on all rows, on the pruned ones and on random ones, and measures each model on held-out rows.
 
-    Every arm sees the same seeds; the random arm draws as many rows as the pruned one has, anew for each seed.
+    Every arm sees the same seeds; the random arm draws as many rows as the pruned one has, again for each seed.
 
     Args:
         factory (`Callable[[Dataset, int], Trainer]`):
@@ -117,7 +117,7 @@ def train_arm(
         name (`str`): Shown on the bar.
         rows (`Callable[[int], Dataset]`): The training rows for a seed.
         seeds (`Sequence[int]`): The seeds.
-        full_arm (`Arm`, *optional*): Whose steps are made again under a budget of steps.
+        full_arm (`Arm`, *optional*): Whose number of steps is repeated under a budget of steps.
         bar (`tqdm`): Goes on by one for each training.
 
     Returns:
@@ -163,9 +163,7 @@ def _check_unseen(pruned: Dataset, eval_dataset: Dataset) -> None:
     """What a choice was made on cannot measure it."""
     evidence = pruned.selection.certificate.evidence if isinstance(pruned, PrunedDataset) else None
     if evidence is not None and evidence.eval_digest == content_digest(eval_dataset):
-        raise ValueError(
-            "The probe chose the pruned rows on this eval_dataset, which would flatter them: pass other rows."
-        )
+        raise ValueError("The probe chose the pruned rows on this eval_dataset, which favours them: pass other rows.")
 
 
 def predicted_loss_change(pruned: Dataset) -> float | None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 FIRST_SEED = 100_000
 """Seeds of probes start here, apart from those of `verify` and of most recorded runs."""
 RANDOM = "random"
-"""Random rows, drawn anew for each seed, that every candidate is compared with."""
+"""Random rows, drawn again for each seed, that every candidate is compared with."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Probe:
     """
     Finds out by retraining which rows to prefer, for [`prune`]`(..., probe=Probe(...))`.
 
-    Ways of choosing (the balanced one, more or less of the hardest rows, and the baselines whose columns the
-    dataset has) are trained beside as many random rows with the same seed. The better half goes on with another seed
-    (successive halving), until one is left, which goes on until `cost` is spent. It is taken if it beats random rows
+    Ways of choosing (the balanced one, more or fewer of the hardest rows, and the baselines whose columns the dataset
+    has) are compared with as many random rows trained with the same seed. The better half continues with another seed
+    (successive halving), until one is left, which continues until `cost` is spent. It is taken if it beats random rows
     beyond chance; if it does not, the balanced choice is.
 
     Args:
@@ -53,9 +53,9 @@ class Probe:
         steps (`int`, *optional*):
             Optimizer steps of the recorded run, for `budget="steps"`.
         cost (`float`, *optional*, defaults to 8.0):
-            What the retrainings may cost together, in trainings on all rows. It is told before they start.
+            What the retrainings may cost together, in trainings on all rows. It is logged before they start.
         directory (`str` or `Path`, *optional*):
-            Where each retraining's result is kept, so that a probe that was stopped goes on where it was. Use another
+            Where each retraining's result is kept, so that a stopped probe continues where it was. Use another
             directory for another factory or metric.
 
     Example:
@@ -164,7 +164,7 @@ class Probe:
 
 def rounds(candidates: int, trainings: float) -> list[int]:
     """
-    How many candidates are trained with each seed, beside random rows: half as many with each next seed, at last one.
+    How many candidates are trained with each seed, besides random rows: half as many with each next, one in the end.
 
     Where that many trainings do not get from all candidates to one, the last named are left out.
 

@@ -119,7 +119,7 @@ class Verification:
         budget (`str`): `"epochs"` or `"steps"`: what all arms have the same number of.
         full (`Arm`): Trained on all rows.
         pruned (`Arm`): Trained on the pruned rows.
-        random (`Arm`, *optional*): Trained on random rows, as many as pruned ones, drawn anew for each seed.
+        random (`Arm`, *optional*): Trained on random rows, as many as pruned ones, drawn again for each seed.
         predicted_loss_change (`float`, *optional*): The certificate's prediction for `loss_change`, for equal steps.
         predicted_random_loss_change (`float`, *optional*): The same for random rows, their mean.
     """
@@ -191,8 +191,8 @@ class Verification:
         beside = self.predicted_loss_beside_random
         if beside is not None and self.loss_beside_random is not None:
             lines.append(
-                f"Held-out loss beside random rows, which make as many steps: predicted {beside:+.4g}, observed "
-                f"{self.loss_beside_random}."
+                f"Held-out loss minus that of random rows trained for as many steps: predicted {beside:+.4g}, "
+                f"observed {self.loss_beside_random}."
             )
         return "\n".join(lines)
 
@@ -219,7 +219,7 @@ class Verification:
         ).to_dict()
 
     def to_dict(self) -> dict[str, Any]:
-        """All runs, and the estimates beside them for readers of the JSON."""
+        """All runs, with the estimates added for readers of the JSON."""
         estimates = ("gap", "random_gap", "loss_change", "random_loss_change", "loss_beside_random")
         shown = {name: getattr(self, name) for name in estimates}
         return _to_jsonable(asdict(self)) | {

@@ -103,7 +103,7 @@ def test_each_influence_column_has_its_own_record(scored):
 def test_a_record_that_cannot_be_read_is_refused_in_a_sentence(stamp):
     rows = samples.scored()
     damaged = rows.cast_column("influence_norm", Value("float32", id=json.dumps(stamp)))
-    with pytest.raises(ValueError, match="'influence_norm' does not say how it was scored in words that are known"):
+    with pytest.raises(ValueError, match="'influence_norm' has an unreadable record of how it was scored"):
         prune(damaged, 0.5)
 
 

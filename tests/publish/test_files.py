@@ -154,7 +154,7 @@ def test_altered_ids_are_refused(published):
     with pytest.raises(ReplayError, match="cannot be trusted"):
         Record.open(str(published))
     path.write_bytes(b"no parquet")
-    with pytest.raises(ReplayError, match="no Parquet file of ids"):
+    with pytest.raises(ReplayError, match="not a Parquet file of ids"):
         Record.open(str(published))
 
 

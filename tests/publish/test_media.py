@@ -35,16 +35,16 @@ def test_secret_that_a_row_names_gets_into_nothing(tmp_path, pictures, feature):
     secret.write_text("a secret key")
     scored = samples.scored(rows([*pictures[:-1], str(secret)], feature))
     pruned = prune(scored, keep=60)
-    with pytest.raises(ValueError, match="id_rsa, which is not a picture"):
+    with pytest.raises(ValueError, match="id_rsa, which is not an image"):
         pruned.save_to_disk(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
-    with pytest.raises(ValueError, match="id_rsa, which is not a picture"):
+    with pytest.raises(ValueError, match="id_rsa, which is not an image"):
         shards._write(scored, tmp_path / "shard.parquet", embed=True)
     assert not (tmp_path / "shard.parquet").exists()
 
 
 def test_device_that_never_ends_is_not_opened():
-    with pytest.raises(ValueError, match="/dev/zero, which is not a picture"):
+    with pytest.raises(ValueError, match="/dev/zero, which is not an image"):
         media.check(rows(["/dev/zero"]))
 
 

@@ -43,7 +43,7 @@ def test_a_field_that_this_version_does_not_know_is_named(tmp_path, part):
     document: dict[str, Any] = json.loads(file.read_text())
     (document["influence"] if part == "influence" else document["selection"]["arguments"])["beam"] = 3
     file.write_text(json.dumps(document))
-    with pytest.raises(ReplayError, match=f"not as its schema says: .*{part}"):
+    with pytest.raises(ReplayError, match=f"does not match its schema: .*{part}"):
         Record.open(str(tmp_path))
 
 

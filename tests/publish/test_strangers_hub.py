@@ -49,7 +49,7 @@ def test_source_comes_from_the_hub_although_a_folder_here_has_its_name(told):
 
 def test_name_that_is_no_repository_is_refused(told):
     for name, words in told["bare"].items():
-        assert "is no 'owner/name' of a dataset on the Hub" in words, name
+        assert "is not the 'owner/name' of a dataset on the Hub" in words, name
 
 
 def test_source_without_a_commit_is_not_loaded(told):
@@ -68,19 +68,19 @@ def test_config_and_split_of_a_stranger_are_names_and_no_paths(told):
     ("name", "words"),
     [
         ("pickles", "cannot be loaded"),
-        ("pickles-by-card", "a format that is not loaded from strangers"),
+        ("pickles-by-card", "a format that is not loaded from untrusted sources"),
         ("pickles-as-csv", "cannot be loaded"),
         ("pickles-as-parquet", "cannot be loaded"),
-        ("tar", "a format that is not loaded from strangers"),
-        ("zip", "a format that is not loaded from strangers"),
+        ("tar", "a format that is not loaded from untrusted sources"),
+        ("zip", "a format that is not loaded from untrusted sources"),
         ("script", "scripts are no longer supported"),
-        ("absolute", "names data files outside of the repository"),
-        ("absolute-split", "names data files outside of the repository"),
-        ("file-url", "names data files outside of the repository"),
-        ("url", "names data files outside of the repository"),
-        ("chained", "names data files outside of the repository"),
-        ("up", "names data files outside of the repository"),
-        ("yaml-file", "names data files outside of the repository"),
+        ("absolute", "names data files outside the repository"),
+        ("absolute-split", "names data files outside the repository"),
+        ("file-url", "names data files outside the repository"),
+        ("url", "names data files outside the repository"),
+        ("chained", "names data files outside the repository"),
+        ("up", "names data files outside the repository"),
+        ("yaml-file", "names data files outside the repository"),
         ("yaml-bomb", "nested too deeply"),
         ("yaml-large", "at most 2,097,152 are read"),
         ("no-utf-8", "is not UTF-8"),

@@ -1,4 +1,4 @@
-"""A wrong call gets one sentence that says what is wrong and how to mend it."""
+"""A wrong call gets one sentence that says what is wrong and how to fix it."""
 
 from __future__ import annotations
 

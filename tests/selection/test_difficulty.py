@@ -108,7 +108,7 @@ def test_preferences_that_exclude_each_other_are_refused():
             select(scored(), 0.5, hard=0.5, **options)
     with pytest.raises(ValueError, match=r"cut must be a share in \[0, 1\], not 1.5"):
         select(scored(), 0.5, cut=1.5)
-    with pytest.raises(ValueError, match="method='random' has no use for hard"):
+    with pytest.raises(ValueError, match="method='random' does not use hard"):
         select(scored(), 0.5, hard=0.5, method="random")
 
 

@@ -40,7 +40,7 @@ def test_rates_outside_0_1_are_refused(rates):
 
 
 def test_a_path_takes_rates_only():
-    with pytest.raises(TypeError, match="takes rates in the place of keep: leave keep out"):
+    with pytest.raises(TypeError, match="takes rates instead of keep: leave keep out"):
         prune_path(scored(), [0.3], keep=0.5)
 
 

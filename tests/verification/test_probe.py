@@ -128,7 +128,7 @@ def test_verify_refuses_the_rows_that_the_probe_chose_on(rows, dev, tmp_path):
 def test_a_probe_that_cannot_be_paid_or_is_not_needed_is_refused(rows, dev, tmp_path):
     with pytest.raises(ValueError, match="a comparison takes 5: raise cost"):
         select(rows, 0.5, probe=Probe(Factory(tmp_path), dev, cost=2))
-    with pytest.raises(ValueError, match="A probe finds out what to prefer, and hard says it"):
+    with pytest.raises(ValueError, match="A probe finds out what to prefer, which hard already sets"):
         select(rows, 0.5, hard=0.5, probe=Probe(Factory(tmp_path), dev))
 
 

@@ -81,7 +81,7 @@ def test_explanation_names_prediction_and_observation():
     text = verification().explain()
     assert "predicted +0.05" in text
     assert "observed 0.1" in text
-    assert "beside random rows, which make as many steps: predicted -0.2, observed -0.2 [" in text
+    assert "minus that of random rows trained for as many steps: predicted -0.2, observed -0.2 [" in text
 
 
 def test_observed_is_what_provenance_takes():

@@ -12,7 +12,7 @@ from hf_prune.model.losses import FACTORED_LOGITS
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.per_example import example_gradients, gauss_newton_factors
 
-# A cotangent's way through the network takes about so many vectors of the parameters' length.
+# A cotangent's way through the network takes about this many vectors of the parameters' length.
 VECTORS_PER_DIRECTION = 8
 
 
@@ -94,7 +94,7 @@ def _by_examples(
 def hessian_products(
     objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, C: torch.Tensor, budget: int
 ) -> torch.Tensor:
-    """The Hessian of the step's objective times each row of `C`: reverse over reverse mode, for it is symmetric."""
+    """The Hessian of the step's objective times each row of `C`: reverse over reverse, because it is symmetric."""
 
     def objective_of(theta: torch.Tensor) -> torch.Tensor:
         return objective.losses(theta, batch) @ weights

@@ -27,7 +27,7 @@ class CountSketch:
 
     Args:
         shapes (`Sequence[tuple[int, ...]]`): shapes of the recorded parameters.
-        width (`int`): about how many dimensions d to give out.
+        width (`int`): about how many dimensions d to allot.
         shares (`Sequence[float]`, *optional*): each parameter's share of them; by default that of its size.
         seed (`int`): seed of the signs.
         device (`torch.device`): where gradients are.
@@ -100,7 +100,7 @@ class CountSketch:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether this device multiplies bfloat16 matrices in hardware."""
     if device.type == "cpu":
-        tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch of old has none
+        tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older torch has none
         return bool(tell().get("amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
