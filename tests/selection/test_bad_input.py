@@ -214,10 +214,10 @@ def test_a_split_of_a_plain_dataset_is_refused():
     [
         ({"cost": 3}, TypeError, "cost is a string"),
         ({"cost": "influence_norm", "difficulty": 0.5}, ValueError, "both difficulty and cost: pass one"),
-        ({"cost": "influence_norm", "method": "norm"}, ValueError, "no use for cost: leave it out"),
+        ({"cost": "influence_norm", "method": "norm"}, ValueError, "does not use cost: leave it out"),
         ({"cost": "text"}, TypeError, "'text' holds string, not numbers"),
         ({"cost": "size"}, ValueError, "no column 'size': name another column with `cost=`"),
-        ({"features": "influence"}, ValueError, "no use for features: leave it out, or pass one of"),
+        ({"features": "influence"}, ValueError, "does not use features: leave it out, or pass one of"),
         ({"features": "text", "method": "herding"}, TypeError, "'text' is of type string, not a list of floats"),
         ({"harmful": "ignore"}, ValueError, "pass 'keep', or 'drop'"),
         ({"centred": 1}, TypeError, "centred is True or False, got int 1"),
