@@ -35,6 +35,14 @@ def row_indices(dataset: Dataset) -> pa.ChunkedArray | None:
     return None if dataset._indices is None else dataset._indices.column(0)
 
 
+def mapped_blocks(dataset: Dataset) -> list[tuple[str, pa.Table]]:
+    """File and rows of each memory-mapped part of `dataset.data`."""
+    from datasets.table import MemoryMappedTable
+
+    blocks = getattr(dataset.data, "blocks", [[dataset.data]])
+    return [(block.path, block.table) for row in blocks for block in row if isinstance(block, MemoryMappedTable)]
+
+
 def as_class(dataset: Dataset, kind: type[SomeDataset], info: DatasetInfo | None = None) -> SomeDataset:
     """The same rows, format and fingerprint as a dataset of class `kind`, with another `info`; nothing is copied."""
     made = kind(

@@ -12,22 +12,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_prune._core import compat
+from hf_prune._core.memo import Memo
+
 _BATCH_BYTES = 64 * 2**20
 _BATCH_ROWS = 65_536
 
 
-def column_digests(dataset: Dataset, columns: list[str] | None = None) -> dict[str, str]:
+def column_digests(dataset: Dataset, columns: list[str] | None = None, *, fresh: bool = False) -> dict[str, str]:
     """
     Digests the content of a dataset, column by column.
 
     A digest depends on the values, the nulls, the row order and the type; not on chunks, slices, an indices mapping,
-    the format that is set, or on whether strings and lists are the large kind.
+    the format that is set, or on whether strings and lists are the large kind. A column of memory-mapped files is
+    read once in a process, for as long as its memory is the same and its files are not written to.
 
     Args:
         dataset (`datasets.Dataset`):
             The dataset to read. It is read in batches, so a dataset larger than memory is fine.
         columns (`list[str]`, *optional*):
             The columns to digest. All of them by default.
+        fresh (`bool`, *optional*, defaults to `False`):
+            Read all rows now, and remember nothing of it.
 
     Returns:
         `dict[str, str]`: column name to SHA-256 in hexadecimal.
@@ -36,6 +42,16 @@ def column_digests(dataset: Dataset, columns: list[str] | None = None) -> dict[s
     missing = [name for name in names if name not in dataset.column_names]
     if missing:
         raise ValueError(f"The dataset has no column {missing[0]!r}; its columns are {dataset.column_names}.")
+    if fresh:
+        return _read(dataset, names)
+    memo = Memo(dataset, _rows_digest(dataset))
+    known = memo.known(names)
+    new = _read(dataset, [name for name in names if name not in known])
+    memo.keep(new)
+    return {name: known[name] if name in known else new[name] for name in names}
+
+
+def _read(dataset: Dataset, names: list[str]) -> dict[str, str]:
     hashers: dict[str, _ColumnHasher] = {}
     for table in _batches(dataset, names):
         for name in names:
@@ -70,6 +86,17 @@ def combine(rows: int, digests: Mapping[str, str]) -> str:
 
 
 _EMPTY = hashlib.sha256(b"no rows").hexdigest()
+
+
+def _rows_digest(dataset: Dataset) -> str:
+    """Digest of the indices mapping, which is short beside the rows; `""` if there is none."""
+    indices = compat.row_indices(dataset)
+    if indices is None:
+        return ""
+    hasher = _ColumnHasher(indices.type)
+    for chunk in indices.chunks:
+        hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def _batches(dataset: Dataset, columns: list[str]) -> Iterator[pa.Table]:

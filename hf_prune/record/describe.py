@@ -21,11 +21,14 @@ _LIBRARIES = ("accelerate", "datasets", "torch", "transformers")
 
 
 def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, str], str | None]:
-    """Row count, column digests and fingerprint. Only the main process needs the digests, which read all rows."""
+    """Row count, column digests and fingerprint. Only the main process needs the digests, which read all rows.
+
+    They are not remembered: scoring compares the rows as they are after training.
+    """
     rows = None if isinstance(dataset, torch.utils.data.IterableDataset) else len(dataset)
     if not isinstance(dataset, datasets.Dataset):
         return rows, {}, None
-    return rows, column_digests(dataset) if main else {}, compat.fingerprint(dataset)
+    return rows, column_digests(dataset, fresh=True) if main else {}, compat.fingerprint(dataset)
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:

@@ -56,6 +56,17 @@ def test_row_indices_lead_from_rows_to_the_table_below(rows: Dataset):
     assert chosen.data.column("x").take(indices).to_pylist() == chosen["x"][:]
 
 
+def test_mapped_blocks_are_the_files_and_not_what_was_added_in_memory(rows: Dataset, tmp_path: Path):
+    assert compat.mapped_blocks(rows) == []
+    rows.save_to_disk(str(tmp_path))
+    loaded = Dataset.load_from_disk(str(tmp_path))
+    for mapped in (loaded, loaded.add_column("z", [1, 2, 3, 4])):
+        ((file, table),) = compat.mapped_blocks(mapped)
+        assert Path(file).parent == tmp_path.resolve()
+        assert table.column_names == ["x", "y"]
+        assert table.column("x").to_pylist() == [10, 11, 12, 13]
+
+
 def test_a_dataset_of_another_class_has_the_same_rows_format_and_fingerprint(rows: Dataset):
     class Own(Dataset):
         pass
