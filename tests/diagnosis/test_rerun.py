@@ -173,7 +173,7 @@ def test_parameters_that_were_not_recorded_stay_and_clipping_keeps_its_factor(tm
     recorder = TrajectoryCallback(tmp_path / "t", window=1.0, parameters=r"net\.2")
     toys.train(model, rows, tmp_path / "out", [recorder], max_steps=1, max_grad_norm=0.2, **OPTIMIZERS["sgd"])
     rerun = rerun_of(tmp_path / "t", model, rows)
-    assert not rerun.clips_anew
+    assert not rerun.clips_again
     first = {name: value.clone() for name, value in rerun.replay.objective.fixed.items()}
     theta = rerun.train(rerun.updates(rerun.replay.steps()), nobody(rerun))
     assert all(torch.equal(first[name], value) for name, value in rerun.replay.objective.fixed.items())
