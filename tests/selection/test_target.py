@@ -34,4 +34,4 @@ def test_a_choice_that_is_clearly_worse_for_the_held_out_rows_than_random_is_war
     assert not caplog.text
     with caplog.at_level(logging.WARNING, "hf_prune"):
         select(against, 0.5, method="norm")  # keeps what raises the loss
-    assert "pass method='target'; else ask a probe" in caplog.text
+    assert "pass method='target'; otherwise pass probe=" in caplog.text
