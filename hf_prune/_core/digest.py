@@ -14,18 +14,33 @@ from datasets import Dataset
 
 from hf_prune._core import compat
 from hf_prune._core.memo import Memo
+from hf_prune._core.values import (
+    field_names,
+    fields_of,
+    fixed_bytes,
+    is_media,
+    is_number,
+    media_contents,
+    plain_array,
+    storage_type,
+    type_name,
+)
 
 _BATCH_BYTES = 64 * 2**20
 _BATCH_ROWS = 65_536
+_BLOCK = 65_536
+"""Numbers that are hashed at once."""
 
 
 def column_digests(dataset: Dataset, columns: list[str] | None = None, *, fresh: bool = False) -> dict[str, str]:
     """
     Digests the content of a dataset, column by column.
 
-    A digest depends on the values, the nulls, the row order and the type; not on chunks, slices, an indices mapping,
-    the format that is set, or on whether strings and lists are the large kind. A column of memory-mapped files is
-    read once in a process, for as long as its memory is the same and its files are not written to.
+    A digest depends on the values, the nulls, the row order and the kind of the values; not on chunks, slices, an
+    indices mapping, the format that is set, the width of numbers, the order of a struct's fields, or on whether
+    strings and lists are the large kind. Media are their content, wherever their files lie; the path stands for a
+    file that is not here. A column of memory-mapped files is read once in a process, for as
+    long as its memory is the same and its files are not written to.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -43,15 +58,16 @@ def column_digests(dataset: Dataset, columns: list[str] | None = None, *, fresh:
     if missing:
         raise ValueError(f"The dataset has no column {missing[0]!r}; its columns are {dataset.column_names}.")
     if fresh:
-        return _read(dataset, names)
+        return _read(dataset, names)[0]
     memo = Memo(dataset, _rows_digest(dataset))
     known = memo.known(names)
-    new = _read(dataset, [name for name in names if name not in known])
-    memo.keep(new)
+    new, inside = _read(dataset, [name for name in names if name not in known])
+    memo.keep({name: new[name] for name in inside})
     return {name: known[name] if name in known else new[name] for name in names}
 
 
-def _read(dataset: Dataset, names: list[str]) -> dict[str, str]:
+def _read(dataset: Dataset, names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The digests, and those of the columns that name no files."""
     hashers: dict[str, _ColumnHasher] = {}
     for table in _batches(dataset, names):
         for name in names:
@@ -61,7 +77,8 @@ def _read(dataset: Dataset, names: list[str]) -> dict[str, str]:
             gathered = column.combine_chunks()
             for chunk in gathered.chunks if isinstance(gathered, pa.ChunkedArray) else [gathered]:
                 hasher.update(chunk)
-    return {name: hashers[name].hexdigest() if name in hashers else _EMPTY for name in names}
+    digests = {name: hashers[name].hexdigest() if name in hashers else _EMPTY for name in names}
+    return digests, [name for name in names if name in hashers and hashers[name].inside]
 
 
 def content_digest(dataset: Dataset, columns: list[str] | None = None) -> str:
@@ -116,114 +133,114 @@ class _ColumnHasher:
     """
 
     def __init__(self, kind: pa.DataType):
-        self.kind = _storage(kind)
+        self.kind = storage_type(kind)
         self._validity = hashlib.sha256()
         self._lengths = hashlib.sha256()
-        self._values = hashlib.sha256()
+        self._values = _Values(hashlib.sha256())
         self._children = [_ColumnHasher(child) for child in _child_types(self.kind)]
+        self._any, self._inside = False, True
 
     def update(self, array: pa.Array) -> None:
-        array = _plain(array)
+        array = plain_array(array)
         valid = array.is_valid()
-        self._validity.update(_bytes(valid.cast(pa.uint8())))
+        self._validity.update(fixed_bytes(valid.cast(pa.uint8())))
+        self._any = self._any or len(array) > array.null_count
+        array = array.filter(valid) if array.null_count else array
         if pa.types.is_null(array.type):
             return
-        if pa.types.is_struct(array.type):
-            for hasher, child in zip(self._children, array.filter(valid).flatten(), strict=True):
+        if is_media(array.type):
+            for content, inside in media_contents(array):
+                self._inside = self._inside and inside
+                self._lengths.update(len(content).to_bytes(8, "little"))
+                self._values.update(content)
+        elif pa.types.is_struct(array.type):
+            for hasher, child in zip(self._children, fields_of(array), strict=True):
                 hasher.update(child)
-            return
-        array = array.filter(valid) if array.null_count else array
-        if pa.types.is_large_list(array.type):
-            self._lengths.update(_bytes(pc.list_value_length(array).cast(pa.int64())))
+        elif pa.types.is_large_list(array.type):
+            self._lengths.update(fixed_bytes(pc.list_value_length(array).cast(pa.int64())))
             self._children[0].update(array.flatten())
         elif pa.types.is_large_binary(array.type):
-            self._lengths.update(_bytes(pc.binary_length(array).cast(pa.int64())))
+            self._lengths.update(fixed_bytes(pc.binary_length(array).cast(pa.int64())))
             self._values.update(_variable_bytes(array))
+        elif is_number(array.type):
+            self._values.add(array.to_numpy(zero_copy_only=False))
         else:
-            self._values.update(_bytes(array))
+            self._values.update(fixed_bytes(array))
+
+    @property
+    def inside(self) -> bool:
+        """Whether all that was hashed lay in the array, and not in files that it names."""
+        return self._inside and all(child.inside for child in self._children)
 
     def hexdigest(self) -> str:
         parts = [
-            _type_name(self.kind),
+            # what a column of nulls alone was declared as is no value
+            type_name(self.kind) if self._any else "nothing",
             self._validity.hexdigest(),
             self._lengths.hexdigest(),
             self._values.hexdigest(),
         ]
-        parts += [child.hexdigest() for child in self._children]
+        if self._any:
+            parts += [child.hexdigest() for child in self._children]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
-    """The one type that stands for all ways to hold the same values."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _storage(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return _storage(kind.value_type)
-    if _is_text(kind):
-        return pa.large_string()
-    if _is_binary(kind):
-        return pa.large_binary()
-    if _is_list(kind):
-        return pa.large_list(_storage(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _storage(field.type)) for field in kind])
-    return kind
+class _Values:
+    """
+    The stream of a column's values.
+
+    Numbers go through it in blocks, each as the narrowest kind that holds it: equal numbers are equal bytes in
+    whatever width a file or a library keeps them.
+    """
+
+    def __init__(self, hasher: Any):
+        self._hasher = hasher
+        self._waiting: list[np.ndarray] = []
+        self._count = 0
+
+    def update(self, content: Any) -> None:
+        self._hasher.update(content)
+
+    def add(self, numbers: np.ndarray) -> None:
+        while len(numbers):
+            part, numbers = np.split(numbers, [_BLOCK - self._count])
+            self._waiting.append(part)
+            self._count += len(part)
+            if self._count == _BLOCK:
+                self._flush()
+
+    def hexdigest(self) -> str:
+        if self._count:
+            self._flush()
+        return str(self._hasher.hexdigest())
+
+    def _flush(self) -> None:
+        block = np.concatenate(self._waiting)
+        self._waiting, self._count = [], 0
+        narrow = np.ascontiguousarray(_narrowest(block))
+        self._hasher.update(narrow.dtype.str.encode() + narrow.tobytes())
 
 
-def _plain(array: pa.Array) -> pa.Array:
-    """The array in its storage type at the top level, with text as bytes and booleans as bytes."""
-    if isinstance(array.type, pa.BaseExtensionType):
-        array = array.storage
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if _is_text(kind):
-        return array.cast(pa.large_string()).cast(pa.large_binary())
-    if _is_binary(kind):
-        return array.cast(pa.large_binary())
-    if _is_list(kind):
-        return array.cast(pa.large_list(kind.value_type))
-    if pa.types.is_boolean(kind):
-        return array.cast(pa.uint8())
-    return array
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+def _narrowest(numbers: np.ndarray) -> np.ndarray:
+    if numbers.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            single = numbers.astype("<f4")
+        found = single if np.array_equal(single, numbers, equal_nan=True) else numbers.astype("<f8")
+        found[np.isnan(found)] = np.nan  # of the many kinds of NaN, one
+        return found
+    low, high = int(numbers.min()), int(numbers.max())
+    for kind in ("<i1", "<i2", "<i4", "<i8"):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return numbers.astype(kind)
+    return numbers.astype("<u8")
 
 
 def _child_types(kind: pa.DataType) -> list[pa.DataType]:
     if pa.types.is_large_list(kind):
         return [kind.value_type]
-    if pa.types.is_struct(kind):
-        return [field.type for field in kind]
+    if pa.types.is_struct(kind) and not is_media(kind):
+        return [kind.field(name).type for name in field_names(kind)]
     return []
-
-
-def _type_name(kind: pa.DataType) -> str:
-    """A name that leaves children to their own hashers, except for the names of a struct's fields."""
-    if pa.types.is_large_list(kind):
-        return "list"
-    if pa.types.is_struct(kind):
-        return json.dumps(["struct", [field.name for field in kind]])
-    return str(kind)
-
-
-def _bytes(array: pa.Array) -> Any:
-    """The values of a fixed-width array without nulls, as one buffer that starts at its first row."""
-    width = array.type.bit_width // 8
-    buffer = array.buffers()[1]
-    if buffer is None or len(array) == 0:
-        return b""
-    return memoryview(buffer)[array.offset * width : (array.offset + len(array)) * width]
 
 
 def _variable_bytes(array: pa.Array) -> Any:

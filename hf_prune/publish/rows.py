@@ -64,6 +64,7 @@ def of_hub(
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
         _validate(loaded)
+        media.check(loaded)
         return loaded
     except ReplayError:
         raise
@@ -90,9 +91,12 @@ def of_directory(directory: Path, config_name: str, split: str, *, rows: int) ->
     state = limits.from_directory(directory, STATE, limits.JSON_BYTES)
     try:
         if state is not None:
-            return _saved(directory, limits.json_object(state, f"{directory}/{STATE}"))
-        folder = directory / ("data" if config_name == "default" else config_name)
-        return _shards(folder, split, rows)
+            found = _saved(directory, limits.json_object(state, f"{directory}/{STATE}"))
+        else:
+            folder = directory / ("data" if config_name == "default" else config_name)
+            found = _shards(folder, split, rows)
+        media.check(found)  # a row may name any file, which would be read
+        return found
     except ReplayError:
         raise
     except Exception as error:  # what untrusted files raise inside the parsers is open-ended

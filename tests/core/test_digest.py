@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pytest
-from datasets import Array2D, ClassLabel, Dataset, Features, Image, LargeList, List, Value, concatenate_datasets
+from datasets import (
+    Array2D,
+    ClassLabel,
+    Dataset,
+    Features,
+    Image,
+    LargeList,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 
 from hf_prune._core import digest
 from hf_prune._core.digest import column_digests, content_digest
@@ -137,6 +152,110 @@ def test_fixed_size_and_extension_types_are_digested() -> None:
 def test_images_are_digested_without_decoding() -> None:
     rows = Dataset.from_dict({"i": [{"bytes": b"no image", "path": None}]}, features=Features({"i": Image()}))
     assert len(column_digests(rows)["i"]) == 64
+
+
+@pytest.mark.parametrize("width", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_the_width_of_whole_numbers_does_not_matter(width: str) -> None:
+    values = {"n": [3, None, 0, 127], "l": [[1, 2], None, [], [100]]}
+    narrow = Dataset.from_dict(values, features=Features({"n": Value(width), "l": List(Value(width))}))
+    assert column_digests(narrow) == column_digests(Dataset.from_dict(values))
+
+
+@pytest.mark.parametrize("width", ["float16", "float32", "float64"])
+def test_the_width_of_real_numbers_matters_only_where_it_changes_them(width: str) -> None:
+    def digest_of(values: list[Any], kind: str) -> dict[str, str]:
+        return column_digests(Dataset.from_dict({"x": values}, features=Features({"x": Value(kind)})))
+
+    held, rounded = [0.5, -2.0, None, float("nan"), 1024.0], [0.5, 0.1]
+    assert digest_of(held, width) == digest_of(held, "float64")
+    assert (digest_of(rounded, width) == digest_of(rounded, "float64")) == (width == "float64")
+
+
+def test_other_numbers_are_never_equal() -> None:
+    def digest_of(values: list[Any], kind: str) -> str:
+        return column_digests(Dataset(pa.table({"x": pa.array(values, type=Value(kind)())})))["x"]
+
+    told = [
+        digest_of([2**63, 1], "uint64"),
+        digest_of([-(2**63), 1], "int64"),
+        digest_of([1, 0], "int64"),
+        digest_of([1.0, 0.0], "float32"),
+        digest_of([True, False], "bool"),
+        digest_of(["1", "0"], "string"),
+    ]
+    assert len(set(told)) == len(told)
+
+
+def test_neither_batches_nor_widths_show_where_many_numbers_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "_BLOCK", 4)
+    values = [[1, 2, 3], [400], [], [70_000, 5], [6], [2**40, -1, 7, 8, 9]]
+    rows = Dataset.from_dict({"x": values})
+    whole = column_digests(rows)
+    monkeypatch.setattr(digest, "_BATCH_ROWS", 2)
+    assert column_digests(rows) == whole
+    assert column_digests(rows.select([1, 0, 2, 3, 4, 5])) != whole
+
+
+def test_the_order_of_a_structs_fields_does_not_matter() -> None:
+    one, other = [{"q": 1, "w": "a"}, None], [{"w": "a", "q": 1}, None]
+    digests = [column_digests(Dataset.from_dict({"x": rows})) for rows in (one, other)]
+    assert digests[0] == digests[1]
+    assert digests[0] != column_digests(Dataset.from_dict({"x": [{"q": 1, "w": "b"}, None]}))
+
+
+def test_rows_that_were_json_have_the_same_digests(rows: Dataset, tmp_path: Path) -> None:
+    whole = (
+        rows.remove_columns(["blob", "real", "nothing"])
+        .map(lambda row: {"score": 0.25})
+        .cast_column("number", Value("int16"))
+    )
+    whole.to_json(tmp_path / "rows.jsonl")
+    again = Dataset.from_json(str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path))
+    assert column_digests(again) == column_digests(whole)
+
+
+def pictures(folder: Path, seed: int = 0) -> None:
+    for place in range(6):
+        file = folder / f"c{place % 2}" / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(seed + place).integers(0, 255, (4, 4), dtype=np.uint8)
+        PIL.Image.fromarray(values).save(file)
+
+
+def test_images_are_their_content_wherever_their_files_lie(tmp_path: Path) -> None:
+    def loaded(name: str) -> Dataset:
+        cache = str(tmp_path / f"cache-{name}")
+        return load_dataset("imagefolder", data_dir=str(tmp_path / name), cache_dir=cache, split="train")
+
+    pictures(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "moved")
+    rows = loaded("here")
+    digests = column_digests(rows)
+    assert column_digests(loaded("moved")) == digests
+    rows.save_to_disk(str(tmp_path / "saved"))
+    assert column_digests(load_from_disk(str(tmp_path / "saved"))) == digests
+    pictures(tmp_path / "other", seed=9)
+    changed = column_digests(loaded("other"))
+    assert changed["label"] == digests["label"]
+    assert changed["image"] != digests["image"]
+
+
+def test_a_picture_that_is_written_over_is_read_again(tmp_path: Path) -> None:
+    pictures(tmp_path / "here")
+    rows = load_dataset("imagefolder", data_dir=str(tmp_path / "here"), cache_dir=str(tmp_path), split="train")
+    before = column_digests(rows)
+    pictures(tmp_path / "here", seed=5)
+    assert column_digests(rows)["image"] != before["image"]
+
+
+@pytest.mark.parametrize("path", ["/nowhere/a.png", "https://example.org/a.png", "/dev/zero", "a\0b"])
+def test_a_picture_that_cannot_be_read_is_its_path(path: str) -> None:
+    features = Features({"i": Image()})
+    table = pa.table({"i": pa.array([{"bytes": None, "path": path}, None], type=Image().pa_type)})
+    rows, other = Dataset(table).cast(features), {"bytes": None, "path": "/nowhere/b.png"}
+    missing = Dataset(pa.table({"i": pa.array([other, None], type=Image().pa_type)})).cast(features)
+    assert column_digests(rows) == column_digests(rows)
+    assert column_digests(rows) != column_digests(missing)
 
 
 def test_an_empty_dataset_and_a_missing_column(rows: Dataset) -> None:
