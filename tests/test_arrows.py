@@ -34,8 +34,12 @@ MAY_IMPORT = {
 }
 """What each part may import beside itself; `None` for everything."""
 
-UPWARD = {("hf_prune.selection.pruned", "hf_prune.publish.methods")}
-"""`PrunedDataset` has to have `save_to_disk` and `push_to_hub`, which publish."""
+UPWARD = {
+    ("hf_prune.selection.pruned", "hf_prune.publish.methods"),
+    ("hf_prune.selection.selection", "hf_prune.selection.pruned"),
+    ("hf_prune.selection.selection", "hf_prune.selection.raw"),
+}
+"""`PrunedDataset` has to have `save_to_disk` and `push_to_hub`, and `Selection.apply` returns a `PrunedDataset`."""
 
 
 def modules() -> dict[str, Path]:

@@ -58,6 +58,12 @@ def test_it_begins_with_badge_and_installation_for_colab(notebook: Path):
 
 
 @notebooks
+def test_no_notebook_finds_raw_rows_by_position(notebook: Path):
+    cells = [cell.source for cell in read(notebook).cells if cell.cell_type == "code"]
+    assert not [source for source in cells if "select(pruned.selection.keep_indices" in source]
+
+
+@notebooks
 def test_outputs_are_stripped(notebook: Path):
     found = read(notebook)
     assert outputs(found) == []

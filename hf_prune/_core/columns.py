@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 INFLUENCE = "influence"
 """Name of the influence column where the user names none."""
+ID_COLUMN = "hf_prune_id"
+"""What `with_example_ids` adds: which row this is, whatever becomes of the dataset's order."""
 LAST_LAYER_INFLUENCE = "last_layer_influence"
 """What `add_scores(..., last_layer=True)` adds and `method="iclr2023"` reads."""
 

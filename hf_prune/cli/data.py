@@ -173,13 +173,13 @@ def _verified(file: Path | None, selection: Any) -> dict[str, Any]:
         found = Verification.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not what `hf-prune verify --out` wrote ({error}): verify again.") from error
-    certificate = selection.certificate
-    if (found.full.rows, found.pruned.rows) != (certificate.n, certificate.kept):
+    n, kept = selection.n_rows, len(selection.keep_indices)
+    if (found.full.rows, found.pruned.rows) != (n, kept):
         raise ValueError(
-            f"{file} is about {found.pruned.rows} of {found.full.rows} rows, the selection about {certificate.kept} "
-            f"of {certificate.n}: pass the verification of this dataset."
+            f"{file} is about {found.pruned.rows} of {found.full.rows} rows, the selection about {kept} of {n}: pass "
+            "the verification of this dataset."
         )
-    rate = round(1 - certificate.kept / certificate.n, 4)
+    rate = round(1 - kept / n, 4)
     return {"curve": Curve.of({rate: found}), "gaps": gaps(rate, selection, found)}
 
 

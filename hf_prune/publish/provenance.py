@@ -80,7 +80,8 @@ def build(
             "arguments": scrub.plain(selection.config.to_dict()),
             "resolved": scrub.plain(selection.resolved),
             "certificate": scrub.plain(selection.certificate.to_dict()),
-        },
+        }
+        | ({} if selection.applied is None else {"applied": selection.applied.to_dict()}),
         "influence": None if scoring is None else _influence(scoring),
         "training": None if scoring is None or scoring.run is None else scoring.run.to_dict(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
@@ -103,7 +104,7 @@ def _source(pruned: Any, source_id: str | None, license: str | None) -> dict[str
         "config_name": found.config_name,
         "split": None if pruned.split is None else str(pruned.split),
         "license": {"license": license} if license else found.license,
-        "rows": pruned.selection.certificate.n,
+        "rows": pruned.selection.n_rows,
         "content_digest": pruned.source_digest,
         "columns": pruned.source_columns,
     }

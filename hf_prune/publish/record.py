@@ -15,6 +15,7 @@ from hf_prune.publish.escape import one_line
 from hf_prune.publish.limits import ReplayError
 from hf_prune.publish.provenance import SCHEMA_VERSION, ids_digest, scoring_record
 from hf_prune.selection import Certificate, Selection, SelectionConfig
+from hf_prune.selection.selection import Applied
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,14 @@ class Record:
             config=SelectionConfig.from_dict(recorded["arguments"]),
             resolved=recorded["resolved"],
             scoring=scoring_record(self.provenance),
+            applied=self.applied,
         )
+
+    @property
+    def applied(self) -> Applied | None:
+        """How the source was matched with the rows that were scored, if it is not these."""
+        applied = self.provenance["selection"].get("applied")
+        return None if applied is None else Applied.from_dict(applied)
 
     def _drop_indices(self) -> np.ndarray:
         dropped = np.ones(self.provenance["source"]["rows"], dtype=bool)
@@ -135,7 +143,9 @@ def _document(content: bytes, where: str) -> dict[str, Any]:
     limits.check_schema(document, templates.schema(), where)
     rows, kept = document["source"]["rows"], document["result"]["rows"]
     certificate = document["selection"]["certificate"]
-    if (certificate["n"], certificate["kept"]) != (rows, kept) or kept > rows:
+    applied = document["selection"].get("applied") or {"unseen": 0, "unseen_kept": False}
+    n, stay = certificate["n"] + applied["unseen"], certificate["kept"] + applied["unseen"] * applied["unseen_kept"]
+    if (n, stay) != (rows, kept) or kept > rows:
         raise ReplayError(f"{where} contradicts itself: {kept} of {rows} rows are not those of its certificate.")
     if rows > limits.MOST_ROWS:
         raise ReplayError(f"{where} is about {rows:,} rows, and at most {limits.MOST_ROWS:,} are read.")

@@ -32,6 +32,7 @@ def replay(
     trajectory: Any = None,
     model: Any = None,
     eval_dataset: Dataset | None = None,
+    train_dataset: Dataset | None = None,
     token: str | None = None,
     **scoring: Any,
 ) -> Dataset:
@@ -54,6 +55,8 @@ def replay(
         trajectory (`str`, `Path` or `Trajectory`, *optional*): the recorded run, for level 2.
         model (`torch.nn.Module`, *optional*): the trained model, for level 2.
         eval_dataset (`datasets.Dataset`, *optional*): the held-out rows, for level 2.
+        train_dataset (`datasets.Dataset`, *optional*): what the Trainer got, for level 2 where the selection was
+            applied to raw rows.
         token (`str`, *optional*): defaults to the one that is logged in.
         **scoring: further arguments of `add_influence` for level 2 (`data_collator`, `loss`, `batch_size`).
 
@@ -68,13 +71,13 @@ def replay(
         raise ValueError(f"level={level} is not known: 1 takes the recorded ids, 2 selects them again.")
     if level == 2 and (trajectory is None or model is None):
         raise ValueError("Level 2 scores again: pass the trajectory=, the model= and the eval_dataset= of the run.")
-    if level == 1 and (trajectory is not None or model is not None or eval_dataset is not None or scoring):
-        raise ValueError("trajectory, model, eval_dataset and further arguments belong to level=2.")
+    if level == 1 and (scoring or any(x is not None for x in (trajectory, model, eval_dataset, train_dataset))):
+        raise ValueError("trajectory, model, eval_dataset, train_dataset and further arguments belong to level=2.")
     record = Record.open(repo_id, config_name=config_name, revision=revision, token=token)
     rows = record.source_rows(token) if source is None else source
     names = _check_source(record, rows, columns)
     if level == 2:
-        _check_ids(record, _select_again(record, rows, trajectory, model, eval_dataset, scoring))
+        _check_ids(record, _select_again(record, rows, train_dataset, trajectory, model, eval_dataset, scoring))
     made = rows.select(record.keep_indices.tolist()).select_columns(names)
     _check_result(record, made)
     # an address named by somebody else's row is never contacted
@@ -179,7 +182,13 @@ def _embedded(
 
 
 def _select_again(
-    record: Record, rows: Dataset, trajectory: Any, model: Any, eval_dataset: Dataset | None, scoring: dict[str, Any]
+    record: Record,
+    rows: Dataset,
+    train_dataset: Dataset | None,
+    trajectory: Any,
+    model: Any,
+    eval_dataset: Dataset | None,
+    scoring: dict[str, Any],
 ) -> tuple[np.ndarray, list[str]]:
     """The ids of a new selection, and what is known to differ from the recorded one before they are compared."""
     from hf_prune.influence.api import add_influence
@@ -188,10 +197,20 @@ def _select_again(
     known = scoring_record(record.provenance)
     if known is None:
         raise ReplayError("The provenance does not say how the scores were made: only level 1 can be replayed.")
-    plain = rows.remove_columns(InfluenceColumns(known.config.column).among(rows.column_names))
+    if (record.applied is None) != (train_dataset is None):
+        raise ValueError(
+            "The selection was applied to raw rows: pass as train_dataset= what the Trainer got."
+            if train_dataset is None
+            else "The source is what the Trainer got: leave train_dataset out."
+        )
+    trained = rows if train_dataset is None else train_dataset
+    plain = trained.remove_columns(InfluenceColumns(known.config.column).among(trained.column_names))
     arguments = known.config.arguments() | scoring
     scored = add_influence(plain, trajectory, model=model, eval_dataset=eval_dataset, **arguments)
     selection = select(scored, **record.provenance["selection"]["arguments"])
+    if record.applied is not None:
+        unseen = "keep" if record.applied.unseen_kept else "drop"
+        selection = selection.apply(rows, unseen=unseen).selection
     now, before = require_scoring(scored), known.config.to_dict()
     differences = [
         f"{name} is {value}, and {before[name]} was recorded"

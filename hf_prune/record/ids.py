@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
 from hf_prune._core import compat
-from hf_prune.record.row_ids import ID_COLUMN
+from hf_prune._core.columns import ID_COLUMN
 
 ROWS_PER_SHARD = 2**32
 _BATCH = 256
@@ -19,11 +19,14 @@ AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 
 def with_example_ids(dataset: AnyDataset) -> AnyDataset:
     """
-    Adds the integer column `hf_prune_id`, by which [`TrajectoryCallback`] knows rows that no sampler names.
+    Adds the integer column `hf_prune_id`, which tells rows apart whatever becomes of their order.
 
-    It is needed for an `IterableDataset` and with `dispatch_batches=True`. Keep only the columns that the model takes,
-    and pass `remove_unused_columns=False`, so that the column reaches the batches; the callback takes it out again
-    before the model sees it.
+    [`TrajectoryCallback`] knows rows by it that no sampler names, and [`Selection.apply`] finds raw rows again by it
+    whose contents the Trainer's preparation has replaced.
+
+    For recording it is needed for an `IterableDataset` and with `dispatch_batches=True`. Keep only the columns that
+    the model takes, and pass `remove_unused_columns=False`, so that the column reaches the batches; the callback takes
+    it out again before the model sees it.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`):

@@ -15,10 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainingArguments
 
 from hf_prune._core import compat
+from hf_prune._core.columns import ID_COLUMN
 from hf_prune.record import support
 from hf_prune.record.sampler import SamplerQueue
-
-ID_COLUMN = "hf_prune_id"
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
         rows (`Dataset`): The whole scored dataset, or the kept rows where no others are at hand.
     """
     certificate = selection.certificate
-    whole = len(rows) == certificate.n
-    if not whole and len(rows) != certificate.kept:
+    n, left = selection.n_rows, len(selection.keep_indices)
+    whole = len(rows) == n
+    if not whole and len(rows) != left:
         raise ValueError(
-            f"The dataset has {len(rows)} rows, and the selection keeps {certificate.kept} of {certificate.n}: pass "
-            "the rows that it was made from, or the kept ones."
+            f"The dataset has {len(rows)} rows, and the selection keeps {left} of {n}: pass the rows that it was made "
+            "from, or the kept ones."
         )
     kept = np.ones(len(rows), dtype=bool)
     ids = np.arange(len(rows)) if whole else selection.keep_indices
@@ -38,7 +39,7 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
     scored = ScoredRows(rows, ids, kept, selection.config.column)
     norm = scored.numbers("norm")
     return {
-        "rate": round(1 - certificate.kept / certificate.n, 4),
+        "rate": round(1 - left / n, 4),
         "kept_norms": None if norm is None else norm[kept],
         "dropped_norms": norm[~kept] if norm is not None and whole else None,
         "class_column": certificate.class_column,

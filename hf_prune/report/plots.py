@@ -92,11 +92,13 @@ def plot_influence(rows: Dataset, selection: Selection | None = None, *, column:
     norms = np.asarray(rows.with_format("numpy", columns=[name])[:][name], dtype=np.float32)
     if selection is None:
         return picture(lambda ax: draw.draw_influence(ax, norms, label="all rows"))
-    if len(norms) != selection.certificate.n:
+    if len(norms) != selection.n_rows:
         raise ValueError(
-            f"The dataset has {len(norms)} rows, the selection is of {selection.certificate.n}: pass the rows that it "
+            f"The dataset has {len(norms)} rows, the selection is of {selection.n_rows}: pass the rows that it "
             "was made from."
         )
+    if selection.applied is not None:
+        raise ValueError("The selection is of raw rows, which have no scores: pass the one that was applied to them.")
     return picture(lambda ax: draw.draw_influence(ax, norms[selection.keep_indices], norms[selection.drop_indices]))
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import SelectionConfig
 from hf_prune._core.records import ScoringRecord
 from hf_prune.selection import harm, size
 from hf_prune.selection.certificate import certify
 from hf_prune.selection.choice import Choice
+from hf_prune.selection.identity import RowIdentity
 from hf_prune.selection.method import Method
 from hf_prune.selection.problem import Problem
 from hf_prune.selection.selection import Selection
@@ -82,7 +84,13 @@ def run(
         config=config,
         resolved=resolved | choice.resolved,
         scoring=scoring,
+        identity=_identity(problem, config.column),
     )
+
+
+def _identity(problem: Problem, column: str) -> RowIdentity:
+    scores = set(InfluenceColumns(column))
+    return RowIdentity([name for name in problem.dataset.column_names if name not in scores], problem.dataset)
 
 
 def warn_of_loss(selection: Selection) -> Selection:

@@ -42,9 +42,9 @@ class PrunedDataset(Dataset):
         Raises:
             `ValueError`: If the source has not as many rows as the selection is about.
         """
-        if len(source) != selection.certificate.n:
+        if len(source) != selection.n_rows:
             raise ValueError(
-                f"The selection is about {selection.certificate.n} rows but the dataset has {len(source)}: pass the "
+                f"The selection is about {selection.n_rows} rows but the dataset has {len(source)}: pass the "
                 "dataset that it was made from."
             )
         # python ints: the fingerprint of `select` depends on the type of its argument
@@ -115,7 +115,7 @@ class PrunedDataset(Dataset):
             super()
             .__repr__()
             .replace("Dataset({", "PrunedDataset({", 1)
-            .replace(f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.certificate.n}")
+            .replace(f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.n_rows}")
         )
 
 

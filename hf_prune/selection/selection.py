@@ -5,23 +5,60 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from hf_prune._core.config import SelectionConfig
 from hf_prune._core.io import write_bytes
 from hf_prune._core.notebook import selection_html
 from hf_prune._core.records import ScoringRecord
 from hf_prune.selection.certificate import Certificate
+from hf_prune.selection.identity import RowIdentity
+
+if TYPE_CHECKING:
+    from hf_prune.selection.pruned import PrunedDataset
 
 SCHEMA_VERSION = 1
 SELECTION_FILE = "selection.json"
 ID_FILES = {"keep_indices": "kept_ids.parquet", "drop_indices": "dropped_ids.parquet"}
+IDENTITY_FILE = "rows.parquet"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """
+    How a selection among scored rows became one among raw rows.
+
+    Args:
+        columns (`tuple[str, ...]`): The columns that tell which row is which.
+        unseen (`int`): Raw rows that were not among the scored ones.
+        unseen_kept (`bool`): Whether these are kept.
+    """
+
+    columns: tuple[str, ...]
+    unseen: int
+    unseen_kept: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self) | {"columns": list(self.columns)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Applied:
+        """
+        Reads what `to_dict` wrote.
+
+        Raises:
+            `TypeError`: for a field that is missing or unknown.
+        """
+        return cls(**{**values, "columns": tuple(values["columns"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +73,8 @@ class Selection:
         config (`SelectionConfig`): What was asked for.
         resolved (`dict`): Values that were left to the call, such as the number of rows and the column of classes.
         scoring (`ScoringRecord`, *optional*): How the influence columns were made.
+        applied (`Applied`, *optional*): How the source was matched, if it is not the dataset that was scored.
+        identity (`RowIdentity`, *optional*): What `apply` knows the scored rows by.
     """
 
     keep_indices: np.ndarray
@@ -44,6 +83,8 @@ class Selection:
     config: SelectionConfig
     resolved: dict[str, Any]
     scoring: ScoringRecord | None = None
+    applied: Applied | None = None
+    identity: RowIdentity | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ID_FILES:
@@ -53,32 +94,76 @@ class Selection:
             if ids.ndim != 1 or (np.diff(ids) <= 0).any():
                 raise ValueError(f"{name} has to be a sorted list of distinct rows: select again.")
         both = np.sort(np.concatenate([self.keep_indices, self.drop_indices]))
-        if not np.array_equal(both, np.arange(self.certificate.n)) or len(self.keep_indices) != self.certificate.kept:
+        unseen, unseen_kept = (0, 0) if self.applied is None else (self.applied.unseen, self.applied.unseen_kept)
+        rows, kept = self.certificate.n + unseen, self.certificate.kept + unseen * unseen_kept
+        if not np.array_equal(both, np.arange(rows)) or len(self.keep_indices) != kept:
             raise ValueError(
-                f"The kept and dropped rows are not {self.certificate.kept} and the other rows of the "
-                f"{self.certificate.n} that the certificate is about: select again."
+                f"The kept and dropped rows are not {kept} and the other rows of the {rows} that the certificate is "
+                "about: select again."
             )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the source dataset."""
+        return len(self.keep_indices) + len(self.drop_indices)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Selection):
             return NotImplemented
         return np.array_equal(self.keep_indices, other.keep_indices) and (
-            (self.certificate, self.config, self.resolved, self.scoring)
-            == (other.certificate, other.config, other.resolved, other.scoring)
+            (self.certificate, self.config, self.resolved, self.scoring, self.applied)
+            == (other.certificate, other.config, other.resolved, other.scoring, other.applied)
         )
 
     def __hash__(self) -> int:
         return hash(self.keep_indices.tobytes())
 
     def __repr__(self) -> str:
-        return f"Selection(kept {self.certificate.kept:,} of {self.certificate.n:,} rows, {self.certificate.method})"
+        return f"Selection(kept {len(self.keep_indices):,} of {self.n_rows:,} rows, {self.certificate.method})"
 
     def _repr_html_(self) -> str:
         return selection_html(self)
 
+    def apply(self, rows: Dataset, *, unseen: str | None = None, on: str | list[str] | None = None) -> PrunedDataset:
+        """
+        Takes the kept rows of the dataset that was there before it was prepared for the Trainer: texts instead of
+        tokens, in their own order, without scores.
+
+        A raw row is known by its contents: by all columns that preparation left as they were, but for one ending,
+        such as an end-of-sequence token, that all values of a column of text may have got. Where nothing was left,
+        number the raw rows with [`with_example_ids`] before. Positions never count, so rows may have been shuffled or
+        dropped in between; rows that agree in all that they hold stand for each other.
+
+        Args:
+            rows (`datasets.Dataset`):
+                The raw rows.
+            unseen (`str`, *optional*):
+                What becomes of raw rows that were not scored, such as those that were too long: `"drop"` or `"keep"`.
+                Has to be said where there are any; a note in the certificate says how many they are.
+            on (`str` or `list[str]`, *optional*):
+                The columns that identify a row, where those that are shared and unchanged do not.
+
+        Returns:
+            [`PrunedDataset`]: The kept raw rows; the figures of its certificate are those of the scored rows.
+
+        Raises:
+            `ValueError`: If rows cannot be matched one to one, or `unseen` has to be said.
+
+        Example:
+
+        ```py
+        >>> pruned = prune(scored, keep=0.5).selection.apply(raw)
+        >>> pruned.push_to_hub("me/chats-half")
+        ```
+        """
+        from hf_prune.selection.raw import apply
+
+        return apply(self, rows, unseen, on)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Writes `selection.json`, `kept_ids.parquet` and `dropped_ids.parquet` into a directory.
+        Writes `selection.json`, `kept_ids.parquet` and `dropped_ids.parquet` into a directory, and `rows.parquet` if
+        the selection knows its rows.
 
         Each file is written next to its place and then moved there, `selection.json` with the digests of the others
         last: what a killed process leaves is either the old selection, the new one, or an error when it is loaded.
@@ -90,10 +175,13 @@ class Selection:
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory} is a file: pass a directory to save the selection in.")
         directory.mkdir(parents=True, exist_ok=True)
+        tables = {file: pa.table({"id": pa.array(getattr(self, name))}) for name, file in ID_FILES.items()}
+        if self.identity is not None:
+            tables[IDENTITY_FILE] = self.identity.to_table()
         digests = {}
-        for name, file in ID_FILES.items():
+        for file, table in tables.items():
             sink = pa.BufferOutputStream()
-            pq.write_table(pa.table({"id": pa.array(getattr(self, name))}), sink)
+            pq.write_table(table, sink)
             content = sink.getvalue().to_pybytes()
             digests[file] = hashlib.sha256(content).hexdigest()
             write_bytes(directory / file, content)
@@ -105,6 +193,8 @@ class Selection:
             "scoring": None if self.scoring is None else self.scoring.to_dict(),
             "sha256": digests,
         }
+        if self.applied is not None:
+            head["applied"] = self.applied.to_dict()
         write_bytes(directory / SELECTION_FILE, (json.dumps(head, indent=2) + "\n").encode())
 
     @classmethod
@@ -122,9 +212,15 @@ class Selection:
         directory = Path(path)
         head = _read_head(directory)
         ids = {name: _read_ids(directory / file, head["sha256"].get(file)) for name, file in ID_FILES.items()}
+        identity = None
+        if IDENTITY_FILE in head["sha256"]:
+            identity = _read_identity(directory / IDENTITY_FILE, head["sha256"][IDENTITY_FILE])
+        applied = head.get("applied")
         try:
             return cls(
                 **ids,
+                applied=None if applied is None else Applied.from_dict(applied),
+                identity=identity,
                 certificate=Certificate.from_dict(head["certificate"]),
                 config=SelectionConfig.from_dict(head["arguments"]),
                 resolved=head["resolved"],
@@ -163,14 +259,27 @@ def _read_head(directory: Path) -> dict[str, Any]:
     return head
 
 
-def _read_ids(file: Path, digest: str | None) -> np.ndarray:
+def _checked(file: Path, digest: str | None) -> pa.BufferReader:
     content = _read_bytes(file)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(
             f"{file} is damaged or belongs to another selection (its SHA-256 differs from the one in "
             f"{SELECTION_FILE}): save the selection again."
         )
+    return pa.BufferReader(content)
+
+
+def _read_identity(file: Path, digest: str | None) -> RowIdentity:
+    content = _checked(file, digest)
     try:
-        return pq.read_table(pa.BufferReader(content))["id"].to_numpy()
+        return RowIdentity.from_table(pq.read_table(content))
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise ValueError(f"{file} is not a Parquet file of rows ({error}): save the selection again.") from error
+
+
+def _read_ids(file: Path, digest: str | None) -> np.ndarray:
+    content = _checked(file, digest)
+    try:
+        return pq.read_table(content)["id"].to_numpy()
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{file} is not a Parquet file of ids ({error}): save the selection again.") from error

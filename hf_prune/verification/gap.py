@@ -144,9 +144,9 @@ def random_rows(full: Dataset, count: int, seed: int) -> Dataset:
 
 def same_columns(pruned: Dataset, full: Dataset) -> Dataset:
     """The pruned rows with the columns that the full set has: a collator may not know what to do with others."""
-    if isinstance(pruned, PrunedDataset) and pruned.selection.certificate.n != len(full):
+    if isinstance(pruned, PrunedDataset) and pruned.selection.n_rows != len(full):
         raise ValueError(
-            f"The pruned rows were chosen from {pruned.selection.certificate.n}, and full has {len(full)}: pass the "
+            f"The pruned rows were chosen from {pruned.selection.n_rows}, and full has {len(full)}: pass the "
             "dataset that was pruned, or the prediction is of something else."
         )
     missing = [name for name in full.column_names if name not in pruned.column_names]

@@ -38,6 +38,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, arguments):
     assert sorted(os.listdir(tmp_path / "new" / "place")) == [
         "dropped_ids.parquet",
         "kept_ids.parquet",
+        "rows.parquet",
         "selection.json",
     ]
 
@@ -50,7 +51,7 @@ def test_a_saved_selection_can_be_replaced(saved: Path):
 
 def test_a_save_that_is_cut_off_never_loads_as_something_else(saved: Path, monkeypatch: pytest.MonkeyPatch):
     old, new = Selection.load(saved), select(scored(), 0.25, seed=1)
-    for allowed in range(4):
+    for allowed in range(5):
         old.save(saved)
         calls = iter(range(10))
 
@@ -61,27 +62,27 @@ def test_a_save_that_is_cut_off_never_loads_as_something_else(saved: Path, monke
 
         with monkeypatch.context() as patch:
             patch.setattr(module.os, "replace", replace_or_die)
-            if allowed < 3:
+            if allowed < 4:
                 with pytest.raises(OSError, match="killed"):
                     new.save(saved)
             else:
                 new.save(saved)
         assert not [name for name in os.listdir(saved) if name.endswith(".tmp")]
-        if allowed in (1, 2):
+        if allowed in (1, 2, 3):
             with pytest.raises(ValueError, match="belongs to another selection"):
                 Selection.load(saved)
         else:
             assert Selection.load(saved) == (old if allowed == 0 else new)
 
 
-@pytest.mark.parametrize("file", ["selection.json", "kept_ids.parquet", "dropped_ids.parquet"])
+@pytest.mark.parametrize("file", ["selection.json", "kept_ids.parquet", "dropped_ids.parquet", "rows.parquet"])
 def test_a_missing_file_is_named(saved: Path, file):
     (saved / file).unlink()
     with pytest.raises(FileNotFoundError, match=f"There is no {file} in .*pass the directory that `Selection.save`"):
         Selection.load(saved)
 
 
-@pytest.mark.parametrize("file", ["kept_ids.parquet", "dropped_ids.parquet"])
+@pytest.mark.parametrize("file", ["kept_ids.parquet", "dropped_ids.parquet", "rows.parquet"])
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"", lambda b: b[:40] + b"\xff" + b[41:]])
 def test_a_damaged_file_is_named(saved: Path, file, damage):
     content = (saved / file).read_bytes()
