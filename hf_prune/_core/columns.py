@@ -11,6 +11,8 @@ ID_COLUMN = "hf_prune_id"
 """What `with_example_ids` adds: which row this is, whatever becomes of the dataset's order."""
 LAST_LAYER_INFLUENCE = "last_layer_influence"
 """What `add_scores(..., last_layer=True)` adds and `method="iclr2023"` reads."""
+LESS, RDS = "less", "rds"
+"""What `add_scores(..., eval_dataset=rows of a target task)` adds, and the methods of these names read."""
 
 
 @dataclass(frozen=True)

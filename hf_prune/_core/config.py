@@ -163,7 +163,9 @@ class SelectionConfig(Config):
             `"el2n"`, `"grand"`, `"forgetting"`, `"aum"`, `"loss"`, `"tdds"` and `"ccs"` read the columns of
             `add_scores`; `"moderate"`, `"herding"` and `"kcenter"` measure distances between rows;
             `"iclr2023"` ([arXiv 2205.09329](https://hf.co/papers/2205.09329)) reads the last layer's influence.
-            `"target"` keeps the rows that serve the task of the `eval_dataset` that was scored with.
+            `"target"` keeps the rows that serve the task of the `eval_dataset` that was scored with, by their
+            influence; baselines for that are `"less"` and `"rds"`, which read the columns of `add_scores(...,
+            eval_dataset=...)`, and `"length"`, which keeps the rows of the most `input_ids`.
         difficulty (`str` or `float`, *optional*, defaults to `"auto"`):
             Which of the balanced subsets to take. `"auto"` has no preference: class by class, one by one, each kept
             row brings the kept ones' mean influence and mean features nearest to those of all rows (herding). A

@@ -24,6 +24,42 @@ WIDTH = 64
 """Numbers a row at most; wider layers are randomly projected to that many."""
 
 
+class LastInputs:
+    """
+    What enters the model's last linear layer: of each row `(B, d)`, or of each position `(B, ..., d)`.
+
+    Args:
+        objective (`Objective`): The model as a function of the recorded parameters.
+        theta (`torch.Tensor`): Their values, `(p,)`.
+        example (`Batch`): Some rows, by which the layer is found.
+
+    Raises:
+        `UnsupportedError`: if the logits are not what a linear layer gives.
+    """
+
+    def __init__(self, objective: Objective, theta: torch.Tensor, example: Batch):
+        self.objective, self.theta = objective, theta
+        self.layer, inputs, _ = last_layer(objective, theta, example.inputs)
+        self.width = inputs.shape[-1]
+        self.pooled = inputs.ndim == 2 and self._stopped(example).ndim == 3
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The inputs of a batch."""
+        return last_layer(self.objective, self.theta, batch.inputs)[1] if self.pooled else self._stopped(batch)
+
+    def _stopped(self, batch: Batch) -> torch.Tensor:
+        """By a forward pass that ends before the layer: logits of a vocabulary would fill the memory."""
+        handle = self.layer.register_forward_pre_hook(_stop)
+        try:
+            with torch.no_grad():
+                self.objective.logits(self.theta, batch.inputs)
+        except _EndOfForwardError as reached:
+            return reached.inputs
+        finally:
+            handle.remove()
+        raise UnsupportedError(f"{type(self.objective.model).__name__} does not reach its last layer for every row.")
+
+
 class RowFeatures:
     """
     The inputs of the model's last linear layer, for `Dataset.map`.
@@ -42,10 +78,9 @@ class RowFeatures:
     """
 
     def __init__(self, objective: Objective, theta: torch.Tensor, rows: Rows, column: str):
-        self.objective, self.theta, self.rows, self.column = objective, theta, rows, column
-        self.layer, inputs, _ = last_layer(objective, theta, rows.batch([0]).inputs)
-        self.projection = _projection(inputs.shape[-1]).to(inputs)
-        self.pooled = inputs.ndim == 2 and self._inputs(rows.batch([0])).ndim == 3
+        self.rows, self.column = rows, column
+        self.inputs = LastInputs(objective, theta, rows.batch([0]))
+        self.projection = _projection(self.inputs.width).to(theta)
 
     @property
     def width(self) -> int:
@@ -54,20 +89,7 @@ class RowFeatures:
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         batch = self.rows.batch(indices)
-        inputs = last_layer(self.objective, self.theta, batch.inputs)[1] if self.pooled else self._inputs(batch)
-        return {self.column: _of_rows(inputs @ self.projection, batch).float().cpu().numpy()}
-
-    def _inputs(self, batch: Batch) -> torch.Tensor:
-        """The layer's inputs, by a forward pass that ends before it: logits of a vocabulary would fill the memory."""
-        handle = self.layer.register_forward_pre_hook(_stop)
-        try:
-            with torch.no_grad():
-                self.objective.logits(self.theta, batch.inputs)
-        except _EndOfForwardError as reached:
-            return reached.inputs
-        finally:
-            handle.remove()
-        raise UnsupportedError(f"{type(self.objective.model).__name__} does not reach its last layer for every row.")
+        return {self.column: _of_rows(self.inputs(batch) @ self.projection, batch).float().cpu().numpy()}
 
 
 class _EndOfForwardError(Exception):

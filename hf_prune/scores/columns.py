@@ -1,4 +1,4 @@
-"""`add_scores`: el2n, grand, forgetting, aum and the like as columns of a dataset."""
+"""`add_scores`: el2n, grand, forgetting, aum, less and the like as columns of a dataset."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from torch import nn
 
 from hf_prune._core import compat
 from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
-from hf_prune.errors import TrajectoryError
+from hf_prune._core.columns import LESS, RDS
+from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.influence.checks import check_dataset
 from hf_prune.model.replay import Replay, row_positions
-from hf_prune.scores import grand
+from hf_prune.model.rows import Rows
+from hf_prune.scores import grand, target
 from hf_prune.scores.formulas import FORMULAS, RowVisits, el2n
 from hf_prune.scores.last_layer import last_layer_influence
 from hf_prune.trajectory.trajectory import Trajectory
-from hf_prune.trajectory.visits import read_visits
+from hf_prune.trajectory.visits import Visits, read_visits
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def add_scores(
     trajectory: str | Path | Trajectory,
     *,
     model: nn.Module | None = None,
+    eval_dataset: Dataset | None = None,
     early: int = 10,
     last_layer: bool = False,
     batch_size: int | None = None,
@@ -66,9 +69,18 @@ def add_scores(
       weights and biases, by its inverse Hessian ([arXiv 2205.09329](https://hf.co/papers/2205.09329)); vectors of
       `classes * (inputs + 1)` numbers, for classifiers that end in a linear layer. `prune(method="iclr2023")` reads
       them.
+    - `less` ([arXiv 2402.04333](https://hf.co/papers/2402.04333); only with an `eval_dataset`): cosine of the row's
+      gradient, scaled as Adam scales it, with the mean gradient of the target task that the `eval_dataset` stands for,
+      summed over the snapshots of the window, each times its learning rate.
+    - `rds` ([arXiv 2503.01807](https://hf.co/papers/2503.01807); likewise): cosine of the row's last hidden states,
+      their mean with the position as weight, with those of each row of the `eval_dataset`; of more than 64 rows, the
+      mean over each of 64 groups of them. Not there for a model that does not end in a linear layer.
+
+    `less` and `rds` need no row statistics: with an `eval_dataset`, a run that was recorded without them gets these
+    two and `grand`.
 
     A row of tokens counts with the mean over its labelled tokens. A regression has the columns `loss` and `grand`
-    alone. Rows that were never visited have NaN in all columns but `grand`, and a warning says how many they are.
+    alone. Rows that were never visited have NaN in the columns of visits, and a warning says how many they are.
 
     Args:
         dataset (`Dataset`):
@@ -76,17 +88,19 @@ def add_scores(
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded with `row_statistics=True`.
         model (`nn.Module`, *optional*):
-            The trained model, for `grand` and `last_layer`. It is copied, and left as it is.
+            The trained model, for `grand`, `last_layer` and `eval_dataset`. It is copied, and left as it is.
+        eval_dataset (`Dataset`, *optional*):
+            Rows of a target task, for `less` and `rds`; takes a `model`.
         early (`int`, *optional*, defaults to 10):
             Visits of a row that `el2n` is the mean over, counted from the first.
         last_layer (`bool`, *optional*, defaults to `False`):
             Whether to add `last_layer_influence`; takes a `model`.
         batch_size (`int`, *optional*, defaults to 32):
-            Rows in one pass for `grand` and `last_layer`.
+            Rows in one pass for what takes a `model`.
         data_collator (`Callable`, *optional*):
-            As given to the Trainer, for `grand`.
+            As given to the Trainer, for what takes a `model`.
         loss (`Callable`, *optional*):
-            `(logits, labels) -> (batch,)` losses, for `grand` of a loss that is not the model's own.
+            `(logits, labels) -> (batch,)` losses, for `grand` and `less` of a loss that is not the model's own.
 
     Returns:
         `Dataset`: the same rows with the columns, float32; the same call gives the same fingerprint.
@@ -95,17 +109,15 @@ def add_scores(
         `TrajectoryError`: for a trajectory without row statistics, a damaged one, or one of another dataset.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
-    _check(dataset, early, batch_size)
-    if last_layer and model is None:
-        raise ValueError("last_layer=True needs the trained model: pass model=trainer.model.")
+    _check(dataset, eval_dataset, early, batch_size)
+    for name, asked in (("last_layer", last_layer), ("eval_dataset", eval_dataset is not None)):
+        if asked and model is None:
+            raise ValueError(f"{name} needs the trained model: pass model=trainer.model.")
     record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
-    visits = read_visits(record)
+    of_visits = record.manifest.row_statistics or eval_dataset is None
+    visits = read_visits(record) if of_visits else None
     check_dataset(dataset, record)
-    positions = row_positions(dataset, record)
-    rows = visits.ids if positions is None else np.array([positions[int(i)] for i in visits.ids], dtype=np.int64)
-    by_row = RowVisits(visits, rows, len(dataset))
-    _warn_of_unvisited(by_row)
-    found = {"el2n": el2n(by_row, early)} | {name: formula(by_row) for name, formula in FORMULAS.items()}
+    found = {} if visits is None else _of_visits(dataset, record, visits, early)
     key: list[Any] = [VERSION, record.digest, early]
     rows_at_once, replay = batch_size or BATCH_SIZE, None
     if model is not None:
@@ -115,22 +127,46 @@ def add_scores(
         key.append(file.name)
     for name in COLUMNS:
         if name in found and not np.isnan(found[name]).all():
-            fingerprint = Hasher.hash([compat.fingerprint(dataset), name, *key])
-            values = pa.array(found[name].astype(np.float32), from_pandas=False)
-            dataset = dataset.add_column(name, values, new_fingerprint=fingerprint, feature=Value("float32"))
+            dataset = _with_numbers(dataset, name, found[name], key)
     if last_layer and replay is not None:
-        dataset = _with_last_layer(dataset, replay, rows_at_once, key)
+        vectors = last_layer_influence(replay.objective, replay.theta(replay.last), replay.rows, rows_at_once)
+        dataset = _with_vectors(dataset, LAST_LAYER, vectors, key)
+    if eval_dataset is not None and replay is not None:
+        dataset = _with_target(dataset, replay, replay.rows.of(eval_dataset), rows_at_once, key)
     return dataset
 
 
-def _with_last_layer(dataset: Dataset, replay: Replay, batch_size: int, key: list[Any]) -> Dataset:
-    vectors = last_layer_influence(replay.objective, replay.theta(replay.last), replay.rows, batch_size)
+def _of_visits(dataset: Dataset, record: Trajectory, visits: Visits, early: int) -> dict[str, np.ndarray]:
+    """The scores that are computed from the recorded visits."""
+    positions = row_positions(dataset, record)
+    rows = visits.ids if positions is None else np.array([positions[int(i)] for i in visits.ids], dtype=np.int64)
+    by_row = RowVisits(visits, rows, len(dataset))
+    _warn_of_unvisited(by_row)
+    return {"el2n": el2n(by_row, early)} | {name: formula(by_row) for name, formula in FORMULAS.items()}
+
+
+def _with_target(dataset: Dataset, replay: Replay, rows: Rows, batch_size: int, key: list[Any]) -> Dataset:
+    """Adds `less` and, where the model ends in a linear layer, `rds`."""
+    key = [*key, compat.fingerprint(rows.dataset)]
+    dataset = _with_numbers(dataset, LESS, target.less(replay, rows, batch_size), key)
+    try:
+        return _with_vectors(dataset, RDS, target.rds(replay, rows, batch_size), key)
+    except UnsupportedError as error:
+        logger.warning(f"{error} There is no column {RDS!r}.")
+        return dataset
+
+
+def _with_numbers(dataset: Dataset, name: str, values: np.ndarray, key: list[Any]) -> Dataset:
+    fingerprint = Hasher.hash([compat.fingerprint(dataset), name, *key])
+    numbers = pa.array(values.astype(np.float32), from_pandas=False)
+    return dataset.add_column(name, numbers, new_fingerprint=fingerprint, feature=Value("float32"))
+
+
+def _with_vectors(dataset: Dataset, name: str, vectors: np.ndarray, key: list[Any]) -> Dataset:
     width = vectors.shape[1]
     values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
-    fingerprint = Hasher.hash([compat.fingerprint(dataset), LAST_LAYER, *key])
-    return dataset.add_column(
-        LAST_LAYER, values, new_fingerprint=fingerprint, feature=List(Value("float32"), length=width)
-    )
+    fingerprint = Hasher.hash([compat.fingerprint(dataset), name, *key])
+    return dataset.add_column(name, values, new_fingerprint=fingerprint, feature=List(Value("float32"), length=width))
 
 
 def _grand(replay: Replay, file: Path, batch_size: int) -> np.ndarray:
@@ -153,12 +189,14 @@ def _warn_of_unvisited(visits: RowVisits) -> None:
         )
 
 
-def _check(dataset: Any, early: Any, batch_size: Any) -> None:
+def _check(dataset: Any, eval_dataset: Any, early: Any, batch_size: Any) -> None:
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"dataset is a {type(dataset).__name__}; pass a datasets.Dataset, such as the split that was trained on."
         )
-    taken = [name for name in (*COLUMNS, LAST_LAYER) if name in dataset.column_names]
+    if eval_dataset is not None and not (isinstance(eval_dataset, Dataset) and len(eval_dataset)):
+        raise TypeError("eval_dataset must be a datasets.Dataset with rows of the target task, or None.")
+    taken = [name for name in (*COLUMNS, LAST_LAYER, LESS, RDS) if name in dataset.column_names]
     if taken:
         raise ValueError(f"The dataset has a column {taken[0]!r} already; remove or rename it first.")
     for name, value in (("early", early), ("batch_size", batch_size)):

@@ -34,7 +34,7 @@ def gradient_norms(replay: Replay, batch_size: int) -> np.ndarray:
     """
     steps = replay.trajectory.snapshot_steps
     chosen = sorted({steps[i] for i in np.linspace(0, len(steps) - 1, SNAPSHOTS).round().astype(int)})
-    size = max(1, min(batch_size, BUDGET // (4 * replay.trajectory.manifest.n_parameters)))
+    size = rows_at_once(replay, batch_size)
     total = np.zeros(len(replay.rows))
     for place, step in enumerate(chosen):
         theta = replay.theta(step)
@@ -42,6 +42,11 @@ def gradient_norms(replay: Replay, batch_size: int) -> np.ndarray:
             norms = example_gradients(replay.objective, theta, batch).norm(dim=1)
             total[part.start : part.stop] += norms.double().cpu().numpy()
     return (total / len(chosen)).astype(np.float32)
+
+
+def rows_at_once(replay: Replay, batch_size: int) -> int:
+    """Rows whose gradients are computed in one pass: `batch_size`, or as many as fit into 1 GiB."""
+    return max(1, min(batch_size, BUDGET // (4 * replay.trajectory.manifest.n_parameters)))
 
 
 def cached(file: Path) -> np.ndarray | None:

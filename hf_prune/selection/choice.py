@@ -50,3 +50,8 @@ def ranks(score: np.ndarray, seed: int) -> np.ndarray:
     result = np.empty(len(score))
     result[order] = np.arange(len(score))
     return result
+
+
+def keep_largest(score: np.ndarray, dropped: int, seed: int) -> Choice:
+    """Keeps the rows of the largest score `(n,)`, whatever their classes; ties are broken by the seed."""
+    return Choice(ranks(score, seed) < dropped, resolved={"balance": False})

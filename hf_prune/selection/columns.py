@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_prune._core import compat
@@ -68,6 +69,23 @@ def read_scalars(dataset: Dataset, column: str, fix: str | None = None) -> np.nd
     result = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     check_finite(np.isfinite(result), column)
     return result
+
+
+def read_lengths(dataset: Dataset, column: str, fix: str) -> np.ndarray:
+    """
+    Lengths of the lists in a column, `(n,)`.
+
+    Raises:
+        `TypeError`: If it does not hold lists.
+        `ValueError`: If it is not there, or has no list in some row.
+    """
+    find_column(dataset, column, fix)
+    values = read_column(dataset, column)
+    if values.null_count:
+        raise ValueError(f"Column {column!r} has no value in {values.null_count} rows: remove them with `filter`.")
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        raise TypeError(f"Column {column!r} holds {values.type}, not lists of tokens: {fix}.")
+    return pc.list_value_length(values).to_numpy()
 
 
 def check_finite(finite: np.ndarray, column: str) -> None:

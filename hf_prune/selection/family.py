@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from datasets import Dataset
 
-from hf_prune._core.columns import LAST_LAYER_INFLUENCE, InfluenceColumns
+from hf_prune._core.columns import LAST_LAYER_INFLUENCE, LESS, RDS, InfluenceColumns
 from hf_prune._core.config import SelectionConfig
 from hf_prune._core.records import ScoringRecord
 from hf_prune.selection import pipeline
@@ -64,7 +64,7 @@ def probed(problem: Problem, config: SelectionConfig, scoring: ScoringRecord | N
     """
     configs = family(config, problem.dataset.column_names)
     selections = {name: pipeline.run(problem, asked, method_of(asked), scoring) for name, asked in configs.items()}
-    scores = [*InfluenceColumns(config.column), LAST_LAYER_INFLUENCE]
+    scores = [*InfluenceColumns(config.column), LAST_LAYER_INFLUENCE, LESS, RDS]
     trained = problem.dataset.select_columns([n for n in problem.dataset.column_names if n not in scores])
     evidence = probe.compare(trained, {name: found.keep_indices for name, found in selections.items()})
     taken = selections[evidence.chosen]

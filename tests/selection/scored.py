@@ -65,6 +65,21 @@ def with_scores(dataset: Dataset, seed: int = 0, **columns: Any) -> Dataset:
     return dataset
 
 
+def with_target(dataset: Dataset, seed: int = 0, **columns: Any) -> Dataset:
+    """The dataset with the columns that methods for a target task read, drawn at random, or replaced by `columns`."""
+    rng = np.random.default_rng(seed)
+    n = len(dataset)
+    drawn = {
+        "less": rng.normal(size=n).astype("float32"),
+        "rds": rng.uniform(-1, 1, (n, 5)).astype("float32"),
+        "input_ids": [[7] * int(length) for length in rng.permutation(n)],
+    } | columns
+    for name, values in drawn.items():
+        kind = List(Value("float32"), length=np.shape(values)[1]) if name == "rds" else None
+        dataset = dataset.add_column(name, list(values), feature=kind)
+    return dataset
+
+
 def problem(balance: str | bool | None = None, **kwargs: Any) -> Problem:
     """The arrays of a scored dataset."""
     return read_problem(scored(**kwargs), "influence", balance)

@@ -12,16 +12,16 @@ from hf_prune.selection import SelectionConfig, prune, select
 from hf_prune.selection.choice import Choice, drop_largest
 from hf_prune.selection.method import METHODS, method
 from hf_prune.selection.problem import Problem
-from tests.selection.scored import scored, with_scores
+from tests.selection.scored import scored, with_scores, with_target
 
-LEFT_TO_CHANCE = ("random", "ccs", "iclr2023", "target")
+LEFT_TO_CHANCE = ("random", "ccs", "iclr2023", "target", "less", "rds", "length")
 """Methods that leave the classes' shares to chance, as published."""
 
 
 def everything(rows: int = 300) -> Dataset:
     """A dataset with every column that some method reads."""
     vectors = np.random.default_rng(3).normal(size=(rows, 6)).astype("float32")
-    return with_scores(scored(rows)).add_column(
+    return with_target(with_scores(scored(rows))).add_column(
         "last_layer_influence", vectors.tolist(), feature=List(Value("float32"), length=6)
     )
 

@@ -14,14 +14,14 @@ from hf_prune.selection.choice import Choice, drop_largest
 from hf_prune.selection.method import METHODS, method
 from hf_prune.selection.problem import Problem
 from hf_prune.testing import check_selection_method
-from tests.selection.scored import scored, with_scores
+from tests.selection.scored import scored, with_scores, with_target
 
 
 @pytest.fixture(scope="module")
 def rows() -> Dataset:
     """A dataset with every column that some method reads."""
     vectors = np.random.default_rng(3).normal(size=(240, 6)).astype("float32")
-    return with_scores(scored(240)).add_column(
+    return with_target(with_scores(scored(240))).add_column(
         "last_layer_influence", vectors.tolist(), feature=List(Value("float32"), length=6)
     )
 

