@@ -11,7 +11,8 @@ from transformers import TrainingArguments
 
 from hf_prune.influence.cost import count_vjps, scoring_cost
 from hf_prune.record.ledger_writer import row_bytes
-from hf_prune.record.snapshot_writer import planned_steps, snapshot_bytes
+from hf_prune.record.schedule import due_steps, most_at_once, planned_steps
+from hf_prune.record.snapshot_writer import snapshot_bytes
 from hf_prune.trajectory.ledger import LedgerRow
 
 
@@ -22,11 +23,13 @@ class CostEstimate:
 
     Args:
         total_steps (`int`): Optimizer steps of the run.
-        snapshots (`int`): Snapshots in its window.
+        snapshots (`int`): Snapshots in its window, if it ends as planned.
         parameters (`int`): Length p of the flat parameter vector.
         ledger_bytes (`int`): Disk space of the ledger, all processes together.
         snapshot_bytes (`int`): Disk space of one snapshot.
         disk_bytes (`int`): Disk space of the whole record.
+        peak_disk_bytes (`int`): The most that it takes while training, with the snapshots for a run that ends
+            early and, with a `metric_for_best_model`, those for the best checkpoint.
         memory_bytes (`int`): Host memory that the main process needs on top of training, at its peak.
         engine (`str`): What `add_influence(engine="auto")` will choose: `"dense"` or `"projected"`.
         scoring_disk_bytes (`int`): Disk space of sketches and influence columns, on top of `disk_bytes`; the copy of
@@ -42,6 +45,7 @@ class CostEstimate:
     ledger_bytes: int
     snapshot_bytes: int
     disk_bytes: int
+    peak_disk_bytes: int
     memory_bytes: int
     engine: str
     scoring_disk_bytes: int
@@ -91,7 +95,9 @@ def estimate(
     if n_rows < 1:
         raise ValueError(f"n_rows must be at least 1, got {n_rows}.")
     steps_per_epoch, total_steps = _steps(args, n_rows)
-    planned = planned_steps(total_steps, steps_per_epoch, window, snapshots_per_epoch)
+    plan = (total_steps, steps_per_epoch, window, snapshots_per_epoch)
+    planned = planned_steps(*plan)
+    most = most_at_once(due_steps(*plan), window, best=args.metric_for_best_model is not None)
     shapes = [
         tuple(p.shape)
         for name, p in model.named_parameters()
@@ -117,6 +123,7 @@ def estimate(
         ledger_bytes=ledger,
         snapshot_bytes=snapshot,
         disk_bytes=ledger + len(planned) * snapshot,
+        peak_disk_bytes=ledger + most * snapshot,
         memory_bytes=2 * snapshot,  # the buffer, and the bytes that are being written
         engine=scoring.engine,
         scoring_disk_bytes=scoring.disk_bytes,

@@ -41,6 +41,7 @@ def test_estimate_follows_the_callbacks_arguments(tmp_path: Path) -> None:
     assert half.parameters == 51
     assert half.snapshot_bytes == 51 * 2 * 2
     assert half.scoring_seconds is None
+    assert whole.disk_bytes < whole.peak_disk_bytes < 2 * whole.disk_bytes
     assert whole.scoring_seconds == pytest.approx(0.1 * whole.scoring_steps)
     assert estimate(Mlp(), args, 64, window=1.0).snapshots == 5
     with pytest.raises(ValueError, match="n_rows"):

@@ -107,6 +107,8 @@ class ScoringConfig(Config):
         seed (`int`, *optional*, defaults to 0): Seed of the random directions.
         column (`str`, *optional*, defaults to `"influence"`): Name of the columns.
         eval_digest (`str`, *optional*): Content digest of the held-out rows.
+        until (`int`, *optional*): The step whose model was scored, where it is not the run's last.
+        draws (`int`, *optional*, defaults to 1): Draws of random rows that the scores are means over.
     """
 
     version: str | None = None
@@ -118,6 +120,8 @@ class ScoringConfig(Config):
     seed: int = 0
     column: str = INFLUENCE
     eval_digest: str | None = None
+    until: int | None = None
+    draws: int = 1
 
     def __post_init__(self) -> None:
         self._check(
@@ -131,6 +135,8 @@ class ScoringConfig(Config):
                 "seed": checks.seed,
                 "column": text("column"),
                 "eval_digest": optional(text("eval_digest")),
+                "until": optional(checks.step),
+                "draws": checks.draws,
             }
         )
 

@@ -36,6 +36,11 @@ def score(
     num_proc: Annotated[int | None, typer.Option(help="Processes for the pass over the rows.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the directions.")] = ScoringConfig.seed,
     column: Annotated[str, typer.Option(help="Name of the columns.")] = ScoringConfig.column,
+    until: Annotated[
+        int | None,
+        typer.Option(help="Score the run up to this step. [default: the model's]"),
+    ] = ScoringConfig.until,
+    draws: Annotated[int, typer.Option(help="Average over so many draws of random rows.")] = ScoringConfig.draws,
     json: JsonFlag = False,
 ) -> None:
     """Add the influence columns to a dataset.
@@ -64,6 +69,8 @@ def score(
             num_proc=num_proc,
             seed=seed,
             column=column,
+            until=until,
+            draws=draws,
         )
         scored.save_to_disk(str(out))
     if json:

@@ -61,6 +61,7 @@ def diagnose(
     steps: Annotated[int | None, typer.Option(help="Re-run at most this many steps. [default: the window]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Held-out rows in one forward pass.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the groups.")] = 0,
+    until: Annotated[int | None, typer.Option(help="Judge the run up to this step. [default: the model's]")] = None,
     out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -83,6 +84,7 @@ def diagnose(
             steps=steps,
             batch_size=batch_size,
             seed=seed,
+            until=until,
             **shares,
         )
     if out is not None:

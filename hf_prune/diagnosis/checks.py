@@ -35,11 +35,11 @@ def replayed_part(trajectory: Trajectory, steps: int | None) -> Trajectory:
     """The run up to the last snapshot that lies at most `steps` after the window's first."""
     first, last = trajectory.window
     if steps is None or last - first <= steps:
-        return trajectory
+        return trajectory.part(last)
     ends = [at for at in trajectory.snapshot_steps if first < at <= first + steps]
     if not ends:
         raise ValueError(
             f"There is no snapshot within {steps} steps of the window's first, at {first}; the next is "
             f"{trajectory.snapshot_steps[1] - first} steps away: pass steps of at least that."
         )
-    return trajectory.until(ends[-1])
+    return trajectory.part(ends[-1])

@@ -15,6 +15,7 @@ from hf_prune.diagnosis.diagnosis import Diagnosis
 from hf_prune.diagnosis.experiment import Experiment
 from hf_prune.diagnosis.prediction import scored_rows
 from hf_prune.influence.checks import check_dataset
+from hf_prune.model.replay import Replay
 from hf_prune.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def diagnose(
     data_collator: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
     seed: int = 0,
+    until: int | None = None,
 ) -> Diagnosis:
     """
     Says on your own run how far to trust its influence columns.
@@ -70,6 +72,8 @@ def diagnose(
             `(logits, labels) -> (batch,)` losses, where the run was trained on another loss than the model's own.
         seed (`int`, *optional*, defaults to 0):
             Draws the groups and the other batch order.
+        until (`int`, *optional*):
+            The step whose model is judged, as in `add_influence`; by default the one whose parameters `model` has.
 
     Returns:
         [`Diagnosis`]: print it, or see `explain()`, `verdict`, `correlation` and `to_dict()`.
@@ -86,8 +90,9 @@ def diagnose(
     ```
     """
     check(dataset, eval_dataset, groups, steps, batch_size)
-    record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
-    check_dataset(dataset, record)
+    whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
+    check_dataset(dataset, whole)
+    record = Replay.of(dataset, whole, model, data_collator=data_collator, loss=loss).end(until)
     part = replayed_part(record, steps)
     options: dict[str, Any] = {"model": model, "data_collator": data_collator, "loss": loss, "batch_size": batch_size}
     scored = scored_rows(dataset, record, part, eval_dataset, options)

@@ -54,6 +54,7 @@ class Experiment:
         self.influence = np.asarray(values[columns.vector][:], dtype=np.float64)
         self.loss_influence = np.asarray(values[columns.eval_loss][:], dtype=np.float64)
         self.replay = Replay.of(scored, trajectory, model, data_collator=data_collator, loss=loss)
+        self.replay.rows.chance.number = 0  # re-runs differ by what they leave out, not by what random rows draw
         self.held_out, self.batch_size = self.replay.rows.of(eval_dataset), batch_size or BATCH_SIZE
         self.rerun, self.steps = Rerun(self.replay), self.replay.steps()
         self.dropout = has_dropout(self.replay.objective, self.replay.rows)

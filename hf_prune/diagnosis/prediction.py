@@ -29,11 +29,12 @@ def scored_rows(
         options (`dict`): Further arguments of `add_influence`.
     """
     own = _own_config(dataset, record, eval_dataset)
-    if own is not None and part is record:
+    if own is not None and part.window == record.window:
         scored = dataset
     else:
         config = own or ScoringConfig(mode="visits", directions=min(DIRECTIONS, len(dataset)))
-        scored = add_influence(dataset, part, eval_dataset=eval_dataset, **(options | config.arguments()))
+        asked = options | config.arguments() | {"until": None}  # the part ends where it ends
+        scored = add_influence(dataset, part, eval_dataset=eval_dataset, **asked)
     if require_scoring(scored).config.directions < FEWEST:
         raise ValueError(
             f"Fewer than {FEWEST} directions leave no correlation to measure: score with more of them, or pass the "

@@ -23,7 +23,7 @@ from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.cache_eviction import PREFIX
-from hf_prune.influence.checks import check_arguments, check_dataset
+from hf_prune.influence.checks import check_arguments, check_chance, check_dataset
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.scorer import Scorer, logit_curvature
@@ -57,6 +57,8 @@ def add_influence(
     engine: str = "auto",
     train_dataset: Dataset | None = None,
     max_memory: int | None = None,
+    until: int | None = None,
+    draws: int = 1,
 ) -> Dataset:
     """
     Adds to every training row how the trained model would change without it.
@@ -71,8 +73,8 @@ def add_influence(
       tokens their mean), which selection represents along with the influence; not there where logits come otherwise.
 
     What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss. The model is
-    scored in eval mode: dropout, BatchNorm, random augmentation and masking make scores less faithful, and a warning
-    says so where the recomputed gradient is not the recorded one.
+    scored in eval mode: dropout and BatchNorm make scores less faithful, and a warning says so where the recomputed
+    gradient is not the recorded one; rows that are random take `draws`.
 
     Args:
         dataset (`Dataset`):
@@ -80,7 +82,7 @@ def add_influence(
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded.
         model (`nn.Module`):
-            The trained model. It is copied, and left as it is.
+            The trained model. It is copied, left as it is, and compared with the record.
         eval_dataset (`Dataset`, *optional*):
             Held-out rows, neither in the training nor in the test set. Without it, queries are about training rows.
         directions (`int`, *optional*, defaults to 64):
@@ -114,6 +116,14 @@ def add_influence(
         max_memory (`int`, *optional*):
             Bytes that a dense sweep may take; with fewer it goes over the window several times. By default what is
             free.
+        until (`int`, *optional*):
+            Scores the model as it was after this many steps: later ones do not count. One of
+            `Trajectory.open(trajectory).ends`. By default the step whose parameters `model` has, such as the best
+            checkpoint's after `load_best_model_at_end` (a warning says so), or the run's last.
+        draws (`int`, *optional*, defaults to 1):
+            Where rows are random (`set_transform` with random crops, masking, a collator that draws), scores are the
+            mean over so many draws, each of which takes the time of a scoring; 8 are many enough for most. Rows
+            without chance are scored once.
 
     Under torchrun or `accelerate launch` call it in every process: they share the work, and each returns all rows.
 
@@ -134,19 +144,24 @@ def add_influence(
         directions=directions,
         seed=seed,
         column=column,
+        until=until,
+        draws=draws,
     )
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
-    record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
-    check_dataset(dataset if train_dataset is None else train_dataset, record)
-    engine, curvature = choose_engine(engine, curvature, record.manifest, directions)
+    whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
+    check_dataset(dataset if train_dataset is None else train_dataset, whole)
+    engine, curvature = choose_engine(engine, curvature, whole.manifest, directions)
     digest = None if eval_dataset is None else content_digest(eval_dataset)
     config = replace(config, engine=engine, curvature=curvature, eval_digest=digest)
     if eval_dataset is None:
         logger.warning("No eval_dataset: queries are about training rows, and no held-out loss is predicted.")
     trained, rows_at_once = dataset if train_dataset is None else train_dataset, batch_size or BATCH_SIZE
-    replay = Replay.of(trained, record, model, data_collator=data_collator, loss=loss)
+    replay = Replay.of(trained, whole, model, data_collator=data_collator, loss=loss)
+    record = replay.end(until)
+    config = replace(config, until=None if len(record) == len(whole) else record.window[1])
     targets = replay.rows if train_dataset is None else replay.rows.of(dataset)
     held_out = None if eval_dataset is None else replay.rows.of(eval_dataset)
+    config = replace(config, draws=check_chance(replay.rows, held_out, draws))
     scorer = Scorer(replay, targets, held_out, config, batch_size=rows_at_once, max_memory=max_memory)
     k = List(Value("float32"), length=directions)
     columns = InfluenceColumns(column)
@@ -163,9 +178,12 @@ def add_influence(
     start = time.perf_counter()
     processes = Processes.current()
     cache = SharedCache(record.path / "scores", processes)
-    work = SharedCache(cache.directory / f"{PREFIX}{Hasher.hash(swept)}", processes)
+    works = [
+        SharedCache(cache.directory / f"{PREFIX}{Hasher.hash([*swept, draw] if draw else swept)}", processes)
+        for draw in range(config.draws)
+    ]
     if not _complete(cache.directory, fingerprint):
-        scorer.prepare(work, fingerprint)
+        scorer.prepare(works, fingerprint)
     with processes.main_first():
         scored = dataset.map(
             scorer if found is None else WithFeatures(scorer, found),
@@ -181,8 +199,9 @@ def add_influence(
     curvature_of_loss = cache.value(
         f"held-out-{Hasher.hash(asked)}.json", lambda: logit_curvature(replay, held_out, rows_at_once)
     )
-    work.remove(f"effects-{fingerprint}-*")
-    work.remove_superseded()
+    for work in works:
+        work.remove(f"effects-{fingerprint}-*")
+    works[0].remove_superseded()
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     run = RecordedRun.of(record.digest, record.manifest.to_dict())

@@ -12,6 +12,7 @@ from hf_prune._core.digest import column_digests
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
+from hf_prune.model.rows import Rows
 from hf_prune.trajectory.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,29 @@ def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
             f"{trajectory.dataset_columns[changed[0]][:12]}): rows were changed or reordered; pass the train_dataset "
             "that the Trainer got."
         )
+
+
+def check_chance(rows: Rows, held_out: Rows | None, draws: int) -> int:
+    """
+    Finds out whether rows are random, and if so lets each batch draw the same whenever it is fetched.
+
+    Args:
+        rows, held_out (`Rows`): The training rows, and the held-out ones.
+        draws (`int`): Draws that were asked for.
+
+    Returns:
+        `int`: Draws to take: 1 where nothing is random.
+    """
+    if not rows.are_random() and (held_out is None or not held_out.are_random()):
+        return 1
+    rows.chance.number = 0
+    if draws == 1:
+        logger.warning(
+            "Rows are random (augmentation, masking, a collator that draws): a row that is fetched twice differs, and "
+            "scores of one draw are little alike those of another; pass draws=8, which takes 8 times as long, or rows "
+            "and a collator without chance, such as dataset.with_transform(eval_transform), which are less faithful."
+        )
+    return draws
 
 
 def check_gradient(replay: Replay) -> None:

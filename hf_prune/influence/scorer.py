@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,29 @@ class Scorer:
         self.batch_size, self.max_memory = batch_size, max_memory
         self.shifts: np.ndarray | None = None
 
-    def prepare(self, cache: SharedCache, key: str) -> None:
+    def prepare(self, caches: Sequence[SharedCache], key: str) -> None:
         """
-        Scores the rows; what is worth keeping goes to `cache`, where a killed run finds it again.
+        Scores the rows; what is worth keeping goes to the caches, where a killed run finds it again.
 
         Args:
+            caches (`Sequence[SharedCache]`): one for each draw of random rows; the scores are means over them.
             key (`str`): a digest of all that the scores depend on.
         """
         check_gradient(self.replay)
+        shifts = np.zeros(())
+        for draw, cache in enumerate(caches):
+            if self.targets.chance.number is not None:
+                self.targets.chance.number = draw
+            shifts = shifts + self._shifts(cache, key) / len(caches)
+        if not np.isfinite(shifts).all():
+            raise UnsupportedError(
+                "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
+                "record with a smaller window, or train with a lower learning rate or more warm-up."
+            )
+        self.shifts = shifts
+
+    def _shifts(self, cache: SharedCache, key: str) -> np.ndarray:
+        """The predicted shifts `(n, k)`, that of the held-out loss last."""
         config = self.config
         rows = self.held_out if self.held_out is not None else probe(self.replay.rows, config.seed)
         queries = Queries(config.directions, config.space, config.seed, rows, self.held_out)
@@ -70,13 +86,7 @@ class Scorer:
             engine.prepare()
             encoded = engine.encode(queries)
             visits = config.mode == "visits"
-            shifts = engine.visits(encoded) if visits else engine.expected(encoded, self.targets)
-        if not np.isfinite(shifts).all():
-            raise UnsupportedError(
-                "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
-                "record with a smaller window, or train with a lower learning rate or more warm-up."
-            )
-        self.shifts = shifts
+            return engine.visits(encoded) if visits else engine.expected(encoded, self.targets)
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         assert self.shifts is not None, "prepare() comes first"

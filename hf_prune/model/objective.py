@@ -30,6 +30,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def equals(self, other: Batch) -> bool:
+        """Whether all tensors are the same."""
+        left, right = (batch.inputs | {"": batch.labels} for batch in (self, other))
+        return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
     def part(self, rows: slice) -> Batch:
         return Batch({name: value[rows] for name, value in self.inputs.items()}, self.labels[rows])
 
@@ -66,6 +71,7 @@ class Objective:
         self.device = own[self.names[0]].device
         recorded = set(self.names)
         self.fixed = {name: value.detach() for name, value in own.items() if name not in recorded}
+        self.other_parameters = [name for name, value in self.fixed.items() if value.numel()]
         self.fixed |= {name: value.detach() for name, value in self.model.named_buffers()}
         self._loss: ExampleLoss | None = from_user(loss) if loss is not None else None
         self._uses_items: bool | None = None

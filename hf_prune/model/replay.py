@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_prune.errors import TrajectoryError
+from hf_prune.model.comparison import step_of_model
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.rows import Rows
 from hf_prune.model.weights import visit_weights
@@ -87,6 +88,21 @@ class Replay:
         rows = Rows(dataset, objective.model, data_collator, manifest.padding)
         positions = row_positions(dataset, trajectory)
         return cls(trajectory, objective, rows, positions=positions, own_loss=loss is not None)
+
+    def end(self, until: int | None) -> Trajectory:
+        """
+        Ends the run at the step `until`, by default at the one whose model this is, and returns its record.
+
+        Raises:
+            `TrajectoryError`, `ValueError`: for another model, or a step without a snapshot.
+        """
+        whole = self.trajectory
+        if until is not None:
+            whole.until(until)  # for its check
+        step = step_of_model(self.objective, whole, until)
+        if step != whole.window[1]:
+            self.trajectory = whole.until(step)
+        return self.trajectory
 
     @property
     def last(self) -> int:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from torch import nn
 
+from hf_prune.model.chance import Chance
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import Batch, accepted_inputs
 
@@ -43,6 +44,7 @@ class Rows:
         self.accepted = accepted_inputs(model) | set(LABELS)
         self.masks = "attention_mask" in self.accepted
         self.collator, self.padding = data_collator, padding
+        self.chance = Chance()
         self.dataset = self._formatted(dataset)
         self.name = type(model).__name__
 
@@ -76,7 +78,24 @@ class Rows:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The rows at `indices`, in that order, duplicates kept."""
-        found = self.dataset.__getitems__([int(i) for i in indices])
+        with self.chance.drawn(indices):
+            return self._collated([int(i) for i in indices])
+
+    def turns(self, count: int, indices: Sequence[int], batch: Batch) -> Iterator[Batch]:
+        """The batch of the rows at `indices` so many times; rows that are random draw anew each time."""
+        for turn in range(count):
+            self.chance.turn = turn
+            yield batch if turn == 0 or self.chance.number is None else self.batch(indices)
+        self.chance.turn = 0
+
+    def are_random(self) -> bool:
+        """Whether rows differ when they are fetched again: augmentation, masking, or a collator that draws."""
+        some = range(min(len(self), 8))
+        first, *others = (self._collated(some) for _ in range(3))
+        return any(not first.equals(other) for other in others)
+
+    def _collated(self, indices: Sequence[int]) -> Batch:
+        found = self.dataset.__getitems__(indices)
         # As the Trainer's removal of unused columns leaves them.
         rows = [{name: value for name, value in row.items() if name in self.accepted} for row in found]
         if not rows or not rows[0]:

@@ -34,9 +34,12 @@ class TrajectoryCallback(TrainerCallback):
             Where the record goes. It must hold no other run's record; a resumed run continues its own. Several
             processes need a directory that they all see.
         window (`float`, *optional*, defaults to 0.5):
-            The share of the run, counted from its end, that snapshots cover, in (0, 1]. The ledger covers all of it.
+            The share of the steps made, counted from the last, that snapshots cover, in (0, 1]: a run that ends before
+            its plan has a window too, to the nearest snapshot. The ledger covers the whole run.
         snapshots_per_epoch (`float`, *optional*, defaults to 1):
-            Snapshots taken in an epoch of the window. Between them parameters are interpolated.
+            Snapshots taken in an epoch. Those that the window has left behind are removed again, and between the
+            others parameters are interpolated. With a `metric_for_best_model` the window that ends with the best
+            checkpoint is kept too, so that the best model can be scored.
         parameters (`str`, *optional*):
             A regular expression; only trainable parameters whose name it is found in are kept. All of them by default.
         id_column (`str`, *optional*):
@@ -144,10 +147,12 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         if control.should_training_stop or args.load_best_model_at_end:
             # With load_best_model_at_end the parameters are others by the time of on_train_end.
-            self._snapshot(state)
+            self._do(lambda recording: recording.take_snapshot(state.global_step))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._do(lambda recording: recording.flush())
+        if state.best_global_step == state.global_step:
+            self._do(lambda recording: recording.keep_best(state.global_step))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # The Trainer's last log: the trackers are closed before this callback receives on_train_end.
@@ -164,22 +169,12 @@ class TrajectoryCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._snapshot(state)
+            self._do(lambda recording: recording.take_snapshot(state.global_step))
         self._do(lambda recording: recording.finish(state))
         if self._recording is not None:
             self._unfinished = None
         self._do(lambda recording: recording.close())
         self._recording = None
-
-    def _snapshot(self, state: TrainerState) -> None:
-        recording = self._recording
-        if (
-            recording is None
-            or recording.has_snapshot(state.global_step)
-            or state.global_step <= recording.manifest.window_start
-        ):
-            return
-        self._do(lambda recording: recording.take_snapshot(state.global_step))
 
     def _do(self, event: Callable[[Recording], None]) -> None:
         """Runs an event of the recording, if there is one, and handles its failure as `on_error` says."""

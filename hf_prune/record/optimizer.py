@@ -11,8 +11,9 @@ from torch import nn
 
 from hf_prune.optimizers import ADJOINTS
 from hf_prune.record import support
+from hf_prune.record.pending import HostCopy
 from hf_prune.trajectory.manifest import Parameter
-from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT
+from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT, samples_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RecordedOptimizer:
         parameters (`tuple[Parameter, ...]`): The recorded parameters, in the order of the flat vector.
         tensors (`tuple[torch.Tensor, ...]`): Their tensors.
         trainable (`tuple[torch.Tensor, ...]`): All that the model trains, recorded or not.
+        others (`tuple[torch.Tensor, ...]`): The model's parameters that are not recorded, frozen ones above all.
     """
 
     prepared: Any
@@ -31,6 +33,7 @@ class RecordedOptimizer:
     parameters: tuple[Parameter, ...]
     tensors: tuple[torch.Tensor, ...]
     trainable: tuple[torch.Tensor, ...]
+    others: tuple[torch.Tensor, ...]
 
     @classmethod
     def of(cls, prepared: Any, model: nn.Module, pattern: str | None) -> RecordedOptimizer:
@@ -45,12 +48,14 @@ class RecordedOptimizer:
         """
         inner = support.inner_optimizer(prepared)
         recorded = support.recorded_parameters(model, inner, pattern)
+        names = {parameter.name for parameter, _ in recorded}
         return cls(
             prepared,
             inner,
             parameters=tuple(parameter for parameter, _ in recorded),
             tensors=tuple(tensor for _, tensor in recorded),
             trainable=tuple(p for p in model.parameters() if p.requires_grad),
+            others=tuple(p for name, p in model.named_parameters() if name not in names),
         )
 
     @property
@@ -85,6 +90,10 @@ class RecordedOptimizer:
         if not self.has_second_moment:
             return {PARAMETERS: self.tensors}
         return {PARAMETERS: self.tensors, SECOND_MOMENT: [self._second_moment(tensor) for tensor in self.tensors]}
+
+    def samples(self) -> HostCopy:
+        """A few entries of each parameter that is not recorded: they tell the model from another one."""
+        return HostCopy(samples_of(self.others))
 
     def _second_moment(self, tensor: torch.Tensor) -> torch.Tensor:
         state = self.inner.state.get(tensor, {})

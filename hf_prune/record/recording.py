@@ -16,9 +16,11 @@ from hf_prune.record.hooks import Hooks
 from hf_prune.record.optimizer import RecordedOptimizer
 from hf_prune.record.pending import HostCopy, PendingMicroBatch, PendingStep
 from hf_prune.record.row_ids import RowIds
+from hf_prune.record.schedule import Snapshots
 from hf_prune.record.session import write_manifest
 from hf_prune.record.writers import Writers
 from hf_prune.trajectory.manifest import Manifest
+from hf_prune.trajectory.window import in_window
 
 
 class Recording:
@@ -29,7 +31,7 @@ class Recording:
         root (`Path`): The trajectory's directory.
         manifest (`Manifest`): The run's, as it is on disk.
         main (`bool`): Whether this process is the main one.
-        planned (`frozenset[int]`): Steps at which snapshots are due.
+        snapshots (`Snapshots`): Which snapshots are due and which there are; the main process takes them.
         optimizer (`RecordedOptimizer`): The optimizer.
         rows (`RowIds`): Which rows a micro-batch holds.
         hooks (`Hooks`): What is measured at the model's loss and at clipping.
@@ -44,7 +46,7 @@ class Recording:
         manifest: Manifest,
         *,
         main: bool,
-        planned: frozenset[int],
+        snapshots: Snapshots,
         optimizer: RecordedOptimizer,
         rows: RowIds,
         hooks: Hooks,
@@ -53,7 +55,7 @@ class Recording:
         undo: ExitStack,
     ):
         self.manifest = manifest
-        self._root, self._main, self._planned = root, main, planned
+        self._root, self._main, self._snapshots = root, main, snapshots
         self._optimizer, self._rows, self._hooks, self._writers = optimizer, rows, hooks, writers
         self._skip, self._undo = skip, undo
         self._finished: deque[PendingStep] = deque()  # steps that are not written yet
@@ -92,7 +94,7 @@ class Recording:
         while self._finished and not (len(self._finished) == 1 and self._finished[0].on_its_way):
             self._write(self._finished.popleft())
         self._writers.check()
-        if state.global_step in self._planned:
+        if state.global_step in self._snapshots.due:
             self.take_snapshot(state.global_step)
 
     def flush(self) -> None:
@@ -104,7 +106,9 @@ class Recording:
     def finish(self, state: TrainerState) -> None:
         """Training ended as it should."""
         self.flush()
-        self._update_manifest(complete=True, last_step=state.global_step)
+        window = in_window(self._snapshots.steps, self._snapshots.share)
+        start = window[0] if window else self.manifest.window_start
+        self._update_manifest(complete=True, last_step=state.global_step, window_start=start)
 
     def stop(self, reason: str) -> None:
         """Recording ends here while training continues."""
@@ -115,12 +119,15 @@ class Recording:
         """Takes all hooks off, and closes the files; what has been written stays."""
         self._undo.close()
 
-    def has_snapshot(self, step: int) -> bool:
-        return self._writers.last_snapshot == step
-
     def take_snapshot(self, step: int) -> None:
-        """Copies parameters and second moment as they are after `step` optimizer steps."""
-        self._writers.take_snapshot(step, self._optimizer)
+        """Copies parameters and second moment as they are after `step` optimizer steps, unless that was done."""
+        if self._main and step not in self._snapshots.steps:
+            self._writers.take_snapshot(step, self._optimizer, self._snapshots.add(step))
+
+    def keep_best(self, step: int) -> None:
+        """The checkpoint of the present step is the best so far: the window that ends here is kept too."""
+        self._snapshots.best = step
+        self.take_snapshot(step)
 
     @property
     def _current(self) -> PendingStep:

@@ -116,7 +116,6 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Session:
         manifest,
         run_id=found.run_id,
         updates_before_start=found.updates_before_start,
-        window_start=found.window_start,
         loss=found.loss,
     )
     write_manifest(root, continued)

@@ -1,7 +1,8 @@
-"""Writing snapshots: when they are due, what they take, and the thread that writes them."""
+"""Writing snapshots: what they take, and the thread that writes them and removes superseded ones."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,26 +12,9 @@ import torch
 from safetensors import SafetensorError
 
 from hf_prune._core.io import write_atomically
+from hf_prune.record.pending import HostCopy
 from hf_prune.trajectory.files import snapshot_path
-from hf_prune.trajectory.snapshots import DTYPES, tensors_digest
-
-
-def planned_steps(total_steps: int, steps_per_epoch: int, window: float, snapshots_per_epoch: float) -> list[int]:
-    """
-    The steps at which snapshots are due: from the start of the window, evenly, and at the end.
-
-    Args:
-        total_steps (`int`): Optimizer steps of the run.
-        steps_per_epoch (`int`): Optimizer steps of an epoch.
-        window (`float`): The share of the run, counted from its end, that is covered.
-        snapshots_per_epoch (`float`): How many snapshots an epoch gets.
-
-    Returns:
-        `list[int]`: steps in order; a snapshot at step s is taken after s optimizer steps.
-    """
-    first = int((1.0 - window) * total_steps)
-    stride = max(1, round(steps_per_epoch / snapshots_per_epoch))
-    return sorted({*range(first, total_steps, stride), total_steps})
+from hf_prune.trajectory.snapshots import DTYPES, SAMPLES, tensors_digest
 
 
 def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
@@ -66,7 +50,14 @@ class SnapshotWriter:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hf_prune-snapshot")
         self._pending: Future[None] | None = None
 
-    def take(self, step: int, updates: int | None, vectors: Mapping[str, Sequence[torch.Tensor]]) -> None:
+    def take(
+        self,
+        step: int,
+        updates: int | None,
+        vectors: Mapping[str, Sequence[torch.Tensor]],
+        samples: HostCopy,
+        superseded: Sequence[int],
+    ) -> None:
         """
         Copies the tensors and queues the write. Raises the error of the last write, if it failed.
 
@@ -74,6 +65,8 @@ class SnapshotWriter:
             step (`int`): Optimizer steps made.
             updates (`int`, *optional*): The optimizer's own count of its updates, if it keeps one.
             vectors (`Mapping[str, Sequence[torch.Tensor]]`): For each kind, the tensors that make up the flat vector.
+            samples (`HostCopy`): Entries of the parameters that are not recorded.
+            superseded (`Sequence[int]`): Steps whose snapshots are removed once this one is on disk.
         """
         self.wait()
         copied = None
@@ -82,7 +75,7 @@ class SnapshotWriter:
         metadata = {"run_id": self._run_id, "step": str(step)}
         if updates is not None:
             metadata["updates"] = str(updates)
-        self._pending = self._pool.submit(self._write, step, list(vectors), metadata, copied)
+        self._pending = self._pool.submit(self._write, step, list(vectors), metadata, copied, samples, superseded)
 
     def check(self) -> None:
         """Raises the error of the last write if it is known to have failed; does not wait."""
@@ -116,12 +109,22 @@ class SnapshotWriter:
         event.record()
         return event
 
-    def _write(self, step: int, kinds: list[str], metadata: dict[str, str], copied: torch.cuda.Event | None) -> None:
+    def _write(
+        self,
+        step: int,
+        kinds: list[str],
+        metadata: dict[str, str],
+        copied: torch.cuda.Event | None,
+        samples: HostCopy,
+        superseded: Sequence[int],
+    ) -> None:
         if copied is not None:
             copied.synchronize()
         tensors = {kind: self._buffers[kind] for kind in kinds}
-        metadata = {**metadata, "sha256": tensors_digest(tensors)}
+        metadata = {**metadata, SAMPLES: json.dumps(samples.numbers()), "sha256": tensors_digest(tensors)}
         write_atomically(snapshot_path(self._root, step), lambda path: _save(tensors, path, metadata))
+        for old in superseded:
+            snapshot_path(self._root, old).unlink(missing_ok=True)
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:

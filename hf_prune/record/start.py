@@ -20,8 +20,9 @@ from hf_prune.record.optimizer import RecordedOptimizer
 from hf_prune.record.recording import Recording
 from hf_prune.record.row_ids import RowIds
 from hf_prune.record.row_statistics import RowStatistics
+from hf_prune.record.schedule import Snapshots, due_steps, most_at_once, planned_steps
 from hf_prune.record.session import open_or_resume
-from hf_prune.record.snapshot_writer import disk_warning, planned_steps, snapshot_bytes
+from hf_prune.record.snapshot_writer import disk_warning, snapshot_bytes
 from hf_prune.record.writers import Writers
 from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.manifest import Manifest
@@ -93,28 +94,29 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
     support.check_processes(training.args, training.optimizer.accelerator_state.distributed_type)
     optimizer = RecordedOptimizer.of(training.optimizer, training.model, settings.parameters)
     rows = RowIds.find(settings.id_column, training.args, training.dataloader)
-    steps = planned_steps(
-        training.state.max_steps, training.steps_per_epoch, settings.window, settings.snapshots_per_epoch
-    )
-    manifest = _manifest(settings, training, optimizer, rows, window_start=steps[0])
+    plan = (training.state.max_steps, training.steps_per_epoch, settings.window, settings.snapshots_per_epoch)
+    manifest = _manifest(settings, training, optimizer, rows, window_start=planned_steps(*plan)[0])
     root, now = settings.output_dir, training.state.global_step
     session = open_or_resume(manifest, root, now, own_run, training.main)
     manifest = session.manifest
-    planned = frozenset(step for step in steps if step >= now)
+    due = due_steps(*plan)
+    snapshots = _snapshots(settings, training, due)
     if training.main:
-        _warn_if_disk_is_small(root, manifest, optimizer, len(planned))
+        best = training.args.metric_for_best_model is not None
+        _warn_if_disk_is_small(root, manifest, optimizer, most_at_once(due, settings.window, best))
+        _warn_of_early_stopping(training, settings.window)
     with ExitStack() as undo:  # for a start that fails half-way
         writers = Writers.open(root, manifest, training.args.process_index, session.part, undo)
         statistics = RowStatistics() if manifest.row_statistics else None
         hooks = Hooks.attach(training.model, optimizer.trainable, statistics, undo)
         rows.attach(training.model, training.dataloader, undo)
-        if now in planned and now not in snapshot_paths(root):
-            writers.take_snapshot(now, optimizer)
+        if now in snapshots.due and now not in snapshots.steps:
+            writers.take_snapshot(now, optimizer, snapshots.add(now))
         return Recording(
             root,
             manifest,
             main=training.main,
-            planned=planned,
+            snapshots=snapshots,
             optimizer=optimizer,
             rows=rows,
             hooks=hooks,
@@ -122,6 +124,15 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
             skip=_batches_to_skip(training, manifest),
             undo=undo.pop_all(),
         )
+
+
+def _snapshots(settings: Settings, training: Training, due: list[int]) -> Snapshots:
+    """Those that a resumed run finds stay, although it may plan others."""
+    there, state = list(snapshot_paths(settings.output_dir)), training.state
+    found = Snapshots(settings.window, {*due, *there}, there, best=state.best_global_step)
+    if not there:
+        found.due.add(state.global_step)
+    return found
 
 
 def _manifest(
@@ -143,6 +154,7 @@ def _manifest(
         total_steps=training.state.max_steps,
         steps_per_epoch=training.steps_per_epoch,
         window_start=window_start,
+        window=settings.window,
         snapshot_dtype=settings.snapshot_dtype,
         row_statistics=settings.row_statistics,
         updates_before_start=optimizer.updates() or 0,
@@ -154,6 +166,16 @@ def _warn_if_disk_is_small(root: Path, manifest: Manifest, optimizer: RecordedOp
     warning = disk_warning(each, count, shutil.disk_usage(root).free)
     if warning is not None:
         logger.warning(warning)
+
+
+def _warn_of_early_stopping(training: Training, window: float) -> None:
+    names = map(str, training.state.stateful_callbacks or ())  # of the callbacks whose state checkpoints hold
+    if not any("EarlyStopping" in name for name in names):
+        return
+    logger.warning(
+        f"This run may stop early (EarlyStoppingCallback): its window will be the last {window:.0%} of the steps that "
+        "are made, to the nearest snapshot."
+    )
 
 
 def _batches_to_skip(training: Training, manifest: Manifest) -> int:

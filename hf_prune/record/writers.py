@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,11 @@ class Writers:
         ledger (`LedgerWriter`): This process's part of the ledger.
         statistics (`LedgerWriter`, *optional*): The part next to it, where statistics of rows are recorded.
         snapshots (`SnapshotWriter`, *optional*): The main process's.
-        last_snapshot (`int`): The step of the last snapshot; -1 before the first.
     """
 
     ledger: LedgerWriter
     statistics: LedgerWriter | None
     snapshots: SnapshotWriter | None
-    last_snapshot: int = -1
 
     @classmethod
     def open(cls, root: Path, manifest: Manifest, rank: int, part: int, undo: ExitStack) -> Writers:
@@ -60,11 +59,10 @@ class Writers:
             self.statistics.write(step.statistics(row))
         self.ledger.write(row)
 
-    def take_snapshot(self, step: int, optimizer: RecordedOptimizer) -> None:
-        """Copies parameters and second moment as they are after `step` optimizer steps."""
-        self.last_snapshot = step
+    def take_snapshot(self, step: int, optimizer: RecordedOptimizer, superseded: Sequence[int]) -> None:
+        """Copies the parameters as they are after `step` optimizer steps, and lets older snapshots go."""
         if self.snapshots is not None:
-            self.snapshots.take(step, optimizer.updates(), optimizer.vectors())
+            self.snapshots.take(step, optimizer.updates(), optimizer.vectors(), optimizer.samples(), superseded)
 
     def check(self) -> None:
         """Raises the error of a snapshot that could not be written."""

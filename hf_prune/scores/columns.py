@@ -45,6 +45,7 @@ def add_scores(
     batch_size: int | None = None,
     data_collator: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
+    until: int | None = None,
 ) -> Dataset:
     """
     Adds the scores that data pruning is usually done by, from a run recorded with `row_statistics=True`.
@@ -101,6 +102,9 @@ def add_scores(
             As given to the Trainer, for what takes a `model`.
         loss (`Callable`, *optional*):
             `(logits, labels) -> (batch,)` losses, for `grand` and `less` of a loss that is not the model's own.
+        until (`int`, *optional*):
+            Only the steps before this one count. By default all of them, and for what takes a `model` those up to
+            the step whose parameters `model` has.
 
     Returns:
         `Dataset`: the same rows with the columns, float32; the same call gives the same fingerprint.
@@ -113,7 +117,8 @@ def add_scores(
     for name, asked in (("last_layer", last_layer), ("eval_dataset", eval_dataset is not None)):
         if asked and model is None:
             raise ValueError(f"{name} needs the trained model: pass model=trainer.model.")
-    record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
+    whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
+    record = whole if until is None else whole.until(until)
     of_visits = record.manifest.row_statistics or eval_dataset is None
     visits = read_visits(record) if of_visits else None
     check_dataset(dataset, record)
@@ -121,7 +126,8 @@ def add_scores(
     key: list[Any] = [VERSION, record.digest, early]
     rows_at_once, replay = batch_size or BATCH_SIZE, None
     if model is not None:
-        replay = Replay.of(dataset, record, model, data_collator=data_collator, loss=loss)
+        replay = Replay.of(dataset, whole, model, data_collator=data_collator, loss=loss)
+        replay.end(until)
         file = grand.file_of(replay, data_collator, loss)
         found["grand"] = _grand(replay, file, rows_at_once)
         key.append(file.name)

@@ -77,7 +77,7 @@ class Manifest:
         schedule (`dict[str, Any]`): `name`, peak `learning_rate` and `warmup_steps` of the learning rate's schedule.
         total_steps (`int`): Optimizer steps that were planned.
         steps_per_epoch (`int`): Optimizer steps of an epoch.
-        window_start (`int`): The step at which snapshots were to begin.
+        window_start (`int`): The step at which the window begins: planned, and recorded once the run is complete.
         snapshot_dtype (`str`): `"float32"` or `"bfloat16"`.
         updates_before_start (`int`): Updates that the optimizer had made before step 0 (a warm start).
         loss (`str`, *optional*):
@@ -87,6 +87,8 @@ class Manifest:
         last_step (`int`, *optional*): Number of optimizer steps made, once the run is complete.
         stopped (`str`, *optional*): Why recording stopped while training went on.
         row_statistics (`bool`): Whether statistics of every visit were recorded.
+        window (`float`, *optional*):
+            The share of the steps made that the window covers; `None` in records whose snapshots are all of it.
         schema_version (`int`): Version of this format.
     """
 
@@ -118,6 +120,7 @@ class Manifest:
     last_step: int | None = None
     stopped: str | None = None
     row_statistics: bool = False
+    window: float | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

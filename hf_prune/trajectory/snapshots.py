@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from hf_prune.errors import TrajectoryError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARAMETERS = "parameters"
 SECOND_MOMENT = "second_moment"
+SAMPLES = "samples"
+
+# Entries of a parameter that is not recorded.
+_ENTRIES = 4
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,25 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
     return hasher.hexdigest()
 
 
+def samples_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Four entries of each tensor, evenly spread, float32: a fingerprint that tells rounding from other values."""
+    entries = [_entries(tensor.detach()) for tensor in tensors if tensor.numel()]
+    return torch.cat(entries) if entries else torch.empty(0)
+
+
+def _entries(tensor: torch.Tensor) -> torch.Tensor:
+    places = [tensor.numel() * (2 * k + 1) // (2 * _ENTRIES) for k in range(_ENTRIES)]
+    return tensor.reshape(-1)[places].float()
+
+
 def read_metadata(path: Path, run_id: str, size: int) -> dict[str, str]:
     """Reads and checks a snapshot's header: it must be whole, of this run, and of the right length."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             shape = file.get_slice(PARAMETERS).get_shape()
+    except FileNotFoundError as error:
+        raise _removed(path) from error
     except (SafetensorError, OSError) as error:
         raise TrajectoryError(f"Snapshot {path.name} is damaged ({error}): record the run again.") from error
     if metadata.get("run_id") != run_id:
@@ -63,9 +81,12 @@ def read_metadata(path: Path, run_id: str, size: int) -> dict[str, str]:
 
 def read_snapshot(path: Path) -> Snapshot:
     """Reads a snapshot, and checks that its bytes are those that were written."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except FileNotFoundError as error:
+        raise _removed(path) from error
     if tensors_digest(tensors) != metadata["sha256"]:
         raise TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): record the run again.")
     moment = tensors.get(SECOND_MOMENT)
@@ -74,4 +95,11 @@ def read_snapshot(path: Path) -> Snapshot:
         updates=int(metadata["updates"]) if "updates" in metadata else None,
         parameters=tensors[PARAMETERS].float(),
         second_moment=None if moment is None else moment.float(),
+    )
+
+
+def _removed(path: Path) -> TrajectoryError:
+    return TrajectoryError(
+        f"Snapshot {path.name} is not there any more, because the run went on and its window with it: open the record "
+        "again."
     )

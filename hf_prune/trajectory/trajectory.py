@@ -19,7 +19,8 @@ from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.ledger import LedgerRow, read_rows
 from hf_prune.trajectory.manifest import Manifest, read_manifest
-from hf_prune.trajectory.snapshots import Snapshot, read_metadata, read_snapshot
+from hf_prune.trajectory.snapshots import SAMPLES, Snapshot, read_metadata, read_snapshot
+from hf_prune.trajectory.window import in_window
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,24 @@ class Trajectory:
     It is safe to read while the run continues, and after a run was killed: it then ends at the last finished step.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, rows: list[list[LedgerRow]], snapshots: dict[int, Path]):
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        rows: list[list[LedgerRow]],
+        snapshots: dict[int, Path],
+        first: int | None = None,
+    ):
         self._path = path
         self._rows = rows
-        self._snapshots = snapshots
-        self._digests = {}
-        for step, file in snapshots.items():
-            self._digests[step] = read_metadata(file, manifest.run_id, manifest.n_parameters)["sha256"]
+        self.is_part = first is not None
+        self._files = {step: file for step, file in snapshots.items() if step <= len(rows)}
+        if first is None:
+            first = min(in_window(list(self._files), 1.0 if manifest.window is None else manifest.window), default=0)
+        self._snapshots = {step: file for step, file in self._files.items() if step >= first}
+        self._headers = {
+            step: read_metadata(file, manifest.run_id, manifest.n_parameters) for step, file in self._files.items()
+        }
         self._loaded: dict[int, Snapshot] = {}
         self.manifest = manifest
 
@@ -119,8 +131,7 @@ class Trajectory:
                 "is missing or damaged; copy the whole directory again."
             )
         _check_ids(rows, manifest)
-        snapshots = {step: file for step, file in snapshot_paths(root).items() if step <= len(rows)}
-        return cls(root, manifest, rows, snapshots)
+        return cls(root, manifest, rows, snapshot_paths(root))
 
     def __len__(self) -> int:
         """Number of optimizer steps recorded."""
@@ -153,7 +164,7 @@ class Trajectory:
 
     @property
     def snapshot_steps(self) -> list[int]:
-        """Steps at which there is a snapshot, in order."""
+        """Steps of the window at which there is a snapshot, in order."""
         return list(self._snapshots)
 
     @property
@@ -163,14 +174,35 @@ class Trajectory:
         if len(steps) < 2:
             raise TrajectoryError(
                 f"The record has {len(steps)} snapshots after {len(self)} of {self.manifest.total_steps} steps, and "
-                "needs two: the run ended before its window began; let it finish, or record with a larger window."
+                "needs two: let the run go on, or record it again with more snapshots_per_epoch."
             )
         return steps[0], steps[-1]
 
     def until(self, step: int) -> Trajectory:
-        """The record of the same run, ended after `step` optimizer steps."""
-        snapshots = {at: path for at, path in self._snapshots.items() if at <= step}
-        return Trajectory(self._path, self.manifest, self._rows[:step], snapshots)
+        """
+        The record of the same run as it was after `step` optimizer steps, with a window of its own.
+
+        Args:
+            step (`int`): One of `ends`; the step of the best checkpoint is among them.
+
+        Raises:
+            `ValueError`: if there is no snapshot of that step, or none before it.
+        """
+        if step not in self.ends:
+            raise ValueError(
+                f"until={step} is not a step that a window of this record can end at: these are "
+                f"{', '.join(map(str, self.ends))}."
+            )
+        return Trajectory(self._path, self.manifest, self._rows[:step], self._files)
+
+    @property
+    def ends(self) -> list[int]:
+        """Steps that `until` takes: those of the snapshots on disk but the first."""
+        return list(self._files)[1:]
+
+    def part(self, last: int) -> Trajectory:
+        """The same window, ended at the snapshot of the step `last`: no model of the user's belongs to its end."""
+        return Trajectory(self._path, self.manifest, self._rows[:last], self._files, first=self.window[0])
 
     def step(self, t: int) -> Step:
         """The optimizer step `t`, counted from 0."""
@@ -193,6 +225,17 @@ class Trajectory:
             `torch.Tensor`: shape (p,), float32, in the order of `manifest.parameters`.
         """
         return self._interpolate(t, lambda snapshot: snapshot.parameters)
+
+    def snapshot_at(self, step: int) -> torch.Tensor:
+        """The parameters `(p,)` of a snapshot on disk, be it of the window or not."""
+        return read_snapshot(self._files[step]).parameters
+
+    def samples_at(self, step: int) -> torch.Tensor:
+        """
+        Entries of the model's other parameters, which are not recorded, at a snapshot, as
+        [`~hf_prune.trajectory.snapshots.samples_of`] takes them; empty where all are recorded.
+        """
+        return torch.tensor(json.loads(self._headers[step].get(SAMPLES, "[]")))
 
     def second_moment_at(self, t: int) -> torch.Tensor:
         """
@@ -224,7 +267,8 @@ class Trajectory:
         hasher = hashlib.sha256(json.dumps(self.manifest.to_dict(), sort_keys=True).encode())
         for ranks in self._rows:
             hasher.update(json.dumps([asdict(row) for row in ranks], sort_keys=True).encode())
-        hasher.update(json.dumps(sorted(self._digests.items())).encode())
+        snapshots = [(step, self._headers[step]["sha256"]) for step in self._snapshots]
+        hasher.update(json.dumps(snapshots).encode())
         return hasher.hexdigest()
 
     @cached_property

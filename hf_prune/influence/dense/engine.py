@@ -78,8 +78,9 @@ class DenseEngine:
         segments = self.sweep.segments(queries)
         total = np.zeros((len(rows), len(queries)))
         for numbers, batch in rows.batches(self.batch_size, "Scoring rows"):
-            for segment in segments:
-                dots = example_gradients(self.replay.objective, segment.theta, batch) @ segment.cotangents.T
+            turns = rows.turns(len(segments), numbers, batch)
+            for segment, drawn in zip(segments, turns, strict=True):
+                dots = example_gradients(self.replay.objective, segment.theta, drawn) @ segment.cotangents.T
                 total[numbers.start : numbers.stop] -= dots.double().cpu().numpy()
         return shares[:, None] * total
 
