@@ -17,6 +17,7 @@ from hf_prune.record.callback import TrajectoryCallback as TrajectoryCallback
 from hf_prune.record.ids import with_example_ids as with_example_ids
 from hf_prune.scores.columns import add_scores as add_scores
 from hf_prune.selection import PrunedDataset as PrunedDataset
+from hf_prune.selection import PrunedDatasetDict as PrunedDatasetDict
 from hf_prune.selection import prune as prune
 from hf_prune.selection import prune_path as prune_path
 from hf_prune.selection import select as select

@@ -183,6 +183,24 @@ def test_prune_keeps_the_rows_that_the_library_keeps(run_dir, scored_dir, pruned
     assert record.provenance["influence"]["directions"] == 8
 
 
+def test_prune_saves_the_raw_rows_where_they_are_named(run_dir, scored_dir, pruned_dir, tmp_path):
+    rows = load_from_disk(str(run_dir / "train"))
+    more = rows.select([*range(31, -1, -1)]).add_column("place", [*range(31, -1, -1)])
+    extra = images(1, seed=9).add_column("place", [32])
+    concatenate_datasets([more, extra.cast(more.features)]).save_to_disk(str(tmp_path / "raw"))
+    words = ("prune", scored_dir, tmp_path / "half", "--keep", "0.5", "--raw", tmp_path / "raw")
+    assert "pass unseen='drop' or unseen='keep'" in said(*words)
+    assert run_json(*words, "--unseen", "drop")["rows"] == 16
+    loaded = load_from_disk(str(tmp_path / "half"))
+    assert loaded.column_names == ["pixel_values", "labels", "place"]
+    assert sorted(loaded["place"]) == Record.open(str(pruned_dir)).keep_indices.tolist()
+    plan = run_json("push", tmp_path / "half", "me/toy", "--source", tmp_path / "raw", "--dry-run")
+    assert plan["provenance"] | {"created": None} == Record.open(str(tmp_path / "half")).provenance | {"created": None}
+    assert "--unseen is about raw rows" in said("prune", scored_dir, tmp_path / "no", "--unseen", "drop")
+    run_json("prune", scored_dir, tmp_path / "scores", "--keep", "0.5", "--include-scores")
+    assert "influence_norm" in load_from_disk(str(tmp_path / "scores")).column_names
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -41,8 +41,13 @@ class InfluenceColumns:
         """What the trained model makes of the row: the inputs of its last linear layer, where it has one."""
         return f"{self.vector}_features"
 
+    @property
+    def check(self) -> str:
+        """Check sum of the row: whether scores and contents are still those of the scoring."""
+        return f"{self.vector}_check"
+
     def __iter__(self) -> Iterator[str]:
-        return iter((self.vector, self.norm, self.eval_loss, self.features))
+        return iter((self.vector, self.norm, self.eval_loss, self.features, self.check))
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Those of the columns that are among `names`."""

@@ -48,6 +48,7 @@ _RUN = (
     "num_train_epochs",
     "max_grad_norm",
     "precision",
+    "n_rows",
     "total_steps",
     "steps_per_epoch",
     "last_step",
@@ -150,14 +151,20 @@ class ScoringRecord:
         run (`RecordedRun`, *optional*): The run that was scored.
         recorded_share (`float`, *optional*): Share of the run's steps that were in the recorded window, in (0, 1].
         held_out_curvature (`float`, *optional*): Mean curvature of the held-out loss in a row's logits.
+        contents (`tuple[str, ...]`): The columns that the model was trained on, which check sums hold for.
+        candidates (`bool`): Whether the rows are others than those that the model was trained on.
     """
 
     config: ScoringConfig
     run: RecordedRun | None = None
     recorded_share: float | None = None
     held_out_curvature: float | None = None
+    contents: tuple[str, ...] = ()
+    candidates: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.contents, tuple) or not all(isinstance(name, str) for name in self.contents):
+            raise ValueError(f"contents are names of columns, got {self.contents!r}: score the dataset again.")
         for name in ("recorded_share", "held_out_curvature"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -183,6 +190,8 @@ class ScoringRecord:
             run=None if values.get("run") is None else RecordedRun.from_dict(values["run"]),
             recorded_share=values.get("recorded_share"),
             held_out_curvature=values.get("held_out_curvature"),
+            contents=tuple(values.get("contents") or ()),
+            candidates=values.get("candidates") is True,
         )
 
 

@@ -25,6 +25,8 @@ from hf_prune._core.values import (
 SIZE = 16
 """Bytes of a digest."""
 _BATCH_ROWS = 1_000
+_BEYOND = 9
+"""First byte of whole numbers from 2**63 on."""
 
 
 def row_digests(dataset: Dataset, columns: list[str]) -> dict[str, np.ndarray]:
@@ -72,14 +74,30 @@ def _digests(array: pa.Array, name: str) -> np.ndarray:
         fields = [array_digests(field) for field in fields_of(array)]
         return _hashed(np.concatenate(fields, axis=1), name) if field_names(kind) else _hash([b""] * len(array), name)
     if pa.types.is_large_list(kind):
-        values = array_digests(array.flatten()).tobytes()
-        ends = SIZE * np.cumsum(pc.list_value_length(array).to_numpy(zero_copy_only=False))
-        return _slices(values, ends, name)
+        return _lists(array.flatten(), np.cumsum(pc.list_value_length(array).to_numpy(zero_copy_only=False)), name)
     if pa.types.is_large_binary(kind):
         return _hash((value.as_buffer() for value in array), name)
     if is_number(kind):
         return _numbers(array.to_numpy(zero_copy_only=False), name)
     return _hash((repr(value).encode() for value in array.to_pylist()), name)
+
+
+def _lists(items: pa.Array, ends: np.ndarray, name: str) -> np.ndarray:
+    if not is_number(items.type) or not len(items):
+        return _slices(array_digests(items).tobytes(), SIZE * ends, name)
+    # most lists of numbers have eight bytes a number; empty ones, and those with what these cannot tell, do not
+    digests = array_digests(items)
+    odd = np.concatenate([[0], np.cumsum(digests[:, 0] != _tag(type_name(items.type)))])
+    starts = np.concatenate([[0], ends[:-1]])
+    apart = (odd[ends] > odd[starts]) | (ends == starts)
+    found = _slices(digests[:, 8:].tobytes(), 8 * ends, f"{name} of {type_name(items.type)}")
+    for row in np.flatnonzero(apart):
+        found[row] = _hash([digests[starts[row] : ends[row]].tobytes()], name)[0]
+    return found
+
+
+def _tag(name: str) -> int:
+    return 1 + ("bool", "integer", "float").index(name)
 
 
 def _numbers(values: np.ndarray, name: str) -> np.ndarray:
@@ -90,8 +108,9 @@ def _numbers(values: np.ndarray, name: str) -> np.ndarray:
         wide[np.isnan(wide)] = np.nan
     else:
         wide = values.astype("<u8" if values.dtype.kind == "u" else "<i8")
-        found[:, 1] = (wide < 0) if values.dtype.kind == "i" else 0
-    found[:, 0] = 1 + ("bool", "integer", "float").index(name)
+    found[:, 0] = _tag(name)
+    if values.dtype.kind == "u":
+        found[wide >= 2**63, 0] = _BEYOND  # as a signed number it would be a negative one
     found[:, 8:] = np.ascontiguousarray(wide).view(np.uint8).reshape(-1, 8)
     return found
 
@@ -114,4 +133,4 @@ def _hash(contents: Iterable[Any], name: str) -> np.ndarray:
         hasher = base.copy()
         hasher.update(content)
         found += hasher.digest()
-    return np.frombuffer(bytes(found), np.uint8).reshape(-1, SIZE)
+    return np.frombuffer(found, np.uint8).reshape(-1, SIZE)

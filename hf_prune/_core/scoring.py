@@ -3,19 +3,21 @@ The record of a scoring, carried by the columns that it is about.
 
 It stands as JSON in the `id` of the feature of the column of norms. `datasets` keeps that through `map`, `select`,
 `filter` and `rename_column`, through `save_to_disk` and `load_from_disk`, Parquet files and the Hub, and drops it with
-the column. `DatasetInfo` and the metadata of Arrow tables survive only some of these.
+the column. `DatasetInfo` and the metadata of Arrow tables survive only some of these. It says nothing of single rows,
+so that rows which were scored in the same way can be concatenated: for these there are check sums.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from datasets import Dataset, Features, Value
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.records import ScoringRecord
+from hf_prune._core.row_checks import check
 
 _KEY = "hf_prune"
 
@@ -59,6 +61,64 @@ def scoring_of(dataset: Dataset, column: str | None = None) -> ScoringRecord | N
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"Column {norm!r} has an unreadable record of how it was scored: {error}") from error
     return record if column is None else replace(record, config=replace(record.config, column=column))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    What may be said of how rows were scored.
+
+    Args:
+        record (`ScoringRecord`, *optional*): How; `None` where it is not known, or not true any more.
+        words (`tuple[str, ...]`): What has to be said with it, a sentence each.
+    """
+
+    record: ScoringRecord | None = None
+    words: tuple[str, ...] = ()
+
+
+def claim_of(dataset: Dataset, column: str) -> Claim:
+    """
+    Compares the rows with their check sums, and says what is left to say of how they were scored.
+
+    Rows may have been left out, repeated, reordered or joined: each is checked by itself.
+
+    Args:
+        dataset (`Dataset`): A dataset with influence columns.
+        column (`str`): The influence column.
+    """
+    record = scoring_of(dataset, column)
+    if record is None:
+        return Claim(
+            words=(
+                "The dataset does not say how its influence columns were made, so their unit is assumed, and the "
+                "predicted loss is that of the recorded window: JSON, CSV and pandas lose it, save_to_disk and "
+                "Parquet keep it.",
+            )
+        )
+    n, trained, name = len(dataset), record.run and record.run.run.get("n_rows"), InfluenceColumns(column).check
+    if name not in dataset.column_names:
+        return Claim(record, (f"There is no column {name!r}, so whether rows are still as they were is not known.",))
+    found = check(dataset, column, list(record.contents))
+    if found.scores:
+        return Claim(
+            words=(
+                f"{found.scores:,} of these {n:,} rows have other scores than add_influence wrote: nothing is claimed "
+                "of how they were made, and their unit is assumed.",
+            )
+        )
+    words = []
+    if found.contents:
+        words.append(
+            f"{found.contents:,} of these {n:,} rows were changed since they were scored (in "
+            f"{', '.join(record.contents)}): their scores are those of what they were."
+        )
+    if not record.candidates and isinstance(trained, int) and trained != n:
+        words.append(
+            f"The choice was among {n:,} rows, and the model was trained on {trained:,}: rows were "
+            + ("left out before, which the figures do not count." if n < trained else "added or repeated since.")
+        )
+    return Claim(record, tuple(words))
 
 
 def require_scoring(dataset: Dataset) -> ScoringRecord:

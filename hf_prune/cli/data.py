@@ -95,10 +95,18 @@ def prune(
     probe_steps: Annotated[
         int | None, typer.Option(help="Compare for equal steps, this many; without it for equal epochs.")
     ] = None,
+    raw: Annotated[
+        Path | None,
+        typer.Option(help="The rows before they were prepared for the Trainer (save_to_disk): save theirs instead."),
+    ] = None,
+    unseen: Annotated[str | None, typer.Option(help="keep or drop raw rows that were not scored.")] = None,
+    include_scores: Annotated[bool, typer.Option("--include-scores", help="Save the influence columns.")] = False,
     json: JsonFlag = False,
     **options: Any,
 ) -> None:
     """Keep the rows that the model needs, and save them with their provenance."""
+    if raw is None and unseen is not None:
+        raise ValueError("--unseen is about raw rows: pass --raw too.")
     if (probe is None) != (probe_eval is None):
         raise ValueError("A probe needs a Trainer and rows to measure on: pass both --probe and --probe-eval.")
     asked = parsed(SelectionConfig, options)
@@ -110,7 +118,9 @@ def prune(
         if probe is not None and probe_eval is not None:
             probed = _probe(probe, probe_eval, probe_metric, probe_cost, probe_steps, out)
         pruned = prune_rows(load_rows(dataset), probe=probed, **asked)
-        pruned.save_to_disk(str(out))
+        if raw is not None:
+            pruned = pruned.selection.apply(load_rows(raw), unseen=unseen)
+        pruned.save_to_disk(str(out), include_scores=include_scores)
     certificate = pruned.selection.certificate
     if json:
         print_json({"rows": len(pruned), "directory": str(out), "certificate": certificate.to_dict()})

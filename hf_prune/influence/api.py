@@ -19,6 +19,7 @@ from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
 from hf_prune._core.processes import Processes
 from hf_prune._core.records import RecordedRun, ScoringRecord
+from hf_prune._core.row_checks import with_checks
 from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache import SharedCache
@@ -71,6 +72,7 @@ def add_influence(
       positive: removing the row hurts.
     - `influence_features` (`List(float32, d)`, d at most 64): the inputs of the last linear layer (projected, and of
       tokens their mean), which selection represents along with the influence; not there where logits come otherwise.
+    - `influence_check` (`int64`): a check sum, by which it is noticed if scores or rows are altered afterwards.
 
     What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss. The model is
     scored in eval mode: dropout and BatchNorm make scores less faithful, and a warning says so where the recomputed
@@ -204,8 +206,16 @@ def add_influence(
     works[0].remove_superseded()
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
-    run = RecordedRun.of(record.digest, record.manifest.to_dict())
-    return with_scoring(scored, ScoringRecord(config, run, (last - first) / len(record), curvature_of_loss))
+    contents = [name for name in dataset.column_names if name in record.dataset_columns]
+    known = ScoringRecord(
+        config,
+        RecordedRun.of(record.digest, record.manifest.to_dict()),
+        recorded_share=(last - first) / len(record),
+        held_out_curvature=curvature_of_loss,
+        contents=tuple(contents),
+        candidates=train_dataset is not None,
+    )
+    return with_scoring(with_checks(scored, column, contents), known)
 
 
 def _complete(cache: Path, fingerprint: str) -> bool:

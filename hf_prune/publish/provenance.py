@@ -17,17 +17,25 @@ from typing import Any
 import numpy as np
 
 from hf_prune._core.columns import InfluenceColumns
-from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests, combine
-from hf_prune._core.records import LIBRARIES, Observed, RecordedRun, ScoringRecord
+from hf_prune._core.records import LIBRARIES, Observed, ScoringRecord
 from hf_prune.publish import scrub, source
 from hf_prune.selection.pruned import PrunedDataset
 
 SCHEMA_VERSION = 1
 
-_OF_LOSS = ("recorded_share", "held_out_curvature")
+_MEASURED = ("recorded_share", "held_out_curvature", "contents", "candidates")
 """Fields of a [`ScoringRecord`] other than its config and its run."""
-OWN_NAMES = ("columns", "score_columns", "class_column", "classes_before", "classes_after", "balance", "column")
+OWN_NAMES = (
+    "columns",
+    "contents",
+    "score_columns",
+    "class_column",
+    "classes_before",
+    "classes_after",
+    "balance",
+    "column",
+)
 """Fields that hold names of the dataset itself, which are published with its rows and may look like anything."""
 
 
@@ -66,6 +74,7 @@ def build(
             "other rows, so do them before add_influence."
         )
     selection = pruned.selection
+    _check_rows(pruned)
     split = split or (str(pruned.split) if pruned.split is not None else "train")
     scoring = selection.scoring
     document = {
@@ -91,6 +100,19 @@ def build(
     return document
 
 
+def _check_rows(pruned: PrunedDataset) -> None:
+    """The rows must be those of the source that the selection keeps, whatever became of them since."""
+    shared = [name for name in pruned.column_names if name in pruned.source.column_names]
+    kept = pruned.source.select(pruned.selection.keep_indices.tolist())
+    found, due = column_digests(pruned, shared), column_digests(kept, shared)
+    wrong = [name for name in shared if found[name] != due[name]]
+    if len(pruned) != len(kept) or wrong:
+        raise ValueError(
+            f"The rows are not those that the selection keeps (column {(wrong or ['?'])[0]!r} differs): something "
+            "replaced them, so prune again."
+        )
+
+
 def ids_digest(ids: np.ndarray) -> str:
     """SHA-256 of ids as little-endian 64-bit integers."""
     return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i8").tobytes()).hexdigest()
@@ -105,6 +127,7 @@ def _source(pruned: Any, source_id: str | None, license: str | None) -> dict[str
         "split": None if pruned.split is None else str(pruned.split),
         "license": {"license": license} if license else found.license,
         "rows": pruned.selection.n_rows,
+        "split_rows": found.rows,
         "content_digest": pruned.source_digest,
         "columns": pruned.source_columns,
     }
@@ -132,13 +155,12 @@ def scoring_record(document: Mapping[str, Any]) -> ScoringRecord | None:
     if document["influence"] is None:
         return None
     config = dict(document["influence"])
-    of_loss = {name: config.pop(name, None) for name in _OF_LOSS}
-    run = None if document["training"] is None else RecordedRun.from_dict(document["training"])
-    return ScoringRecord(ScoringConfig.from_dict(config), run, **of_loss)
+    measured = {name: config.pop(name) for name in _MEASURED if name in config}
+    return ScoringRecord.from_dict({"config": config, "run": document["training"], **measured})
 
 
 def _influence(scoring: ScoringRecord) -> dict[str, Any]:
-    return scrub.plain(scoring.config.to_dict() | {name: getattr(scoring, name) for name in _OF_LOSS})
+    return scrub.plain(scoring.config.to_dict() | {name: getattr(scoring, name) for name in _MEASURED})
 
 
 def observe(observed: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
-from hf_prune.publish import card, commit, files, infos, limits, merge, provenance, shards
+from hf_prune.publish import card, columns, commit, files, infos, limits, merge, provenance, shards
 from hf_prune.selection.pruned import PrunedDataset
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")
@@ -51,6 +51,7 @@ def push_to_hub(
     num_proc: int | None = None,
     *,
     include_scores: bool = False,
+    include_tokens: bool = False,
     include_dropped: bool = False,
     observed: Mapping[str, Any] | None = None,
     source_id: str | None = None,
@@ -66,8 +67,8 @@ def push_to_hub(
 
     Args:
         pruned (`PrunedDataset` or `DatasetDict`): what [`~hf_prune.prune`] returned, or a `DatasetDict` of which one
-            split is that. The rows are pushed as they are, score columns included; in a `DatasetDict` whose other
-            splits have none, without them.
+            split is that. Influence columns, and tokens of a text that the rows hold, are pushed where that is asked
+            for.
         repo_id (`str`): `"org/name"`.
         config_name (`str`, *optional*, defaults to `"default"`): the config (subset).
         set_default (`bool`, *optional*): make it the default config.
@@ -83,7 +84,9 @@ def push_to_hub(
         num_shards (`int` or `dict`, *optional*): see `Dataset.push_to_hub`.
         embed_external_files (`bool`, *optional*, defaults to `True`): see `Dataset.push_to_hub`.
         num_proc (`int`, *optional*): how many files are made and uploaded at once.
-        include_scores (`bool`, *optional*, defaults to `False`): put the influence columns into kept_ids.parquet.
+        include_scores (`bool`, *optional*, defaults to `False`): push the influence columns too, and put them into
+            kept_ids.parquet.
+        include_tokens (`bool`, *optional*, defaults to `False`): push tokens too where the rows hold their text.
         include_dropped (`bool`, *optional*, defaults to `False`): list the dropped ids in it too.
         observed (`Mapping[str, Any]`, *optional*): what `verify` measured, see
             [`~hf_prune.publish.provenance.build`].
@@ -102,7 +105,7 @@ def push_to_hub(
     """
     if repo_id.startswith("buckets/"):
         raise ValueError("A bucket has no card: push to a dataset repository, or save_to_disk and copy the files.")
-    part, rows, split = _parts(pruned, split)
+    part, rows, split = _parts(pruned, split, include_scores=include_scores, include_tokens=include_tokens)
     data_dir = data_dir or ("data" if config_name == "default" else config_name)
     _check_arguments(config_name, list(rows), max_shard_size, num_shards)
     known: dict[str, Any] = {"config_name": config_name, "split": split, "source_id": source_id, "license": license}
@@ -220,11 +223,12 @@ class _Push:
         return self.whole_config or any(name.startswith(f"{split}-") for split in uploaded.splits)
 
 
-def _parts(pruned: Any, split: str | None) -> tuple[PrunedDataset, dict[str, Dataset], str]:
+def _parts(pruned: Any, split: str | None, **included: bool) -> tuple[PrunedDataset, dict[str, Dataset], str]:
     """The pruned dataset, the rows of each split as plain datasets, and the split that is described."""
     if isinstance(pruned, PrunedDataset):
         split = split or (str(pruned.split) if pruned.split is not None else "train")
-        return pruned, {split: compat.as_class(pruned, Dataset)}, split
+        part = columns.published(pruned, **included)
+        return part, {split: compat.as_class(part, Dataset)}, split
     if not isinstance(pruned, DatasetDict):
         raise TypeError(f"push_to_hub takes what prune returned, not a {type(pruned).__name__}.")
     if split is not None:
@@ -235,12 +239,18 @@ def _parts(pruned: Any, split: str | None) -> tuple[PrunedDataset, dict[str, Dat
             f"{len(found)} splits of this DatasetDict are pruned, and a config describes one: push the others as "
             "plain splits or under another config_name."
         )
-    part = pruned[found[0]]
+    whole = pruned[found[0]]
+    part = columns.published(whole, **included)
     scores = InfluenceColumns(part.selection.config.column).among(part.column_names)
     if any(set(scores) - set(rows.column_names) for rows in pruned.values()):
         part = part.remove_columns(scores)  # the splits of a config have the same columns
-    plain = {str(name): compat.as_class(part if name == found[0] else rows, Dataset) for name, rows in pruned.items()}
-    return part, plain, str(found[0])
+    gone = set(whole.column_names) - set(part.column_names)
+    others = {str(name): rows for name, rows in pruned.items() if name != found[0]}
+    plain = {
+        name: compat.as_class(rows.remove_columns([c for c in rows.column_names if c in gone]), Dataset)
+        for name, rows in ({str(found[0]): part} | others).items()
+    }
+    return part, {str(name): plain[str(name)] for name in pruned}, str(found[0])
 
 
 def _check_arguments(config_name: str, splits: list[str], max_shard_size: Any, num_shards: Any) -> None:

@@ -12,10 +12,11 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from hf_prune.publish import files, media
+from hf_prune.publish import columns, files, media
 
 _ROWS = re.compile(r"data-\d{5}-of-\d{5}\.arrow|state\.json|dataset_info\.json")
 """What `Dataset.save_to_disk` writes."""
@@ -27,8 +28,11 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 def save(
     pruned: Any,
     directory: str | os.PathLike[str],
-    write_rows: Callable[[Any], None],
+    write_rows: Callable[[Dataset, Any], None],
     storage_options: dict[str, Any] | None = None,
+    *,
+    include_scores: bool = False,
+    include_tokens: bool = False,
 ) -> None:
     """Saves the rows, and with them the selection, its provenance and a README.
 
@@ -39,19 +43,24 @@ def save(
     Args:
         pruned (`PrunedDataset`): what [`~hf_prune.prune`] returned.
         directory (`str` or `os.PathLike`): a directory, or a URL that fsspec understands.
-        write_rows (`Callable[[Any], None]`): writes the rows to the directory that it is given.
+        write_rows (`Callable[[Dataset, Any], None]`): writes rows to the directory that it is given.
         storage_options (`dict[str, Any]`, *optional*): for the file system of a URL.
+        include_scores (`bool`, *optional*, defaults to `False`): save the influence columns too.
+        include_tokens (`bool`, *optional*, defaults to `False`): save tokens too where the rows hold their text.
 
     Raises:
         `ValueError`: if a README.md that is there is not YAML and UTF-8, a row names a file that is no picture, sound,
             film or document, or the directory cannot be replaced.
         `PermissionError`: if the rows lie in that directory.
     """
+    pruned = columns.published(pruned, include_scores=include_scores, include_tokens=include_tokens)
+    if pruned.format["type"] == "custom":
+        pruned = pruned.with_format(None)  # a function that changes rows cannot be saved
     fs, root = url_to_fs(os.fspath(directory), **(storage_options or {}))
     _, contents = files.prepare(pruned, fs, root)
     media.check(pruned)
     if not isinstance(fs, LocalFileSystem):
-        write_rows(directory)
+        write_rows(pruned, directory)
         files.put(fs, root, contents)
         return
     target = Path(root).resolve()
@@ -64,7 +73,7 @@ def save(
         staged.mkdir()
     except OSError as error:
         if target.is_dir() and not any(target.iterdir()):
-            write_rows(target)
+            write_rows(pruned, target)
             files.put(fs, str(target), contents)
             return
         raise ValueError(f"{target} cannot be replaced ({error.strerror}): save to a new directory.") from error
@@ -73,7 +82,7 @@ def save(
             shutil.copytree(
                 target, staged, symlinks=True, ignore=_old_rows(target), copy_function=_link, dirs_exist_ok=True
             )
-        write_rows(staged)
+        write_rows(pruned, staged)
         files.put(fs, str(staged), contents)
         _replace(target, staged)
     finally:

@@ -32,6 +32,8 @@ class Source:
     revision: str | None = None
     """The commit that was loaded."""
     config_name: str | None = None
+    rows: int | None = None
+    """Rows of the split that was loaded."""
     license: dict[str, Any] = field(default_factory=dict)
     """The licence keys of a card: `license`, and `license_name` and `license_link` where it is `other`."""
 
@@ -49,6 +51,7 @@ def find(dataset: Dataset, named: str | None = None) -> Source:
     Raises:
         `ValueError`: if `named` is no such id.
     """
+    rows = None
     if named is not None:
         repo, _, revision = named.removeprefix("hf://datasets/").partition("@")
         if not scrub.repository(repo) or (revision and not scrub.commit(revision)):
@@ -60,8 +63,10 @@ def find(dataset: Dataset, named: str | None = None) -> Source:
         if len(origins) != 1:
             return Source(license=_license_of_info(dataset))
         origin, config_name = origins.pop(), dataset.info.config_name
+        split = (dataset.info.splits or {}).get(str(dataset.split))
+        rows = None if split is None else split.num_examples
     license = _license_of_card(*origin) or _license_of_info(dataset)
-    return Source(origin[0], origin[1], config_name, license)
+    return Source(origin[0], origin[1], config_name, rows, license)
 
 
 def _origins(dataset: Dataset) -> list[tuple[str, str | None] | None]:

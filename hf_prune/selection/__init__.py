@@ -5,7 +5,16 @@ from hf_prune.selection import methods as methods  # registers them
 from hf_prune.selection.api import prune, select
 from hf_prune.selection.certificate import Certificate
 from hf_prune.selection.path import prune_path
-from hf_prune.selection.pruned import PrunedDataset
+from hf_prune.selection.pruned import PrunedDataset, PrunedDatasetDict
 from hf_prune.selection.selection import Selection
 
-__all__ = ["Certificate", "PrunedDataset", "Selection", "SelectionConfig", "prune", "prune_path", "select"]
+__all__ = [
+    "Certificate",
+    "PrunedDataset",
+    "PrunedDatasetDict",
+    "Selection",
+    "SelectionConfig",
+    "prune",
+    "prune_path",
+    "select",
+]

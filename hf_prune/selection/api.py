@@ -7,13 +7,13 @@ from typing import Any, overload
 from datasets import Dataset, DatasetDict
 
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.scoring import scoring_of
+from hf_prune._core.scoring import claim_of
 from hf_prune._core.signature import takes
 from hf_prune.selection import pipeline
 from hf_prune.selection.family import Comparison, probed
 from hf_prune.selection.method import method_of
 from hf_prune.selection.problem import read_problem
-from hf_prune.selection.pruned import PrunedDataset
+from hf_prune.selection.pruned import PrunedDataset, PrunedDatasetDict
 from hf_prune.selection.selection import Selection
 
 
@@ -36,7 +36,7 @@ def prune(
     split: str,
     probe: Comparison | None = None,
     **options: Any,
-) -> DatasetDict: ...
+) -> PrunedDatasetDict: ...
 
 
 @takes(SelectionConfig)
@@ -47,7 +47,7 @@ def prune(
     split: str | None = None,
     probe: Comparison | None = None,
     **options: Any,
-) -> PrunedDataset | DatasetDict:
+) -> PrunedDataset | PrunedDatasetDict:
     """
     Keeps the rows of a scored dataset that the trained model needs, in their old order.
 
@@ -68,8 +68,8 @@ def prune(
             The fields of [`SelectionConfig`].
 
     Returns:
-        [`PrunedDataset`]: The kept rows; `selection` holds their ids and the certificate. For a `DatasetDict`, the
-        same dictionary with the pruned split.
+        [`PrunedDataset`]: The kept rows; `selection` holds their ids and the certificate. For a `DatasetDict`, a
+        [`PrunedDatasetDict`]: the same dictionary with the pruned split.
 
     Raises:
         `TypeError`: If the dataset is not a `Dataset`, or an argument is of a wrong type.
@@ -85,7 +85,7 @@ def prune(
     """
     rows = resolve_split(dataset, split)
     pruned = PrunedDataset.from_source(rows, select(rows, keep, probe=probe, **options))
-    return DatasetDict({**dataset, split: pruned}) if isinstance(dataset, DatasetDict) else pruned
+    return PrunedDatasetDict({**dataset, split: pruned}) if isinstance(dataset, DatasetDict) else pruned
 
 
 @takes(SelectionConfig)
@@ -119,10 +119,8 @@ def select(
     method = method_of(config)
     rows = resolve_split(dataset, split)
     problem = read_problem(rows, config.column, config.balance, config.centred)
-    scoring = scoring_of(rows, config.column)
-    found = (
-        pipeline.run(problem, config, method, scoring) if probe is None else probed(problem, config, scoring, probe)
-    )
+    claim = claim_of(rows, config.column)
+    found = pipeline.run(problem, config, method, claim) if probe is None else probed(problem, config, claim, probe)
     return pipeline.warn_of_loss(found)
 
 

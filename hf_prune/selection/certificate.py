@@ -220,7 +220,7 @@ def certify(
         class_column=problem.classes.column if problem.classes else None,
         classes_before=before,
         classes_after=after,
-        notes=notes + _honest_notes(problem, m, solver[0], audit, epsilon, scoring),
+        notes=notes + _honest_notes(problem, m, solver[0], audit, epsilon),
         harm=harm,
     )
 
@@ -269,7 +269,6 @@ def _honest_notes(
     solver: float,
     audits: np.ndarray | None,
     epsilon: float | None,
-    scoring: ScoringRecord | None,
 ) -> tuple[str, ...]:
     notes = []
     audit = None if audits is None else float(audits[0])
@@ -300,6 +299,4 @@ def _honest_notes(
         )
     if epsilon is not None and audit is not None and audit > epsilon:
         notes.append(f"The audit directions put the shift at {audit:.4g}, above epsilon={epsilon:g}.")
-    if scoring is None:
-        notes.append("The dataset does not say how its influence columns were made, so their unit is assumed.")
     return tuple(notes)

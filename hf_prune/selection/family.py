@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_prune._core.columns import LAST_LAYER_INFLUENCE, LESS, RDS, InfluenceColumns
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.records import ScoringRecord
+from hf_prune._core.scoring import Claim
 from hf_prune.selection import pipeline
 from hf_prune.selection.evidence import BALANCED, Evidence
 from hf_prune.selection.method import method_of
@@ -52,18 +52,18 @@ def family(config: SelectionConfig, columns: list[str]) -> dict[str, SelectionCo
     return found | {name: replace(config, method=name) for name, column in SCORED.items() if column in columns}
 
 
-def probed(problem: Problem, config: SelectionConfig, scoring: ScoringRecord | None, probe: Comparison) -> Selection:
+def probed(problem: Problem, config: SelectionConfig, claim: Claim, probe: Comparison) -> Selection:
     """
     The candidate that a probe takes, with the evidence in its certificate.
 
     Args:
         problem (`Problem`): The dataset.
         config (`SelectionConfig`): Size, balance, seed and the like, which all candidates share.
-        scoring (`ScoringRecord`, *optional*): How the influence columns were made.
+        claim (`Claim`): How the influence columns were made, and what has to be said with that.
         probe (`Comparison`): What measures the candidates.
     """
     configs = family(config, problem.dataset.column_names)
-    selections = {name: pipeline.run(problem, asked, method_of(asked), scoring) for name, asked in configs.items()}
+    selections = {name: pipeline.run(problem, asked, method_of(asked), claim) for name, asked in configs.items()}
     scores = [*InfluenceColumns(config.column), LAST_LAYER_INFLUENCE, LESS, RDS]
     trained = problem.dataset.select_columns([n for n in problem.dataset.column_names if n not in scores])
     evidence = probe.compare(trained, {name: found.keep_indices for name, found in selections.items()})

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.scoring import scoring_of
+from hf_prune._core.scoring import claim_of
 from hf_prune._core.signature import takes
 from hf_prune.selection import pipeline
 from hf_prune.selection.method import method_of
@@ -61,11 +61,11 @@ def prune_path(
     first = SelectionConfig.of(keep=1.0, **options)
     method = method_of(first)
     problem = read_problem(dataset, first.column, first.balance, first.centred)
-    gone = np.zeros(problem.n, dtype=bool)
+    gone, claim = np.zeros(problem.n, dtype=bool), claim_of(dataset, first.column)
     found: dict[float, PrunedDataset] = {}
     for rate in sorted(rates):
         chosen = replace(first, keep=round(1 - float(rate), 12))
-        selection = pipeline.run(problem, chosen, method, scoring_of(dataset, first.column), gone)
+        selection = pipeline.run(problem, chosen, method, claim, gone)
         if nested:
             gone = np.isin(np.arange(problem.n), selection.drop_indices)
         found[rate] = PrunedDataset.from_source(dataset, selection)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.records import ScoringRecord
+from hf_prune._core.scoring import Claim
 from hf_prune.selection import harm, size
 from hf_prune.selection.certificate import certify
 from hf_prune.selection.choice import Choice
@@ -28,7 +28,7 @@ def run(
     problem: Problem,
     config: SelectionConfig,
     method: Method,
-    scoring: ScoringRecord | None,
+    claim: Claim,
     gone: np.ndarray | None = None,
 ) -> Selection:
     """
@@ -38,7 +38,7 @@ def run(
         problem (`Problem`): The dataset.
         config (`SelectionConfig`): What was asked for.
         method (`Method`): The method that it names.
-        scoring (`ScoringRecord`, *optional*): How the influence columns were made.
+        claim (`Claim`): How the influence columns were made, and what has to be said with that.
         gone (`np.ndarray`, *optional*): Rows that are to be among the dropped ones, bool of shape `(n,)`.
     """
     harmful = harm.find(problem) if config.harmful == "drop" else None
@@ -72,8 +72,8 @@ def run(
         method=config.method,
         seed=config.seed,
         epsilon=config.epsilon,
-        scoring=scoring,
-        notes=choice.notes + notes,
+        scoring=claim.record,
+        notes=choice.notes + notes + claim.words,
         harm=None if harmful is None else harmful.report(choice.dropped),
     )
     resolved = {"kept": certificate.kept, "balance": problem.classes.column if problem.classes else False}
@@ -83,7 +83,7 @@ def run(
         certificate=certificate,
         config=config,
         resolved=resolved | choice.resolved,
-        scoring=scoring,
+        scoring=claim.record,
         identity=_identity(problem, config.column),
     )
 

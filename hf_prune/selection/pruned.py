@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, wraps
 from types import ModuleType
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
@@ -81,9 +81,15 @@ class PrunedDataset(Dataset):
         num_shards: int | None = None,
         num_proc: int | None = None,
         storage_options: dict[str, Any] | None = None,
+        *,
+        include_scores: bool = False,
+        include_tokens: bool = False,
     ) -> None:
         """
         Saves the rows as `Dataset.save_to_disk` does, and with them the selection, its provenance and a README.
+
+        Influence columns, and tokens where the rows hold the text that they were made of, are saved where that is
+        asked for.
 
         A directory that is there is replaced in one step, its other files kept, so that it is never half written.
 
@@ -93,12 +99,15 @@ class PrunedDataset(Dataset):
             num_shards (`int`, *optional*): Number of files.
             num_proc (`int`, *optional*): Number of processes.
             storage_options (`dict`, *optional*): For the file system behind `dataset_path`.
+            include_scores (`bool`, *optional*, defaults to `False`): Save the influence columns.
+            include_tokens (`bool`, *optional*, defaults to `False`): Save the tokens.
         """
 
-        def write_rows(directory: Any) -> None:
-            Dataset.save_to_disk(self, directory, max_shard_size, num_shards, num_proc, storage_options)
+        def write_rows(rows: Dataset, directory: Any) -> None:
+            Dataset.save_to_disk(rows, directory, max_shard_size, num_shards, num_proc, storage_options)
 
-        _publish().save(self, dataset_path, write_rows, storage_options)
+        included = {"include_scores": include_scores, "include_tokens": include_tokens}
+        _publish().save(self, dataset_path, write_rows, storage_options, **included)
 
     def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """
@@ -117,6 +126,40 @@ class PrunedDataset(Dataset):
             .replace("Dataset({", "PrunedDataset({", 1)
             .replace(f"num_rows: {self.num_rows}", f"num_rows: {self.num_rows} of {self.selection.n_rows}")
         )
+
+
+class PrunedDatasetDict(DatasetDict):
+    """
+    A `DatasetDict` with a pruned split, which keeps its selection, card and provenance. Made by [`prune`].
+
+    What leaves the rows as they are (`rename_column`, `remove_columns`, `with_format`) returns one too; what makes
+    other rows returns a plain `DatasetDict`.
+    """
+
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """
+        Pushes all splits, the card and the provenance in one commit.
+
+        Args:
+            repo_id (`str`): The dataset repository, such as `"me/imdb-half"`.
+            *args, **kwargs: See `DatasetDict.push_to_hub` and [`PrunedDataset.push_to_hub`].
+        """
+        return _publish().push_to_hub(self, repo_id, *args, **kwargs)
+
+
+def _of_splits(name: str) -> Any:
+    """A method of `DatasetDict` that leaves rows as they are, and returns this kind of dictionary."""
+    method = getattr(DatasetDict, name)
+
+    @wraps(method)
+    def keeping(self: PrunedDatasetDict, *args: Any, **kwargs: Any) -> PrunedDatasetDict:
+        return PrunedDatasetDict(method(self, *args, **kwargs))
+
+    return keeping
+
+
+for _name in ("rename_column", "rename_columns", "remove_columns", "select_columns", "with_format", "with_transform"):
+    setattr(PrunedDatasetDict, _name, _of_splits(_name))
 
 
 def _publish() -> ModuleType:

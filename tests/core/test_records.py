@@ -48,7 +48,7 @@ def test_the_columns_follow_from_the_name_of_the_first():
     columns = InfluenceColumns("mine")
     assert (
         list(columns)
-        == ["mine", "mine_norm", "mine_eval_loss", "mine_features"]
-        == [columns.vector, columns.norm, columns.eval_loss, columns.features]
+        == ["mine", "mine_norm", "mine_eval_loss", "mine_features", "mine_check"]
+        == [columns.vector, columns.norm, columns.eval_loss, columns.features, columns.check]
     )
     assert columns.among(["text", "mine_norm", "mine"]) == ["mine", "mine_norm"]

@@ -52,7 +52,7 @@ def test_columns_of_every_kind_of_model(name: str, mode: str, tmp_path: Path):
     assert np.isfinite(vectors).all()
     assert (np.linalg.norm(vectors, axis=1) > 0).all()
     assert np.allclose(np.linalg.norm(vectors, axis=1), scored["influence_norm"], rtol=1e-5)
-    names = ["influence", "influence_norm", "influence_eval_loss", "influence_features"]
+    names = ["influence", "influence_norm", "influence_eval_loss", "influence_features", "influence_check"]
     assert scored.column_names == [*rows.column_names, *names]
     assert np.isfinite(np.array(scored["influence_features"])).all()
     assert scored["labels"] == rows["labels"]

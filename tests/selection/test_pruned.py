@@ -172,7 +172,7 @@ def test_repr_says_how_many_rows_of_how_many(pruned: PrunedDataset):
 
 
 def test_saved_rows_are_read_by_datasets(pruned: PrunedDataset, tmp_path: Path):
-    pruned.save_to_disk(tmp_path / "half")
+    pruned.save_to_disk(tmp_path / "half", include_scores=True)
     assert load_from_disk(str(tmp_path / "half")).to_list() == pruned.to_list()
     assert (tmp_path / "half" / "hf_prune").is_dir()
     assert (tmp_path / "half" / "README.md").is_file()
