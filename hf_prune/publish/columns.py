@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import LargeList, List, Value
 
-from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.columns import LAST_LAYER_INFLUENCE, InfluenceColumns
 from hf_prune.selection.pruned import PrunedDataset
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def published(pruned: PrunedDataset, *, include_scores: bool, include_tokens: bo
         include_scores (`bool`): Keep the influence columns.
         include_tokens (`bool`): Keep the tokens.
     """
-    scores = InfluenceColumns(pruned.selection.config.column).among(pruned.column_names)
-    left_out = [] if include_scores else scores
+    names = {*InfluenceColumns(pruned.selection.config.column), LAST_LAYER_INFLUENCE}
+    left_out = [] if include_scores else [name for name in pruned.column_names if name in names]
     tokens = [] if include_tokens else _tokens(pruned)
     if tokens:
         logger.warning(
