@@ -61,6 +61,7 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
         shown_classes=list((provenance["selection"]["certificate"]["classes_before"] or {}).items())[:_CLASSES],
         influence_arguments=_influence_arguments(provenance["influence"]),
         prune_arguments=_prune_arguments(provenance["selection"]["arguments"]),
+        applied=_applied(provenance["selection"].get("applied")),
     )
     return merge(existing, fresh, config_name)
 
@@ -188,6 +189,16 @@ def _spread(value: Mapping[str, float] | None) -> Safe:
 def _interval(observed: Mapping[str, Any] | None, name: str) -> Safe:
     bounds = observed.get(name) if observed else None
     return Safe(f" [{number(bounds[0])}, {number(bounds[1])}]") if bounds else Safe("")
+
+
+def _applied(applied: Mapping[str, Any] | None) -> str:
+    """How the kept rows were taken from raw ones, as Python writes it."""
+    if applied is None:
+        return ""
+    unseen = ""
+    if applied["unseen"]:
+        unseen = f", unseen={python('keep' if applied['unseen_kept'] else 'drop')}"
+    return f".selection.apply(raw{unseen})"
 
 
 def _prune_arguments(arguments: Mapping[str, Any]) -> str:

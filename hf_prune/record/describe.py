@@ -26,6 +26,8 @@ def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, st
     They are not remembered: scoring compares the rows as they are after training.
     """
     rows = None if isinstance(dataset, torch.utils.data.IterableDataset) else len(dataset)
+    if isinstance(dataset, torch.utils.data.Subset) and isinstance(dataset.dataset, datasets.Dataset):
+        dataset = dataset.dataset.select([int(row) for row in dataset.indices])
     if not isinstance(dataset, datasets.Dataset):
         return rows, {}, None
     return rows, column_digests(dataset, fresh=True) if main else {}, compat.fingerprint(dataset)

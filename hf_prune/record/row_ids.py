@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
@@ -16,6 +17,7 @@ from transformers import TrainingArguments
 
 from hf_prune._core import compat
 from hf_prune._core.columns import ID_COLUMN
+from hf_prune.errors import RecordingError
 from hf_prune.record import support
 from hf_prune.record.sampler import SamplerQueue
 
@@ -113,4 +115,19 @@ def _column_values(dataloader: Any, name: str) -> np.ndarray | None:
     dataset = compat.base_dataloader(dataloader).dataset
     if not isinstance(dataset, Dataset) or name not in dataset.column_names:
         return None
-    return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.int64)
+    column = dataset.select_columns([name]).with_format("arrow")[:].column(name)
+    values = column.to_numpy()
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        wrong = f"holds {column.type}"
+    elif column.null_count or not np.isfinite(values).all() or (values != np.floor(values)).any():
+        wrong = "has missing values or fractions"
+    elif (abs(values) >= 2.0**63).any():
+        wrong = "has numbers from 2**63 on"
+    elif len(np.unique(values)) != len(values):
+        wrong = "holds a value more than once"
+    else:
+        return values.astype(np.int64)
+    raise RecordingError(
+        f"The id column {name!r} {wrong}, and rows are recorded by whole numbers, each its own: number them with "
+        "with_example_ids(dataset), or name no id_column to record positions."
+    )

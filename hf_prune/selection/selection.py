@@ -75,6 +75,8 @@ class Selection:
         scoring (`ScoringRecord`, *optional*): How the influence columns were made.
         applied (`Applied`, *optional*): How the source was matched, if it is not the dataset that was scored.
         identity (`RowIdentity`, *optional*): What `apply` knows the scored rows by.
+        ids_digest (`str`, *optional*): SHA-256 of the kept rows, by which it is noticed if other rows are put in
+            their place under the same certificate.
     """
 
     keep_indices: np.ndarray
@@ -85,6 +87,7 @@ class Selection:
     scoring: ScoringRecord | None = None
     applied: Applied | None = None
     identity: RowIdentity | None = field(default=None, repr=False)
+    ids_digest: str | None = None
 
     def __post_init__(self) -> None:
         for name in ID_FILES:
@@ -101,6 +104,11 @@ class Selection:
                 f"The kept and dropped rows are not {kept} and the other rows of the {rows} that the certificate is "
                 "about: select again."
             )
+
+        digest = hashlib.sha256(self.keep_indices.astype("<i8").tobytes()).hexdigest()
+        if self.ids_digest not in (None, digest):
+            raise ValueError("The kept rows are not those that the certificate is about: select again.")
+        object.__setattr__(self, "ids_digest", digest)
 
     @property
     def n_rows(self) -> int:
@@ -218,7 +226,8 @@ class Selection:
         applied = head.get("applied")
         try:
             return cls(
-                **ids,
+                keep_indices=ids["keep_indices"],
+                drop_indices=ids["drop_indices"],
                 applied=None if applied is None else Applied.from_dict(applied),
                 identity=identity,
                 certificate=Certificate.from_dict(head["certificate"]),

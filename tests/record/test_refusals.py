@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_prune import RecordingError
+from hf_prune import RecordingError, TrajectoryError, add_influence
 from hf_prune.record import TrajectoryCallback, with_example_ids
 from hf_prune.record.support import check_processes
 from hf_prune.trajectory import Trajectory
@@ -33,6 +34,34 @@ def test_a_batch_that_lost_its_ids_is_refused_in_the_first_step(tmp_path: Path) 
     callback = TrajectoryCallback(tmp_path / "t")
     with pytest.raises(RecordingError, match="carries no id column"):
         Trainer(Telling(20), args, train_dataset=stream, data_collator=pad, callbacks=[callback]).train()
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([f"imdb-{i}" for i in range(20)], "holds string"),
+        ([i + i / 100 for i in range(20)], "has missing values or fractions"),
+        ([float("nan"), *map(float, range(1, 20))], "has missing values or fractions"),
+        ([None, *range(1, 20)], "has missing values or fractions"),
+        ([i // 2 for i in range(20)], "holds a value more than once"),
+        (np.arange(2**63, 2**63 + 20, dtype=np.uint64), "has numbers from 2\\*\\*63 on"),
+    ],
+)
+def test_ids_that_are_no_whole_numbers_of_their_own_are_refused(ids: Any, words: str, tmp_path: Path) -> None:
+    rows = vectors(20).add_column("uid", ids)
+    callback = TrajectoryCallback(tmp_path / "t", id_column="uid")
+    with pytest.raises(RecordingError, match=f"The id column 'uid' {words}.*with_example_ids"):
+        train(Mlp(), rows, tmp_path / "out", [callback], max_steps=2, remove_unused_columns=False)
+
+
+def test_a_subset_is_known_by_its_contents(tmp_path: Path) -> None:
+    rows, model = vectors(48), Mlp()
+    subset = torch.utils.data.Subset(rows, list(range(47, 7, -1)))
+    train(model, subset, tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], num_train_epochs=2)
+    scoring = {"model": model, "eval_dataset": vectors(16, seed=1), "directions": 4}
+    assert len(add_influence(rows.select(range(47, 7, -1)), tmp_path / "t", **scoring)) == 40
+    with pytest.raises(TrajectoryError, match="is not what was recorded"):
+        add_influence(rows.select(range(40)), tmp_path / "t", **scoring)
 
 
 def test_dispatched_batches_without_ids_are_refused(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_raw_rows_are_published_without_tokens_and_replayed_from_the_run(tmp_pat
     half = str(tmp_path / "half")
     assert "28 of the 48 rows" in (tmp_path / "half" / "README.md").read_text()
     assert "8 of the 48 rows were not among the 40 that were scored" in (tmp_path / "half" / "README.md").read_text()
+    assert 'selection.apply(raw, unseen="keep")' in (tmp_path / "half" / "README.md").read_text().replace("'", '"')
     assert replay(half, source=rows)[:] == pruned[:]
     run = {"trajectory": tmp_path / "t", "level": 2, **scoring(trainer)}
     assert replay(half, source=rows, train_dataset=trainer.train_dataset, **run)[:] == pruned[:]

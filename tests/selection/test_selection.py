@@ -43,6 +43,13 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, arguments):
     ]
 
 
+def test_other_rows_under_the_same_certificate_are_refused():
+    selection = select(scored(), 0.5)
+    assert replace(selection, config=selection.config) == selection
+    with pytest.raises(ValueError, match="not those that the certificate is about"):
+        replace(selection, keep_indices=selection.drop_indices, drop_indices=selection.keep_indices)
+
+
 def test_a_saved_selection_can_be_replaced(saved: Path):
     other = select(scored(), 0.25, seed=1)
     other.save(saved)
