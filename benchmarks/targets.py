@@ -6,7 +6,7 @@ further rows of the task as `eval_dataset`. Every method keeps as many rows as a
 the share of these among the rows that it keeps; `loss`, for some methods, is that of yet other rows of the task after
 the first model is trained again on what is kept, for as many epochs.
 
-`sorted` takes the predicted effects on the held-out loss as they are, `turns` lets the held-out rows take turns, each
+`sorted` takes the predicted effects on the held-out loss as they are; `turns` lets the held-out rows take turns, each
 taking the row with the largest predicted effect on its own loss. The choice between these and `target` was made on
 other seeds (100 and 101) of these mixtures and on two others (positive among negative reviews, words in reverse order
 among words in order).

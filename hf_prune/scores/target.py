@@ -41,7 +41,7 @@ def less(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
     for place, (first, last) in enumerate(segments):
         theta, divisor = replay.theta(last), replay.denominator(last - 1)
         parts = (batch_gradient(objective, theta, b, theta.new_ones(len(b))) for _, b in target.batches(batch_size))
-        wanted = normalize(torch.stack(list(parts)).sum(0), dim=0)
+        wanted = normalize(sum(parts, torch.zeros_like(theta)), dim=0)
         rate = float(np.mean([replay.trajectory.step(t).learning_rates[0] for t in range(first, last)]))
         for part, batch in replay.rows.batches(size, f"LESS, snapshot {place + 1} of {len(segments)}"):
             gradients = example_gradients(objective, theta, batch)
