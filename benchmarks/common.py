@@ -110,6 +110,10 @@ def minilm(dropout: float = 0.0) -> tuple[Any, Any]:
 
     directory = Path(package.__file__).parent / "model"
     model = AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+        directory,
+        num_labels=2,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        dtype=torch.float32,
     )
     return model, AutoTokenizer.from_pretrained(directory)

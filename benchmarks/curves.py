@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from common import main
@@ -86,15 +87,15 @@ def choosers(rows: Dataset, seed: int) -> dict[str, Chooser]:
     return found
 
 
-def measure(make: Callable[[int], Task], settings: dict[str, Any], on: str, first: int) -> list[dict[str, Any]]:
-    """One row for each rate, budget and method."""
+def measure(
+    make: Callable[[int], Task], settings: dict[str, Any], on: str, first: int, jobs: int = 1
+) -> list[dict[str, Any]]:
+    """One row for each rate, budget and method; seeds are shared out to so many processes."""
+    seeds = range(first, first + settings["seeds"])
     right: dict[tuple[float, str, str], list[np.ndarray]] = {}
-    for seed in range(first, first + settings["seeds"]):
-        task = make(seed)
-        rows, _ = scored_run(task, seed=seed, last_layer=True)
-        for key, found in one_seed(task, rows, settings, on, seed).items():
-            right.setdefault(key, []).append(found)
-        print(f"{task.name}: seed {seed} done", file=sys.stderr, flush=True)
+    for found in joblib.Parallel(jobs)(joblib.delayed(whole_seed)(make, settings, on, seed) for seed in seeds):
+        for key, answers in found.items():
+            right.setdefault(key, []).append(answers)
     result = []
     for (rate, budget, method), found in right.items():
         table = np.array(found)
@@ -105,6 +106,18 @@ def measure(make: Callable[[int], Task], settings: dict[str, Any], on: str, firs
             row |= {"behind": float(difference.mean()), "behind_interval": half_width_of_both(difference)}
         result.append(row)
     return result
+
+
+def whole_seed(
+    make: Callable[[int], Task], settings: dict[str, Any], on: str, seed: int
+) -> dict[tuple[float, str, str], np.ndarray]:
+    """A seed's recorded run, choices and retrainings."""
+    torch.set_num_threads(1)
+    task = make(seed)
+    rows, _ = scored_run(task, seed=seed, last_layer=True)
+    found = one_seed(task, rows, settings, on, seed)
+    print(f"{task.name}: seed {seed} done", file=sys.stderr, flush=True)
+    return found
 
 
 def one_seed(
@@ -199,10 +212,12 @@ def together(files: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return found, summary
 
 
-def run(profile: str, name: str, make: Callable[[int], Task]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(
+    profile: str, name: str, make: Callable[[int], Task], jobs: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
     settings = SETTINGS[profile] | (SPECIAL.get(name, {}) if profile == "full" else {})
-    found = measure(make, settings, "test", FIRST_SEED)
+    found = measure(make, settings, "test", FIRST_SEED, jobs)
     return [{"task": name} | row for row in found], summarise(name, found)
 
 
@@ -211,6 +226,7 @@ if __name__ == "__main__":
     parser.add_argument("--task", default="digits", help="a recipe of recipes.py")
     parser.add_argument("--data", type=Path, default=Path("data"), help="what study_data.py made")
     parser.add_argument("--cifar", type=Path, help="Parquet file of CIFAR-10: image.bytes, label, split")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--together", type=Path, nargs="+", help="results of tasks, to be summed up")
     known, sys.argv[1:] = parser.parse_known_args()
     if known.together:
@@ -221,4 +237,4 @@ if __name__ == "__main__":
             raise SystemExit(
                 f"There is no task {known.task!r}: pass one of {', '.join(found)} (cifar10 needs --cifar)."
             )
-        main("curves", lambda profile: run(profile, known.task, found[known.task][1]))
+        main("curves", lambda profile: run(profile, known.task, found[known.task][1], known.jobs))

@@ -167,7 +167,9 @@ def _rate(lr: float, step: int, steps: int) -> float:
 
 
 def _train_net(net: nn.Module, x: torch.Tensor, y: torch.Tensor, batches: list[torch.Tensor], lr: float) -> None:
-    net = net.to(memory_format=torch.channels_last)  # convolutions on a CPU take a quarter less
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net.to(device, memory_format=torch.channels_last)  # convolutions on a CPU take a quarter less
+    x, y = x.to(device), y.to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0, fused=True)
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = _rate(lr, step, len(batches))
@@ -175,6 +177,7 @@ def _train_net(net: nn.Module, x: torch.Tensor, y: torch.Tensor, batches: list[t
         nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
+    net.to("cpu")
 
 
 def _train_mlps(

@@ -1,40 +1,43 @@
-"""What short retrainings said of a few candidate subsets, and whether that carries a preference."""
+"""What retrainings of a few candidate subsets said, and whether that carries a preference."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from statistics import fmean, variance
 from typing import Any
 
-from scipy.stats import t
+import numpy as np
+from scipy.stats import norm
 
 BALANCED = "balanced"
-"""Name of the choice without a preference, which is taken where none is shown to be better than random rows."""
+"""Name of the choice without a preference, which is taken where no other is shown to be better."""
+RANDOM = "random"
+"""Random rows, drawn again for each seed."""
 LEVEL = 0.05
-"""Chance, over all candidates together, that one is taken for better than random though none is."""
+"""Chance that the best candidate looks better than random rows though it is not."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """
-    One candidate's retrainings.
+    One candidate's retrainings, beside those of random rows and of the balanced choice with the same seeds.
 
     Args:
         name (`str`): What was tried.
         metric (`float`): Mean of the metric over its seeds.
-        gain (`float`): Mean over its seeds of the metric minus that of random rows with the same seed, signed so
-            that + is better.
-        error (`float`, *optional*): Standard error of `gain`, from the spread of all candidates' differences; None
-            where nothing was trained twice.
+        gain (`float`): Mean of the metric minus that of random rows, signed so that + is better.
+        error (`float`): Standard error of `gain`: both seeds and held-out rows are drawn.
+        ahead (`float`): Mean of the metric minus that of the balanced choice, signed likewise.
+        ahead_error (`float`): Standard error of `ahead`.
         seeds (`int`): Retrainings of it.
     """
 
     name: str
     metric: float
     gain: float
-    error: float | None
+    error: float
+    ahead: float
+    ahead_error: float
     seeds: int
 
 
@@ -50,9 +53,10 @@ class Evidence:
         eval_digest (`str`): Their content digest.
         trainings (`int`): Retrainings, random ones included.
         cost (`float`): What they cost, in trainings on all rows.
-        candidates (`tuple[Candidate, ...]`): From the one tried longest and best to the one given up first.
+        candidates (`tuple[Candidate, ...]`): The best of the first seed, then the balanced choice, which both were
+            trained with every seed; then the others by gain.
         chosen (`str`): The candidate that was taken.
-        beats_random (`bool`): Whether the best candidate's gain is beyond chance.
+        beats_random (`bool`): Whether the first candidate's gain over random rows is beyond chance.
     """
 
     metric: str
@@ -76,52 +80,57 @@ class Evidence:
     def explain(self) -> str:
         """The evidence in one sentence."""
         best = self.candidates[0]
-        error = "" if best.error is None else f" (standard error {best.error:.2g})"
         size = f"{self.trainings} retrainings at {self.cost:.2g} times the cost of training on all rows"
-        what = f"{best.name} was {best.gain:+.3g} {self.metric} from random rows over {best.seeds} seeds{error}"
-        verdict = (
-            "beyond chance, so it was taken" if self.beats_random else f"within chance, so {self.chosen} was taken"
+        what = (
+            f"{best.name} was {best.gain:+.3g} {self.metric} from random rows (standard error {best.error:.2g}) and "
+            f"{best.ahead:+.3g} from the balanced choice ({best.ahead_error:.2g}) over {best.seeds} seeds"
         )
+        verdict = "beyond noise, so it was taken" if self.chosen == best.name else f"so {self.chosen} was taken"
         return f"Probe of {size}, equal {self.budget}: {what}, {verdict}."
 
 
-def gains(
-    values: Mapping[str, Sequence[float]], random: Sequence[float], sign: int
-) -> tuple[tuple[Candidate, ...], int]:
+def weigh(values: Mapping[str, np.ndarray], sign: int) -> tuple[Candidate, ...]:
     """
-    Gains over random rows, paired by seed.
+    The candidates beside random rows and the balanced choice, the one to take or leave first.
 
-    The n values of a candidate belong to the first n seeds of `random`. The standard error pools the variance of the
-    differences over all candidates that were trained twice or more.
+    Held-out rows are drawn as well as seeds, and every model answers the same rows: the variance of a mean difference
+    is that of the seeds' means over seeds plus that of the blocks' means over blocks (Owen, 2007, The pigeonhole
+    bootstrap). The variance over seeds is that of the pairs that were trained more than once, for all candidates.
 
     Args:
-        values (`Mapping[str, Sequence[float]]`): The metric of each candidate by seed.
-        random (`Sequence[float]`): The metric of random rows by seed.
+        values (`Mapping[str, np.ndarray]`): The metric of each candidate and of `"random"`, `(seeds, blocks)`: a
+            block is a part of the held-out rows. The n seeds of a candidate are the first n of all.
         sign (`int`): 1 where more of the metric is better, -1 where less is.
-
-    Returns:
-        `tuple[tuple[Candidate, ...], int]`: The candidates, those of most seeds first, then by gain; and the degrees
-        of freedom of the standard error.
     """
-    rows = {
-        name: [sign * (value - base) for value, base in zip(found, random, strict=False)]
+    most = max(len(found) for found in values.values())
+    (best,) = [name for name, found in values.items() if len(found) == most and name not in (BALANCED, RANDOM)]
+    pairs = [values[best] - values[other] for other in (BALANCED, RANDOM)]
+    over_seeds = float(np.mean([pair.mean(axis=1).var(ddof=1) for pair in pairs]))
+
+    def against(name: str, other: str) -> tuple[float, float]:
+        found = values[name]
+        means = sign * (found - values[other][: len(found)]).mean(axis=0)
+        over_blocks = means.var(ddof=1) / len(means)
+        return float(means.mean()), float((over_seeds / len(found) + over_blocks) ** 0.5)
+
+    candidates = [
+        Candidate(name, float(found.mean()), *against(name, RANDOM), *against(name, BALANCED), len(found))
         for name, found in values.items()
-    }
-    freedom = sum(len(row) - 1 for row in rows.values())
-    squares = sum((len(row) - 1) * variance(row) for row in rows.values() if len(row) > 1)
-    found = [
-        Candidate(
-            name=name,
-            metric=fmean(values[name]),
-            gain=fmean(row),
-            error=math.sqrt(squares / freedom / len(row)) if freedom else None,
-            seeds=len(row),
-        )
-        for name, row in rows.items()
+        if name != RANDOM
     ]
-    return tuple(sorted(found, key=lambda candidate: (-candidate.seeds, -candidate.gain))), freedom
+    return tuple(sorted(candidates, key=lambda c: (c.name != best, c.name != BALANCED, -c.gain)))
 
 
-def beyond_chance(best: Candidate, freedom: int, candidates: int) -> bool:
-    """Whether the best of so many gains more than chance gives one of them (one-sided t test, Bonferroni)."""
-    return best.error is not None and best.gain > float(t.ppf(1 - LEVEL / candidates, freedom)) * best.error
+def beats_random(best: Candidate) -> bool:
+    """Whether the best gains more over random rows than chance gives (one-sided)."""
+    return best.gain > float(norm.ppf(1 - LEVEL)) * best.error
+
+
+def preferred(best: Candidate) -> bool:
+    """
+    Whether to take the best instead of the balanced choice.
+
+    It has to beat random rows beyond chance, and the balanced choice by a standard error, as simpler models are left
+    for better ones (Breiman et al., 1984, Classification and Regression Trees, the 1 SE rule).
+    """
+    return beats_random(best) and best.ahead > best.ahead_error

@@ -18,14 +18,18 @@ from hf_prune.selection.problem import Problem
 from hf_prune.selection.selection import Selection
 
 PREFERENCES: dict[str, dict[str, float | str]] = {
+    "without the hardest 20%": {"cut": 0.2},
     "hard 25%": {"hard": 0.25},
+    "iclr2023": {"method": "iclr2023"},
+    "tdds": {"method": "tdds"},
     "hard 50%": {"hard": 0.5},
     "hardest": {"method": "norm"},
-    "without the hardest 20%": {"cut": 0.2},
+    "el2n": {"method": "el2n"},
+    "aum": {"method": "aum"},
 }
-"""What may be preferred to the balanced choice, from the influence columns alone."""
+"""What may be preferred to the balanced choice, the mildest first: a small budget leaves the last out."""
 SCORED = {"el2n": "el2n", "aum": "aum", "tdds": "variability", "iclr2023": LAST_LAYER_INFLUENCE}
-"""Methods that are tried too where the dataset has the column that they read."""
+"""Those that are tried only where the dataset has the column that they read."""
 _OWN = ("method", "difficulty", "hard", "cut", "cost", "epsilon")
 
 
@@ -48,8 +52,10 @@ def family(config: SelectionConfig, columns: list[str]) -> dict[str, SelectionCo
     if asked:
         raise ValueError(f"A probe finds out what to prefer, which {asked[0]} already sets: leave one of them out.")
     found = {BALANCED: config}
-    found |= {name: replace(config, **changes) for name, changes in PREFERENCES.items()}  # type: ignore[arg-type]
-    return found | {name: replace(config, method=name) for name, column in SCORED.items() if column in columns}
+    for name, changes in PREFERENCES.items():
+        if name not in SCORED or SCORED[name] in columns:
+            found[name] = replace(config, **changes)  # type: ignore[arg-type]
+    return found
 
 
 def probed(problem: Problem, config: SelectionConfig, claim: Claim, probe: Comparison) -> Selection:

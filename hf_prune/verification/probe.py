@@ -16,7 +16,7 @@ from datasets.utils import tqdm
 
 from hf_prune._core.digest import content_digest
 from hf_prune._core.io import write_bytes
-from hf_prune.selection.evidence import BALANCED, Evidence, beyond_chance, gains
+from hf_prune.selection.evidence import BALANCED, RANDOM, Evidence, beats_random, preferred, weigh
 from hf_prune.verification.metrics import Metric
 from hf_prune.verification.runs import Factory, RetrainingProtocol
 
@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_SEED = 100_000
 """Seeds of probes start here, apart from those of `verify` and of most recorded runs."""
-RANDOM = "random"
-"""Random rows, drawn again for each seed, that every candidate is compared with."""
+BLOCKS = 20
+"""Parts of the held-out rows that are measured apart, to know how much the metric owes to these rows."""
+DUEL = (BALANCED, RANDOM)
+"""What the best candidate of the first seed is trained beside with each further seed."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,16 @@ class Probe:
     Finds out by retraining which rows to prefer, for [`prune`]`(..., probe=Probe(...))`.
 
     Ways of choosing (the balanced one, more or fewer of the hardest rows, and the baselines whose columns the dataset
-    has) are compared with as many random rows trained with the same seed. The better half continues with another seed
-    (successive halving), until one is left, which continues until `cost` is spent. It is taken if it beats random rows
-    beyond chance; if it does not, the balanced choice is.
+    has) and as many random rows are trained with one seed. The best of them continues with further seeds beside the
+    balanced choice and random rows, until `cost` is spent. It is taken if it beats random rows beyond chance and the
+    balanced choice by more than a standard error; if it does not, the balanced choice is.
 
     Args:
         factory (`Callable[[Dataset, int], Trainer]`):
             As [`verify`] takes it: makes a Trainer with a *fresh* model from training rows and a seed.
         eval_dataset (`Dataset`):
-            Rows to measure on: none of the training rows, and not those that `verify` will measure on.
+            Rows to measure on: none of the training rows, and not those that `verify` will measure on. They are
+            measured in up to 20 parts, and the metric is the parts' mean.
         metric (`str`, `Callable` or `evaluate.EvaluationModule`, *optional*, defaults to `"accuracy"`):
             As [`verify`] takes it.
         greater_is_better (`bool`, *optional*):
@@ -96,20 +99,16 @@ class Probe:
         """
         kept = len(next(iter(candidates.values())))
         share = 1.0 if self.budget == "steps" else kept / len(dataset)
-        plan = rounds(len(candidates), self.cost / share)
-        trainings = sum(plan) + len(plan)
-        protocol = RetrainingProtocol(
-            self.factory, {"eval": self.eval_dataset}, self.metric, self.budget, len(dataset)
-        )
+        screened, duels = plan(len(candidates), self.cost / share)
+        trainings = screened + len(DUEL) + duels * (1 + len(DUEL))
+        protocol = RetrainingProtocol(self.factory, blocks(self.eval_dataset), self.metric, self.budget, len(dataset))
         logger.warning(
-            f"Probing {plan[0]} ways to keep {kept:,} of {len(dataset):,} rows by {trainings} retrainings, which cost "
-            f"{trainings * share:.2g} times the training on all rows."
+            f"Probing {screened + 1} ways to keep {kept:,} of {len(dataset):,} rows by {trainings} retrainings, which "
+            f"cost {trainings * share:.2g} times the training on all rows."
         )
         better = protocol.measure.name != "loss" if self.greater_is_better is None else self.greater_is_better
-        values = self._train(protocol, dataset, candidates, plan, 1 if better else -1)
-        base = values.pop(RANDOM)
-        found, freedom = gains(values, base, 1 if better else -1)
-        beats = beyond_chance(found[0], freedom, len(found))
+        sign = 1 if better else -1
+        found = weigh(self._train(protocol, dataset, candidates, screened, duels, sign), sign)
         return Evidence(
             metric=protocol.measure.name,
             budget=self.budget,
@@ -118,8 +117,8 @@ class Probe:
             trainings=trainings,
             cost=trainings * share,
             candidates=found,
-            chosen=found[0].name if beats else BALANCED,
-            beats_random=beats,
+            chosen=found[0].name if preferred(found[0]) else BALANCED,
+            beats_random=beats_random(found[0]),
         )
 
     def _train(
@@ -127,62 +126,69 @@ class Probe:
         protocol: RetrainingProtocol,
         dataset: Dataset,
         candidates: Mapping[str, np.ndarray],
-        plan: list[int],
+        screened: int,
+        duels: int,
         sign: int,
-    ) -> dict[str, list[float]]:
-        """The metric of each candidate and of random rows, seed by seed; the better ones have more seeds."""
-        alive = list(candidates)[: plan[0]]
-        values: dict[str, list[float]] = {name: [] for name in [*alive, RANDOM]}
-        with tqdm(total=sum(plan) + len(plan), desc="Probing", unit="training") as bar:
-            for place, size in enumerate(plan):
-                # candidates that are alive have the same seeds, so that their sums compare
-                alive = sorted(alive, key=lambda name: -sign * sum(values[name]))[:size]
-                for name in [*alive, RANDOM]:
+    ) -> dict[str, np.ndarray]:
+        """The metric, `(seeds, blocks)`, of each candidate and of random rows."""
+        others = [name for name in candidates if name != BALANCED][:screened]
+        values: dict[str, list[list[float]]] = {name: [] for name in [*DUEL, *others]}
+        with tqdm(total=len(values) + duels * (1 + len(DUEL)), desc="Probing", unit="training") as bar:
+
+            def train(names: list[str], seed: int) -> None:
+                for name in names:
                     bar.set_postfix_str(name)
-                    seed = FIRST_SEED + place
                     kept = random_ids(len(dataset), candidates, seed) if name == RANDOM else candidates[name]
                     values[name].append(self._one(protocol, dataset, kept, seed))
                     bar.update()
-        return values
 
-    def _one(self, protocol: RetrainingProtocol, dataset: Dataset, kept: np.ndarray, seed: int) -> float:
-        """The metric after one training, from `directory` where it is known already."""
+            train(list(values), FIRST_SEED)
+            best = max(others, key=lambda name: sign * sum(values[name][0]))
+            for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + duels):
+                train([best, *DUEL], seed)
+        return {name: np.array(found) for name, found in values.items()}
+
+    def _one(self, protocol: RetrainingProtocol, dataset: Dataset, kept: np.ndarray, seed: int) -> list[float]:
+        """The metric of each block after one training, from `directory` where it is known already."""
         known = json.dumps([kept.tolist(), seed, self.budget, self.steps, protocol.measure.name, self._eval_digest])
         file = None if self.directory is None else Path(self.directory) / f"{sha256(known.encode()).hexdigest()}.json"
         if file is not None and file.is_file():
-            return float(json.loads(file.read_text())["metric"])
-        run = protocol.retrain(dataset.select(kept), seed, steps=self.steps)["eval"]
+            return [float(value) for value in json.loads(file.read_text())["metrics"]]
+        runs = protocol.retrain(dataset.select(kept), seed, steps=self.steps).values()
+        metrics = [run.metric for run in runs]
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, json.dumps({"metric": run.metric, "seed": seed, "steps": run.steps}).encode())
-        return run.metric
+            write_bytes(file, json.dumps({"metrics": metrics, "seed": seed}).encode())
+        return metrics
 
     @cached_property
     def _eval_digest(self) -> str:
         return content_digest(self.eval_dataset)
 
 
-def rounds(candidates: int, trainings: float) -> list[int]:
+def plan(candidates: int, trainings: float) -> tuple[int, int]:
     """
-    How many candidates are trained with each seed, besides random rows: half as many with each next, one in the end.
+    How many candidates besides the balanced one are trained with the first seed, and how many seeds follow.
 
-    Where that many trainings do not get from all candidates to one, the last named are left out.
+    Where that many trainings do not pay for all candidates and one further seed, the last named are left out.
 
     Raises:
-        `ValueError`: if they do not get from two candidates to one.
+        `ValueError`: if they do not pay for one candidate.
     """
-    for first in range(candidates, 1, -1):
-        plan, left, size = [], int(trainings + 1e-9), first
-        while left >= size + 1:
-            plan.append(size)
-            left -= size + 1
-            size = -(-size // 2)
-        if plan and plan[-1] == 1:
-            return plan
-    raise ValueError(
-        f"The probe's cost pays for {int(trainings)} retrainings, and a comparison takes 5: raise cost, or keep fewer "
-        "rows."
-    )
+    paid, duel = int(trainings + 1e-9), 1 + len(DUEL)
+    screened = min(candidates - 1, paid - len(DUEL) - duel)
+    if screened < 1:
+        raise ValueError(
+            f"The probe's cost pays for {paid} retrainings, and a comparison takes {len(DUEL) + duel + 1}: raise cost, "
+            "or keep fewer rows."
+        )
+    return screened, (paid - len(DUEL) - screened) // duel
+
+
+def blocks(dataset: Dataset) -> dict[str, Dataset]:
+    """The rows in up to `BLOCKS` parts; each takes rows at equal distances, so that sorted rows are shared out evenly."""
+    count = min(BLOCKS, len(dataset))
+    return {str(first): dataset.select(range(first, len(dataset), count)) for first in range(count)}
 
 
 def random_ids(n: int, candidates: Mapping[str, np.ndarray], seed: int) -> np.ndarray:

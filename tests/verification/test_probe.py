@@ -13,8 +13,8 @@ from transformers import Trainer
 from hf_prune import Probe, prune, select, verify
 from hf_prune.publish import files
 from hf_prune.publish.record import Record
-from hf_prune.selection.evidence import BALANCED, Evidence, beyond_chance, gains
-from hf_prune.verification.probe import FIRST_SEED, rounds
+from hf_prune.selection.evidence import BALANCED, Evidence, beats_random, preferred, weigh
+from hf_prune.verification.probe import BLOCKS, FIRST_SEED, blocks, plan
 from tests.toys import Mlp, arguments, vectors
 
 
@@ -64,11 +64,16 @@ def test_every_candidate_is_compared_with_random_rows_of_the_same_seed(rows, dev
     assert evidence.trainings == len(factory.calls)
     assert evidence.cost == len(factory.calls) * 0.5 <= 8
     assert {len(chosen) for _, chosen in factory.calls} == {60}
-    plan = rounds(5, 16)
     seeds = [seed - FIRST_SEED for seed, _ in factory.calls]
-    assert seeds == [place for place, size in enumerate(plan) for _ in range(size + 1)]
-    random = [chosen for (_, chosen), last in zip(factory.calls, np.diff([*seeds, -1]) != 0, strict=True) if last]
-    assert len(set(random)) == len(plan)  # drawn anew for each seed
+    assert seeds == [0] * 6 + [1] * 3 + [2] * 3 + [3] * 3  # five candidates and random rows, then the best beside two
+    kept = [chosen for _, chosen in factory.calls]
+    best, balanced, random = zip(*(kept[start : start + 3] for start in (6, 9, 12)), strict=True)
+    assert set(best) < set(kept[:6])
+    assert set(balanced) == {kept[0]}
+    assert len({*random, kept[1]}) == 4  # drawn anew for each seed
+    first = evidence.candidates[:2]
+    assert [candidate.seeds for candidate in evidence.candidates] == [4, 4, 1, 1, 1]
+    assert first[1].name == BALANCED and first[1].ahead == 0
 
 
 def test_what_beats_random_beyond_chance_is_taken_and_said(dev, tmp_path):
@@ -126,35 +131,62 @@ def test_verify_refuses_the_rows_that_the_probe_chose_on(rows, dev, tmp_path):
 
 
 def test_a_probe_that_cannot_be_paid_or_is_not_needed_is_refused(rows, dev, tmp_path):
-    with pytest.raises(ValueError, match="a comparison takes 5: raise cost"):
+    with pytest.raises(ValueError, match="a comparison takes 6: raise cost"):
         select(rows, 0.5, probe=Probe(Factory(tmp_path), dev, cost=2))
     with pytest.raises(ValueError, match="A probe finds out what to prefer, which hard already sets"):
         select(rows, 0.5, hard=0.5, probe=Probe(Factory(tmp_path), dev))
 
 
 @pytest.mark.parametrize(
-    ("trainings", "plan"), [(5, [2, 1]), (6.9, [2, 1]), (7, [2, 1, 1]), (9, [3, 2, 1]), (15, [5, 3, 2, 1])]
+    ("trainings", "planned"), [(6, (1, 1)), (8.9, (3, 1)), (9, (4, 1)), (11, (4, 1)), (12, (4, 2)), (15, (4, 3))]
 )
-def test_rounds_halve_down_to_one_within_what_is_paid(trainings: float, plan: list[int]):
-    assert rounds(5, trainings) == plan
-    assert sum(plan) + len(plan) <= trainings
+def test_a_plan_is_within_what_is_paid(trainings: float, planned: tuple[int, int]):
+    assert plan(5, trainings) == planned
+    assert 2 + planned[0] + 3 * planned[1] <= trainings
 
 
-def test_gains_are_paired_and_their_error_is_pooled():
-    found, freedom = gains({"a": [1.0, 3.0, 2.0], "b": [0.5, 1.5]}, [0.0, 1.0, 2.0], 1)
-    assert [(c.name, c.gain, c.seeds) for c in found] == [("a", 1.0, 3), ("b", 0.5, 2)]
-    assert freedom == 3
-    pooled = ((0 + 1 + 1) + (0 + 0)) / 3  # differences 1, 2, 0 and .5, .5
-    assert found[0].error == pytest.approx((pooled / 3) ** 0.5)
-    worse, _ = gains({"a": [1.0, 3.0]}, [0.0, 1.0], -1)
-    assert worse[0].gain == -1.5
+def test_blocks_share_out_every_row_once():
+    rows = Dataset.from_dict({"x": list(range(47))})
+    parts = blocks(rows)
+    assert len(parts) == BLOCKS
+    assert sorted(x for part in parts.values() for x in part["x"]) == list(range(47))
+    assert {len(part) for part in parts.values()} == {2, 3}
+    assert len(blocks(rows.select(range(3)))) == 3
+
+
+def test_differences_are_paired_and_their_error_takes_seeds_and_rows_as_drawn():
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=(3, 20)) for name in ("random", BALANCED, "a")} | {"b": rng.normal(size=(1, 20))}
+    best, balanced, other = weigh(values, 1)
+    assert [(c.name, c.seeds) for c in (best, balanced, other)] == [("a", 3), (BALANCED, 3), ("b", 1)]
+    over_random = values["a"] - values["random"]
+    over_balanced = values["a"] - values[BALANCED]
+    assert best.gain == pytest.approx(over_random.mean())
+    assert best.ahead == pytest.approx(over_balanced.mean())
+    seeds = (over_random.mean(1).var(ddof=1) + over_balanced.mean(1).var(ddof=1)) / 2
+    assert best.error**2 == pytest.approx(seeds / 3 + over_random.mean(0).var(ddof=1) / 20)
+    single = values["b"][0] - values["random"][0]
+    assert other.gain == pytest.approx(single.mean())
+    assert other.error**2 == pytest.approx(seeds + single.var(ddof=1) / 20)
+    assert weigh(values, -1)[0].gain == pytest.approx(-over_random.mean())
 
 
 def test_chance_alone_rarely_looks_like_evidence():
+    """The best of eight that are as good as random rows and the balanced choice, on rows of which some are hard."""
     rng = np.random.default_rng(0)
-    beyond = 0
+    taken = beyond = 0
     for _ in range(400):
-        random = rng.normal(size=4)
-        found, freedom = gains({str(i): rng.normal(size=n).tolist() for i, n in enumerate([4, 3, 2, 1, 1])}, random, 1)
-        beyond += beyond_chance(found[0], freedom, 5)
-    assert beyond / 400 < 0.06
+        hard = rng.normal(size=20)
+
+        def answers(seeds: int) -> np.ndarray:
+            return hard + rng.normal(size=(seeds, 1)) * 0.3 + rng.normal(size=(seeds, 20))  # noqa: B023
+
+        values = {str(number): answers(1) for number in range(8)}
+        best = max(values, key=lambda name: float(values[name].sum()))
+        values[best] = np.concatenate([values[best], answers(3)])
+        values |= {name: answers(4) for name in ("random", BALANCED)}
+        found = weigh(values, 1)[0]
+        beyond += beats_random(found)
+        taken += preferred(found)
+    assert taken <= beyond
+    assert taken / 400 < 0.13  # what the best of one seed owes to chance is in the mean of its four
