@@ -1,7 +1,7 @@
 """
 What a probe takes on tasks that nothing in it was fitted to, what that is worth, and what it costs.
 
-The runs, splits and rivals are those of `curves.py` with the same seeds. Every candidate of a probe, and random rows, are
+The runs, splits and rivals are those of `curves.py` with the same seeds. All candidates of a probe, and random rows, are
 trained with the probe's seeds and measured on the dev rows, by the plain retraining of the studies instead of a
 Trainer (`--collect`: one JSON line a place, which is appended to). From these figures the probe's own plan and tests
 decide at each cost; what they take is measured on the test rows by the retrainings of `curves.py`. All in points of
@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def collect(name: str, make: Recipe, seed: int) -> list[dict[str, Any]]:
-    """At each rate and budget: which dev rows each arm got right with each seed of the probe, and its test accuracy."""
+    """At each rate and budget: which dev rows each arm got right with each of the probe's seeds; its test accuracy."""
     torch.set_num_threads(1)
     task = make(seed)
     rows, _ = scored_run(task, seed=seed, last_layer=True)
@@ -60,7 +60,7 @@ def collect(name: str, make: Recipe, seed: int) -> list[dict[str, Any]]:
         tests = {**kept, RANDOM: select(rows, 1 - rate, method="random", seed=seed).keep_indices}
         for budget in BUDGETS:
             limit = steps if budget == "steps" else None
-            dev = predict(task, sum(arms.values(), []), trials * len(arms), "dev", steps=limit)
+            dev = predict(task, [ids for arm in arms.values() for ids in arm], trials * len(arms), "dev", steps=limit)
             subsets = [ids for ids in tests.values() for _ in repeats]
             test = predict(task, subsets, repeats * len(tests), "test", steps=limit)
             answers = np.packbits(dev.reshape(len(arms), TRIALS, -1), axis=2)

@@ -179,14 +179,14 @@ def plan(candidates: int, trainings: float) -> tuple[int, int]:
     screened = min(candidates - 1, paid - len(DUEL) - duel)
     if screened < 1:
         raise ValueError(
-            f"The probe's cost pays for {paid} retrainings, and a comparison takes {len(DUEL) + duel + 1}: raise cost, "
-            "or keep fewer rows."
+            f"The probe's cost pays for {paid} retrainings, and a comparison takes {len(DUEL) + duel + 1}: raise "
+            "cost, or keep fewer rows."
         )
     return screened, (paid - len(DUEL) - screened) // duel
 
 
 def blocks(dataset: Dataset) -> dict[str, Dataset]:
-    """The rows in up to `BLOCKS` parts; each takes rows at equal distances, so that sorted rows are shared out evenly."""
+    """The rows in up to `BLOCKS` parts, each of rows at equal distances, so that sorted rows are shared out."""
     count = min(BLOCKS, len(dataset))
     return {str(first): dataset.select(range(first, len(dataset), count)) for first in range(count)}
 
