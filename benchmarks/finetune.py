@@ -3,8 +3,8 @@ Fine-tuning all of MiniLM on movie reviews, on subsets that each method keeps: a
 fine-tuned, where the studies on frozen features stop short.
 
 A seed deals out rows, makes its own recorded run with the real Trainer, and draws every subset and retraining. Test
-rows are the same for all seeds. `probed` is what a probe takes, with dev rows of its own. `gain` is over random rows of
-the same seed; its interval is Student's t over seeds. It runs on a GPU where there is one.
+rows are the same for all seeds. `probed` is what a probe takes, with dev rows of its own. `gain` is over random rows
+of the same seed; its interval is Student's t over seeds. It runs on a GPU where there is one.
 
     python benchmarks/finetune.py --profile full --jobs 6 --out results/finetune.json
 """

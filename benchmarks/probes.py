@@ -1,7 +1,7 @@
 """
 What a probe takes on tasks that nothing in it was fitted to, what that is worth, and what it costs.
 
-The runs, splits and rivals are those of `curves.py` with the same seeds. All candidates of a probe, and random rows, are
+The runs, splits and rivals are those of `curves.py` with the same seeds. All candidates of a probe and random rows are
 trained with the probe's seeds and measured on the dev rows, by the plain retraining of the studies instead of a
 Trainer (`--collect`: one JSON line a place, which is appended to). From these figures the probe's own plan and tests
 decide at each cost; what they take is measured on the test rows by the retrainings of `curves.py`. All in points of

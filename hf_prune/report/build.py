@@ -45,6 +45,7 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
         "class_column": certificate.class_column,
         "classes": class_counts(certificate),
         "words": plain_words(certificate),
+        "evidence": certificate.evidence,
         "certificate": certificate.explain(),
         "examples": interesting_rows(scored),
     }

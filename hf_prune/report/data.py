@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hf_prune.selection.evidence import Evidence
 from hf_prune.verification import MeanInterval, Verification
 
 
@@ -109,6 +110,7 @@ class ReportData:
         class_column (`str`, *optional*): Column of the classes.
         classes (`dict[str, tuple[int, int]]`): Rows before and after, by class.
         words (`Sequence[str]`): What the certificate means, in plain words.
+        evidence (`Evidence`, *optional*): What a probe measured before the choice.
         certificate (`str`, *optional*): The certificate's figures; lines that begin with "- " are notes.
         examples (`Sequence[tuple[str, str, Sequence[Example]]]`): Title, explanation and rows.
         made (`Sequence[tuple[str, str]]`): How it was made: what, and its value.
@@ -126,6 +128,7 @@ class ReportData:
     class_column: str | None = None
     classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     words: Sequence[str] = ()
+    evidence: Evidence | None = None
     certificate: str | None = None
     examples: Sequence[tuple[str, str, Sequence[Example]]] = ()
     made: Sequence[tuple[str, str]] = ()

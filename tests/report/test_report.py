@@ -14,6 +14,7 @@ from hf_prune.report.examples import MOST
 from hf_prune.report.media import LONGEST_TEXT
 from hf_prune.report.page import SCRIPT
 from hf_prune.selection import select
+from hf_prune.selection.evidence import Candidate, Evidence
 from hf_prune.verification import Arm, MeanInterval, Retraining, Verification
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)> & \'"'
@@ -78,9 +79,15 @@ def estimate(*values: float) -> MeanInterval:
     return MeanInterval.of(values)
 
 
+def probe() -> Evidence:
+    best = Candidate(EVIL, 0.9, 0.05, 0.01, 0.02, 0.005, 3)
+    candidates = (best, Candidate("balanced", 0.88, 0.03, 0.01, 0.0, 0.0, 3))
+    return Evidence(EVIL, "epochs", 200, "0" * 64, 12, 6.0, candidates, EVIL, beats_random=True)
+
+
 def whole() -> ReportData:
     dataset = scored(text=EVIL)
-    parts = selection_parts(select(dataset, 0.5), dataset)
+    parts = selection_parts(select(dataset, 0.5), dataset) | {"evidence": probe()}
     curve = Curve(EVIL, estimate(0.9, 0.92), {0.5: estimate(0.875, 0.895)}, {0.5: estimate(0.8, 0.82)})
     return ReportData(
         title=EVIL,
@@ -136,6 +143,8 @@ def test_every_part_is_there(page):
         assert title in text
     assert Page(page).tags["svg"] == 4
     assert "0.8850 ± 0.0141" in text
+    assert "+0.0500 ± 0.0100" in text  # the probe's best candidate over random rows
+    assert "(taken)" in text
 
 
 @pytest.mark.parametrize(("budget", "said"), [("epochs", True), ("steps", False)])
