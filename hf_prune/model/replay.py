@@ -6,6 +6,7 @@ import bisect
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from hf_prune.errors import TrajectoryError
 from hf_prune.model.comparison import step_of_model
+from hf_prune.model.draws import draw_shares
 from hf_prune.model.objective import Batch, Objective
 from hf_prune.model.rows import Rows
 from hf_prune.model.weights import visit_weights
@@ -173,12 +175,20 @@ class Replay:
 
     def item_shares(self, rows: Rows, batch_size: int) -> np.ndarray:
         """
-        The weight `(m,)` that each row's loss has in the mean loss of the training set, float64: 1/n for n rows, times
-        the row's share of labelled tokens where the loss is a mean over these.
+        The weight `(m,)` that each row's loss has in the mean loss of the visits, float64: the row's share of draws
+        (see [`draw_shares`]), times its share of labelled tokens where the loss is a mean over these. Rows other than
+        those of training count as if each were drawn as often as one of n.
         """
-        items = self._items(rows, batch_size)
-        mean = np.mean(items if rows is self.rows else self._items(self.rows, batch_size))
-        return items / mean / len(self.rows)
+        drawn, items = self.draw_shares, self._items(rows, batch_size)
+        if rows is self.rows:
+            return drawn * items / (drawn @ items)
+        return items / (drawn @ self._items(self.rows, batch_size)) / len(self.rows)
+
+    @cached_property
+    def draw_shares(self) -> np.ndarray:
+        """The share of the recorded visits that each training row has in expectation, `(n,)`."""
+        ids = np.concatenate([step.ids for step in self.trajectory.steps()])
+        return draw_shares(np.bincount(self.row_of(ids), minlength=len(self.rows)))
 
     def _items(self, rows: Rows, batch_size: int) -> np.ndarray:
         """The number of items of each row's loss, `(m,)`."""
