@@ -92,7 +92,8 @@ def add_influence(
         space (`str`, *optional*, defaults to `"outputs"`):
             `"outputs"`: random signed sums of held-out logits; `"parameters"`: random projections of the parameters.
         mode (`str`, *optional*, defaults to `"expected"`):
-            `"expected"`: in expectation over the order of batches; `"visits"`: through the row's own recorded visits.
+            `"expected"`: in expectation over the order of batches, rows drawn as often as the record shows;
+            `"visits"`: through the row's own recorded visits.
         curvature (`str`, *optional*, defaults to `"auto"`):
             `"exact"`, `"gauss-newton"`, `"fisher"` (cheapest) or `"none"`; auto: Gauss-Newton for Adam, exact for SGD.
             Gauss-Newton is multiplied by how much more the loss curves along the run's steps, which is measured first.

@@ -48,9 +48,7 @@ def _of_draws(counts: np.ndarray) -> bool:
             edges.append(value + 1)
     if len(edges) < 3:  # too few visits to tell more than their variance does
         return True
-    observed = np.array(
-        [np.sum((counts >= low) & (counts < high)) for low, high in zip(edges, [*edges[1:], np.inf], strict=True)]
-    )
+    observed = np.bincount(np.searchsorted(edges, counts, side="right") - 1, minlength=len(edges))
     upper = np.array([poisson.cdf(edge - 1, mean) for edge in edges[1:]] + [1.0])
     expected = len(counts) * np.diff(np.concatenate([[0.0], upper]))
     return bool(chisquare(observed, expected, ddof=1).pvalue > LEVEL)
