@@ -13,7 +13,7 @@ from hf_prune.cli.common import JsonFlag, clean_stdout, function_of, load_pruned
 def demo(
     task: Annotated[str, typer.Option(help="digits (a small ViT) or text (MiniLM; needs the extra demo).")] = "digits",
     out: Annotated[Path, typer.Option(help="For report, trajectory and pruned rows.")] = Path("hf-prune-demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="Retrainings of each arm.")] = 3,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Retrainings of each arm. [default: the task's]")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: the figures mean nothing.")] = False,
     json: JsonFlag = False,
 ) -> None:

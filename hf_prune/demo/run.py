@@ -23,7 +23,7 @@ from hf_prune.verification import Arm, Verification
 from hf_prune.verification.gap import predicted_loss_change, random_rows, same_columns, train_arm
 from hf_prune.verification.runs import RetrainingProtocol
 
-RATES = (0.3, 0.5, 0.7)
+RATES = (0.5, 0.7, 0.9)
 MAIN_RATE = 0.5
 """The rate that the report shows in detail, and whose dataset is saved."""
 SEED = 0
@@ -43,7 +43,8 @@ class DemoResult:
         scored (`Dataset`): The training rows with their influence.
         pruned (`dict[float, PrunedDataset]`): By rate.
         test (`dict[float, Verification]`): Metric and loss on the test rows, by rate.
-        dev (`dict[float, Verification]`): The same on the dev rows, next to the certificate's prediction.
+        dev (`Verification`): On the dev rows at the main rate, for as many steps as on all rows, which is what the
+            certificate's prediction is for.
         provenance (`dict[str, Any]`): Of the saved dataset.
         seconds (`dict[str, float]`): `train` (with the callback), `record_overhead` (of the callback, one pair of
             trainings with the same seed), `score`, `select` (at the main rate) and `total`.
@@ -53,14 +54,13 @@ class DemoResult:
     scored: Dataset
     pruned: dict[float, PrunedDataset]
     test: dict[float, Verification]
-    dev: dict[float, Verification]
+    dev: Verification
     provenance: dict[str, Any]
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as one JSON-able dictionary; accuracies and gaps are means over seeds."""
-        main = self.dev[MAIN_RATE]
-        observed = main.loss_change
+        observed = self.dev.loss_change
         full = next(iter(self.test.values())).full
         return {
             "accuracy": {
@@ -68,13 +68,15 @@ class DemoResult:
                 "pruned": {f"{rate:g}": found.pruned.metric.mean for rate, found in self.test.items()},
                 "random": {f"{rate:g}": found.random.metric.mean for rate, found in self.test.items() if found.random},
             },
-            "predicted_gap": main.predicted_loss_change,
+            "predicted_gap": self.dev.predicted_loss_change,
             "observed_gap": None if observed is None else observed.mean,
             "seconds": {name: round(self.seconds[name], 3) for name in SECONDS},
         }
 
 
-def run_demo(task: Task, output_dir: str | Path, *, seeds: int = 3, rates: Sequence[float] = RATES) -> DemoResult:
+def run_demo(
+    task: Task, output_dir: str | Path, *, seeds: int | None = None, rates: Sequence[float] = RATES
+) -> DemoResult:
     """
     Runs the whole path and writes what it makes: `trajectory`, `pruned-0.5` and, with [`~hf_prune.demo.show`],
     `report.html`.
@@ -82,8 +84,8 @@ def run_demo(task: Task, output_dir: str | Path, *, seeds: int = 3, rates: Seque
     Args:
         task (`Task`): What to run.
         output_dir (`str` or `Path`): A new or empty directory, or that of an earlier demo, which is replaced.
-        seeds (`int`, *optional*, defaults to 3): Retrainings of each arm.
-        rates (`Sequence[float]`, *optional*, defaults to `(0.3, 0.5, 0.7)`): Shares of rows to prune.
+        seeds (`int`, *optional*): Retrainings of each arm, by default the task's.
+        rates (`Sequence[float]`, *optional*, defaults to `(0.5, 0.7, 0.9)`): Shares of rows to prune.
 
     Raises:
         `ValueError`: If the directory holds something else.
@@ -100,7 +102,7 @@ def run_demo(task: Task, output_dir: str | Path, *, seeds: int = 3, rates: Seque
         name = "select" if rate == MAIN_RATE else f"select {rate:g}"
         pruned[rate] = _timed(seconds, name, partial(prune, scored, round(len(scored) * (1 - rate))))
     pruned[MAIN_RATE].save_to_disk(out / f"pruned-{MAIN_RATE:g}")
-    test, dev = _retrain(task, out, pruned, seeds)
+    test, dev = _retrain(task, out, pruned, seeds or task.seeds)
     provenance = files.write(pruned[MAIN_RATE], out / f"pruned-{MAIN_RATE:g}", observed=test[MAIN_RATE].observed())
     seconds["record_overhead"] = seconds["train"] - test[MAIN_RATE].full.runs[0].seconds
     seconds["total"] = time.perf_counter() - start
@@ -140,25 +142,29 @@ def _score(task: Task, trainer: Trainer, out: Path) -> Dataset:
 
 def _retrain(
     task: Task, out: Path, pruned: dict[float, PrunedDataset], count: int
-) -> tuple[dict[float, Verification], dict[float, Verification]]:
-    """Verifications on test and on dev rows, by rate; the full arm is trained once for all rates."""
-    protocol = RetrainingProtocol(
-        task.factory(out / "trainer"), {"test": task.test, "dev": task.dev}, "accuracy", "epochs", len(task.train)
-    )
+) -> tuple[dict[float, Verification], Verification]:
+    """
+    Verifications on test rows by rate, for equal epochs, and that on dev rows at the main rate, for equal steps. The
+    full arm is trained once for all.
+    """
+    factory, held_out = task.factory(out / "trainer"), {"test": task.test, "dev": task.dev}
+    epochs = RetrainingProtocol(factory, held_out, "accuracy", "epochs", len(task.train))
+    steps = RetrainingProtocol(factory, held_out, "accuracy", "steps", len(task.train))
     seeds = list(range(SEED, SEED + count))
+    rows = {rate: same_columns(dataset, task.train) for rate, dataset in pruned.items()}
     arms = {}
-    with tqdm(total=count * (1 + 2 * len(pruned)), desc="Retraining", unit="run") as bar:
-        full = train_arm(protocol, "all rows", lambda seed: task.train, seeds, bar=bar)
-        for rate, dataset in pruned.items():
-            arms[rate] = _pair(protocol, task.train, same_columns(dataset, task.train), f"{rate:g}", seeds, bar)
+    with tqdm(total=count * (2 + 2 * len(pruned)), desc="Retraining", unit="run") as bar:
+        full = train_arm(epochs, "all rows", lambda seed: task.train, seeds, bar=bar)
+        for rate, less in rows.items():
+            arms[rate] = _pair(epochs, task.train, less, f"{rate:g}", seeds, bar)
+        main = train_arm(steps, "equal steps", lambda seed: rows[MAIN_RATE], seeds, full_arm=full["dev"], bar=bar)
     shutil.rmtree(out / "trainer", ignore_errors=True)
-
-    def verification(rate: float, key: str) -> Verification:
-        less, random = arms[rate]
-        predicted = predicted_loss_change(pruned[rate]) if key == "dev" else None
-        return Verification("accuracy", True, "epochs", full[key], less[key], random[key], predicted)
-
-    return {rate: verification(rate, "test") for rate in pruned}, {rate: verification(rate, "dev") for rate in pruned}
+    test = {
+        rate: Verification("accuracy", True, "epochs", full["test"], less["test"], random["test"])
+        for rate, (less, random) in arms.items()
+    }
+    predicted = predicted_loss_change(pruned[MAIN_RATE])
+    return test, Verification("accuracy", True, "steps", full["dev"], main["dev"], None, predicted)
 
 
 def _pair(

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hf_prune.demo.run import MAIN_RATE, DemoResult
 from hf_prune.report import Curve, ReportData, gaps, how_it_was_made, selection_parts, write_report
-from hf_prune.verification import MeanInterval
+from hf_prune.verification import MeanInterval, Verification
 
 
 def table(result: DemoResult) -> Group:
@@ -27,9 +27,12 @@ def table(result: DemoResult) -> Group:
             str(verification.pruned.rows),
             _spread(pruned),
             "" if random is None else _spread(random),
-            "" if random is None else f"{pruned.mean - random.mean:+.4f}",
+            "" if random is None else _difference(verification),
         )
-    seeds = f"Mean ± standard deviation over {len(full.runs)} seeds, equal epochs."
+    seeds = (
+        f"Mean ± standard deviation over {len(full.runs)} seeds, equal epochs; the last column with the 95 % interval "
+        "over pairs of the same seed."
+    )
     lines = (seeds, _gap_line(result), _seconds_line(result), *result.task.notes)
     return Group(grid, *(Text(line) for line in lines))
 
@@ -61,7 +64,7 @@ def report_data(result: DemoResult) -> ReportData:
         "rates, and the model was retrained on what was left, and on as many random rows.",
         highlights=highlights,
         curve=Curve.of(result.test),
-        gaps=[gap for rate, found in result.dev.items() for gap in gaps(rate, result.pruned[rate].selection, found)],
+        gaps=gaps(MAIN_RATE, selection, result.dev),
         made=_made(result),
         notes=result.task.notes,
         **selection_parts(selection, result.scored),
@@ -73,18 +76,18 @@ def _made(result: DemoResult) -> list[tuple[str, str]]:
     names = ("train", "record_overhead", "score", "select", "total")
     return [
         ("data", f"{sizes.train} rows for training, {sizes.dev} held out (dev), {sizes.test} for the test"),
-        ("retraining", f"{len(result.dev[MAIN_RATE].full.runs)} seeds an arm, {sizes.epochs} epochs each"),
+        ("retraining", f"{len(result.dev.full.runs)} seeds an arm, {sizes.epochs} epochs each"),
         ("seconds", ", ".join(f"{name.replace('_', ' ')} {seconds[name]:.1f}" for name in names)),
         *how_it_was_made(result.provenance),
     ]
 
 
 def _gap_line(result: DemoResult) -> str:
-    main = result.dev[MAIN_RATE]
-    predicted = "unknown" if main.predicted_loss_change is None else f"{main.predicted_loss_change:+.4f}"
+    dev = result.dev
+    predicted = "unknown" if dev.predicted_loss_change is None else f"{dev.predicted_loss_change:+.4f}"
     return (
-        f"Change of the held-out loss at rate {MAIN_RATE:g} ({result.task.sizes.dev} dev rows): predicted "
-        f"{predicted}, observed {main.loss_change} (95 % interval)."
+        f"Change of the held-out loss at rate {MAIN_RATE:g} ({result.task.sizes.dev} dev rows, equal steps): "
+        f"predicted {predicted}, observed {dev.loss_change} (95 % interval)."
     )
 
 
@@ -98,6 +101,15 @@ def _seconds_line(result: DemoResult) -> str:
 
 def _spread(estimate: MeanInterval) -> str:
     return f"{estimate.mean:.4f}" if estimate.sd is None else f"{estimate.mean:.4f} ± {estimate.sd:.4f}"
+
+
+def _difference(verification: Verification) -> str:
+    assert verification.random is not None
+    arms = ([run.metric for run in arm.runs] for arm in (verification.pruned, verification.random))
+    gap = MeanInterval.of_gap(*arms)
+    if gap.interval is None:
+        return f"{gap.mean:+.4f}"
+    return f"{gap.mean:+.4f} [{gap.interval[0]:+.4f}, {gap.interval[1]:+.4f}]"
 
 
 def _percent(estimate: MeanInterval) -> str:

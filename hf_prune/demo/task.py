@@ -51,6 +51,7 @@ class Task:
         recording (`dict[str, Any]`): Arguments of `TrajectoryCallback` other than the directory.
         scoring (`dict[str, Any]`): Arguments of `add_influence` other than model and eval_dataset.
         trainer (`dict[str, Any]`): Arguments of the Trainer in addition to those that all tasks share.
+        seeds (`int`): Retrainings of each arm.
         notes (`tuple[str, ...]`): What the reader has to know of the choices made.
     """
 
@@ -65,6 +66,7 @@ class Task:
     recording: dict[str, Any] = field(default_factory=dict)
     scoring: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 3
     notes: tuple[str, ...] = ()
 
     def factory(self, scratch: Path) -> Callable[[Dataset, int], Trainer]:

@@ -11,7 +11,7 @@ from hf_prune.demo import Sizes, make_task, run_demo
 from hf_prune.publish.replay import Record, replay
 from hf_prune.trajectory import Trajectory
 
-RATES = ("0.3", "0.5", "0.7")
+RATES = ("0.5", "0.7", "0.9")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_table_and_progress_go_to_stderr(done):
 
 def test_report_is_there_and_names_every_rate(done):
     page = (done[1] / "report.html").read_text()
-    for rate in ("30 %", "50 %", "70 %"):
+    for rate in ("50 %", "70 %", "90 %"):
         assert rate in page
     assert "data:image/png" in page
 
