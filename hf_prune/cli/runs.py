@@ -24,7 +24,7 @@ def demo(
         from hf_prune.demo import Sizes, make_task, run_demo
         from hf_prune.demo.show import report, table
 
-        sizes = Sizes(train=60, dev=30, test=30, epochs=2, directions=8) if quick else None
+        sizes = Sizes(train=120, dev=30, test=30, epochs=2, directions=8) if quick else None
         result = run_demo(make_task(task, sizes), out, seeds=seeds)
         page = report(result, out / "report.html")
     Console(stderr=json).print(table(result))

@@ -57,10 +57,10 @@ def test_report_is_there_and_names_every_rate(done):
 def test_pruned_dataset_is_saved_with_proof_and_observed_gap(done):
     values = json.loads(done[0].stdout)
     saved = done[1] / "pruned-0.5"
-    task = make_task("digits", Sizes(train=60, dev=30, test=30, epochs=2, directions=8))
+    task = make_task("digits", Sizes(train=120, dev=30, test=30, epochs=2, directions=8))
     assert replay(str(saved), source=task.train)["label"] == load_from_disk(str(saved))["label"]
     document = Record.open(str(saved)).provenance
-    assert document["result"]["rows"] == 30
+    assert document["result"]["rows"] == 60
     assert document["observed"]["pruned"] == values["accuracy"]["pruned"]["0.5"]
     certificate = document["selection"]["certificate"]
     assert certificate["predicted_eval_loss_change"] == values["predicted_gap"]
@@ -69,13 +69,13 @@ def test_pruned_dataset_is_saved_with_proof_and_observed_gap(done):
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(done, tmp_path):
     (tmp_path / "mine.txt").write_text("keep me")
-    task = make_task("digits", Sizes(train=60, dev=4, test=4, epochs=1, directions=4))
+    task = make_task("digits", Sizes(train=120, dev=4, test=4, epochs=1, directions=4))
     with pytest.raises(ValueError, match="holds no earlier demo"):
         run_demo(task, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     (done[1] / "mine.txt").write_text("keep me")
     result = run_demo(task, done[1], seeds=1, rates=(0.5,))
-    assert len(load_from_disk(str(done[1] / "pruned-0.5"))) == 30
+    assert len(load_from_disk(str(done[1] / "pruned-0.5"))) == 60
     assert (done[1] / "mine.txt").exists()
     assert not (done[1] / "trainer").exists()
     assert set(result.test) == {0.5}
