@@ -151,7 +151,8 @@ class ScoringRecord:
         run (`RecordedRun`, *optional*): The run that was scored.
         recorded_share (`float`, *optional*): Share of the run's steps that were in the recorded window, in (0, 1].
         held_out_curvature (`float`, *optional*): Mean curvature of the held-out loss in a row's logits.
-        contents (`tuple[str, ...]`): The columns that the model was trained on, which check sums hold for.
+        trained_columns (`tuple[str, ...]`): The columns that the model was trained on, which check sums hold for.
+        other_columns (`tuple[str, ...]`): The other columns that were there, which check sums hold for too.
         candidates (`bool`): Whether the rows are others than those that the model was trained on.
     """
 
@@ -159,12 +160,13 @@ class ScoringRecord:
     run: RecordedRun | None = None
     recorded_share: float | None = None
     held_out_curvature: float | None = None
-    contents: tuple[str, ...] = ()
+    trained_columns: tuple[str, ...] = ()
+    other_columns: tuple[str, ...] = ()
     candidates: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.contents, tuple) or not all(isinstance(name, str) for name in self.contents):
-            raise ValueError(f"contents are names of columns, got {self.contents!r}: score the dataset again.")
+        if not all(isinstance(name, str) for name in self.trained_columns + self.other_columns):
+            raise ValueError("trained_columns and other_columns are names of columns: score the dataset again.")
         for name in ("recorded_share", "held_out_curvature"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -190,7 +192,8 @@ class ScoringRecord:
             run=None if values.get("run") is None else RecordedRun.from_dict(values["run"]),
             recorded_share=values.get("recorded_share"),
             held_out_curvature=values.get("held_out_curvature"),
-            contents=tuple(values.get("contents") or ()),
+            trained_columns=tuple(values.get("trained_columns") or ()),
+            other_columns=tuple(values.get("other_columns") or ()),
             candidates=values.get("candidates") is True,
         )
 

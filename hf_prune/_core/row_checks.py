@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Value
 from datasets.fingerprint import Hasher
 
@@ -16,8 +17,10 @@ from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.row_digests import joined, row_digests
 
-_LANES = 4
-"""Parts of a check sum, 16 bits each: vector and norm, held-out loss, features, contents."""
+_BITS = 12
+"""Bits of each part of a check sum: vector and norm, held-out loss, features, what was trained on, other columns."""
+_MASK = np.uint64(2**_BITS - 1)
+_SCORES, _TRAINED, _OTHERS = (0, 1, 2), 3, 4
 
 
 @dataclass(frozen=True)
@@ -27,60 +30,66 @@ class Checked:
 
     Args:
         scores (`int`): Rows of which a score was altered, or made otherwise.
-        contents (`int`): Rows of which the model was trained on other contents.
+        trained (`int`): Rows of which the model was trained on other contents.
+        others (`int`): Rows of which something else was changed.
     """
 
     scores: int
-    contents: int
+    trained: int
+    others: int
 
 
-def with_checks(dataset: Dataset, column: str, contents: list[str]) -> Dataset:
+def with_checks(dataset: Dataset, column: str, trained: list[str], others: list[str]) -> Dataset:
     """
     Adds the check sums of rows that were scored just now.
 
     Args:
         dataset (`datasets.Dataset`): Rows with influence columns.
         column (`str`): Name of the influence column.
-        contents (`list[str]`): The columns that the model was trained on.
+        trained (`list[str]`): The columns that the model was trained on.
+        others (`list[str]`): The other columns that were there.
     """
     name = InfluenceColumns(column).check
-    lanes = np.zeros((len(dataset), _LANES), np.uint16)
-    for lane, values in _lanes(dataset, column, contents).items():
-        lanes[:, lane] = values
+    sums = np.zeros(len(dataset), np.uint64)
+    for part, values in _parts(dataset, column, trained, others).items():
+        sums |= values << np.uint64(_BITS * part)
     return dataset.add_column(
         name,
-        lanes.view(np.int64).ravel(),
-        new_fingerprint=Hasher.hash([compat.fingerprint(dataset), name, contents]),
+        sums.view(np.int64),
+        new_fingerprint=Hasher.hash([compat.fingerprint(dataset), name, trained, others]),
         feature=Value("int64"),
     )
 
 
-def check(dataset: Dataset, column: str, contents: list[str]) -> Checked:
+def check(dataset: Dataset, column: str, trained: list[str], others: list[str]) -> Checked:
     """
     Compares rows with their check sums, as far as the columns are there.
 
     Args:
         dataset (`datasets.Dataset`): Rows with influence columns and check sums.
         column (`str`): Name of the influence column.
-        contents (`list[str]`): The columns that the model was trained on.
+        trained (`list[str]`): The columns that the model was trained on.
+        others (`list[str]`): The other columns that were there.
     """
     name = InfluenceColumns(column).check
-    known = dataset.select_columns([name]).with_format("arrow")[:].column(name).to_numpy()
-    lanes = np.ascontiguousarray(known, dtype=np.int64).view(np.uint16).reshape(-1, _LANES)
-    wrong = np.zeros((len(dataset), _LANES), dtype=bool)
-    for lane, values in _lanes(dataset, column, contents).items():
-        wrong[:, lane] = lanes[:, lane] != values
-    return Checked(int(wrong[:, :3].any(axis=1).sum()), int(wrong[:, 3].sum()))
+    known = dataset.select_columns([name]).with_format("arrow")[:].column(name)
+    if not pa.types.is_int64(known.type):
+        return Checked(len(dataset), 0, 0)
+    sums = np.ascontiguousarray(known.fill_null(0).to_numpy()).view(np.uint64)
+    wrong = np.zeros((_OTHERS + 1, len(dataset)), dtype=bool)
+    for part, values in _parts(dataset, column, trained, others).items():
+        wrong[part] = (sums >> np.uint64(_BITS * part)) & _MASK != values
+    return Checked(int(wrong[list(_SCORES)].any(axis=0).sum()), int(wrong[_TRAINED].sum()), int(wrong[_OTHERS].sum()))
 
 
-def _lanes(dataset: Dataset, column: str, contents: list[str]) -> dict[int, np.ndarray]:
+def _parts(dataset: Dataset, column: str, trained: list[str], others: list[str]) -> dict[int, np.ndarray]:
+    """Of each part whose columns are all there, the sum of each row."""
     names = InfluenceColumns(column)
-    parts = ([names.vector, names.norm], [names.eval_loss], [names.features], contents)
-    there = {lane: part for lane, part in enumerate(parts) if part and set(part) <= set(dataset.column_names)}
-    digests = row_digests(dataset, list(dict.fromkeys(name for part in there.values() for name in part)))
-    return {
-        lane: np.frombuffer(b"".join(joined([digests[name] for name in part])), np.uint16).reshape(len(dataset), -1)[
-            :, 0
-        ]
-        for lane, part in there.items()
-    }
+    made_of = ([names.vector, names.norm], [names.eval_loss], [names.features], trained, others)
+    there = {part: group for part, group in enumerate(made_of) if group and set(group) <= set(dataset.column_names)}
+    digests = row_digests(dataset, list(dict.fromkeys(name for group in there.values() for name in group)))
+    found = {}
+    for part, group in there.items():
+        whole = np.frombuffer(b"".join(joined([digests[name] for name in group])), np.uint64)
+        found[part] = whole.reshape(len(dataset), -1)[:, 0] & _MASK
+    return found

@@ -86,13 +86,20 @@ def _lists(items: pa.Array, ends: np.ndarray, name: str) -> np.ndarray:
     if not is_number(items.type) or not len(items):
         return _slices(array_digests(items).tobytes(), SIZE * ends, name)
     # most lists of numbers have eight bytes a number; empty ones, and those with what these cannot tell, do not
-    digests = array_digests(items)
-    odd = np.concatenate([[0], np.cumsum(digests[:, 0] != _tag(type_name(items.type)))])
-    starts = np.concatenate([[0], ends[:-1]])
-    apart = (odd[ends] > odd[starts]) | (ends == starts)
-    found = _slices(digests[:, 8:].tobytes(), 8 * ends, f"{name} of {type_name(items.type)}")
+    starts, kind = np.concatenate([[0], ends[:-1]]), type_name(items.type)
+    apart = ends == starts
+    digests = None
+    if items.null_count or pa.types.is_uint64(items.type):
+        digests = array_digests(items)
+        odd = np.concatenate([[0], np.cumsum(digests[:, 0] != _tag(kind))])
+        apart |= odd[ends] > odd[starts]
+        content = digests[:, 8:].tobytes()
+    else:
+        content = _eight_bytes(items.to_numpy(zero_copy_only=False)).tobytes()
+    found = _slices(content, 8 * ends, f"{name} of {kind}")
     for row in np.flatnonzero(apart):
-        found[row] = _hash([digests[starts[row] : ends[row]].tobytes()], name)[0]
+        own = b"" if digests is None else digests[starts[row] : ends[row]].tobytes()
+        found[row] = _hash([own], name)[0]
     return found
 
 
@@ -103,16 +110,19 @@ def _tag(name: str) -> int:
 def _numbers(values: np.ndarray, name: str) -> np.ndarray:
     """Numbers are their own digests, at the greatest width."""
     found = np.zeros((len(values), SIZE), np.uint8)
+    found[:, 0] = _tag(name)
+    if values.dtype.kind == "u":
+        found[values.astype("<u8") >= 2**63, 0] = _BEYOND  # as a signed number it would be a negative one
+    found[:, 8:] = _eight_bytes(values).view(np.uint8).reshape(-1, 8)
+    return found
+
+
+def _eight_bytes(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         wide = values.astype("<f8")
         wide[np.isnan(wide)] = np.nan
-    else:
-        wide = values.astype("<u8" if values.dtype.kind == "u" else "<i8")
-    found[:, 0] = _tag(name)
-    if values.dtype.kind == "u":
-        found[wide >= 2**63, 0] = _BEYOND  # as a signed number it would be a negative one
-    found[:, 8:] = np.ascontiguousarray(wide).view(np.uint8).reshape(-1, 8)
-    return found
+        return wide
+    return values.astype("<u8" if values.dtype.kind == "u" else "<i8")
 
 
 def _hashed(rows: np.ndarray, name: str) -> np.ndarray:

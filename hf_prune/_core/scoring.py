@@ -99,7 +99,7 @@ def claim_of(dataset: Dataset, column: str) -> Claim:
     n, trained, name = len(dataset), record.run and record.run.run.get("n_rows"), InfluenceColumns(column).check
     if name not in dataset.column_names:
         return Claim(record, (f"There is no column {name!r}, so whether rows are still as they were is not known.",))
-    found = check(dataset, column, list(record.contents))
+    found = check(dataset, column, list(record.trained_columns), list(record.other_columns))
     if found.scores:
         return Claim(
             words=(
@@ -108,10 +108,15 @@ def claim_of(dataset: Dataset, column: str) -> Claim:
             )
         )
     words = []
-    if found.contents:
+    if found.trained:
         words.append(
-            f"{found.contents:,} of these {n:,} rows were changed since they were scored (in "
-            f"{', '.join(record.contents)}): their scores are those of what they were."
+            f"{found.trained:,} of these {n:,} rows were changed since they were scored (in "
+            f"{', '.join(record.trained_columns)}): their scores are those of what they were."
+        )
+    if found.others:
+        words.append(
+            f"{found.others:,} of these {n:,} rows were changed since they were scored in columns that the model did "
+            f"not get ({', '.join(record.other_columns)})."
         )
     if not record.candidates and isinstance(trained, int) and trained != n:
         words.append(

@@ -128,6 +128,9 @@ def add_influence(
             mean over so many draws, each of which takes the time of a scoring; 8 are many enough for most. Rows
             without chance are scored once.
 
+    Rows that were scored with the same arguments from the same run can be concatenated; those that were scored in
+    different ways `datasets` refuses to concatenate, because their scores cannot be compared.
+
     Under torchrun or `accelerate launch` call it in every process: they share the work, and each returns all rows.
 
     Returns:
@@ -207,16 +210,18 @@ def add_influence(
     works[0].remove_superseded()
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
-    contents = [name for name in dataset.column_names if name in record.dataset_columns]
+    trained_columns = [name for name in dataset.column_names if name in record.dataset_columns]
+    other_columns = [name for name in dataset.column_names if name not in record.dataset_columns]
     known = ScoringRecord(
         config,
         RecordedRun.of(record.digest, record.manifest.to_dict()),
         recorded_share=(last - first) / len(record),
         held_out_curvature=curvature_of_loss,
-        contents=tuple(contents),
+        trained_columns=tuple(trained_columns),
+        other_columns=tuple(other_columns),
         candidates=train_dataset is not None,
     )
-    return with_scoring(with_checks(scored, column, contents), known)
+    return with_scoring(with_checks(scored, column, trained_columns, other_columns), known)
 
 
 def _complete(cache: Path, fingerprint: str) -> bool:

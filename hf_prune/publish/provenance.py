@@ -24,11 +24,12 @@ from hf_prune.selection.pruned import PrunedDataset
 
 SCHEMA_VERSION = 1
 
-_MEASURED = ("recorded_share", "held_out_curvature", "contents", "candidates")
+_MEASURED = ("recorded_share", "held_out_curvature", "trained_columns", "other_columns", "candidates")
 """Fields of a [`ScoringRecord`] other than its config and its run."""
 OWN_NAMES = (
     "columns",
-    "contents",
+    "trained_columns",
+    "other_columns",
     "score_columns",
     "class_column",
     "classes_before",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
 
 from hf_prune import TrajectoryCallback, add_influence, prune, prune_path, select
-from hf_prune._core.scoring import claim_of, scoring_of
+from hf_prune._core.scoring import claim_of, scoring_of, with_scoring
 from hf_prune.publish import card, provenance
 from tests import toys
 
@@ -66,6 +67,10 @@ SAID: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
     "inputs mapped": (
         altered("x", 5, lambda x: [2 * v for v in x]),
         "5 of these 64 rows were changed since .* x, labels",
+    ),
+    "text mapped": (
+        altered("text", 6, lambda text: text.upper()),
+        "6 of these 64 rows were changed .* did not get .text",
     ),
     "labels mapped": (altered("labels", 7, lambda y: (y + 1) % 3), "7 of these 64 rows were changed since"),
 }
@@ -163,6 +168,19 @@ def test_candidates_are_no_part_of_what_was_trained_on(tmp_path: Path):
     both = concatenate_datasets(parts)
     assert claim_of(both, "influence").words == ()
     assert claim_of(both, "influence").record.candidates
+
+
+def test_rows_that_were_scored_in_different_ways_cannot_be_mixed(scored: Dataset):
+    record = scoring_of(scored)
+    other = with_scoring(scored, replace(record, config=replace(record.config, seed=7)))
+    with pytest.raises(ValueError, match="influence_norm"):
+        concatenate_datasets([scored, other])
+
+
+@pytest.mark.parametrize("values", [["x"] * N, [None] * N, [0.5] * N])
+def test_check_sums_that_are_none_vouch_for_nothing(scored: Dataset, values: list[Any]):
+    forged = scored.remove_columns("influence_check").add_column("influence_check", values)
+    assert claim_of(forged, "influence").record is None
 
 
 def test_check_sums_follow_from_the_rows_alone(scored: Dataset, tmp_path: Path):

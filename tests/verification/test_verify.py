@@ -6,6 +6,7 @@ from transformers import Trainer
 
 from hf_prune.selection import prune
 from hf_prune.verification import verify
+from hf_prune.verification.gap import same_columns
 from tests.toys import Mlp, arguments, vectors
 
 
@@ -46,6 +47,15 @@ class Factory:
         args = arguments(self.scratch, **({"seed": seed} | self.overrides))
         self.trainers.append(Trainer(Mlp(), args, train_dataset=train_dataset))
         return self.trainers[-1]
+
+
+def test_raw_rows_are_compared_with_the_raw_rows_that_they_were_taken_from():
+    raw = vectors(60).add_column("text", [f"row {i}" for i in range(60)])
+    prepared = raw.map(lambda row: {"input_ids": [1, 2]}).select(range(59, 9, -1))
+    pruned = prune(scored(prepared), keep=20).selection.apply(raw, unseen="drop")
+    assert same_columns(pruned, raw)[:] == pruned[:]
+    with pytest.raises(ValueError, match="chosen from 60, and full has 50"):
+        same_columns(pruned, prepared)
 
 
 def test_every_arm_has_the_same_seeds_epochs_and_rows(full, held_out, tmp_path):
