@@ -152,5 +152,5 @@ def warn_of_growth(trajectory: Trajectory, growth: float) -> None:
     logger.warning(
         f"The sweep's cotangents grew {growth:.0f}-fold over steps {first} to {last}: this part of the run "
         "is chaotic, and scores hold more noise than influence; record with a smaller window, such as "
-        f"window={0.5 * (last - first) / trajectory.manifest.total_steps:.2f}."
+        f"window={0.5 * (last - first) / len(trajectory):.2f}."
     )

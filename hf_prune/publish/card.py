@@ -17,11 +17,12 @@ from hf_prune.publish.provenance import observe
 
 TAGS = ["dataset-pruning", "hf-prune"]
 _CLASSES = 50
+_SHOWN = ("mode", "space", "directions", "seed", "column", "until", "draws")
 _UNKNOWN_TRAINING: dict[str, Any] = {
     "trajectory_digest": None,
     "model": {"class": None, "id": None, "revision": None},
     "optimizer": {"name": None},
-    "run": {"total_steps": None},
+    "run": {"last_step": None, "total_steps": None},
     "seeds": {"seed": None},
 }
 
@@ -210,7 +211,7 @@ def _influence_arguments(influence: Mapping[str, Any] | None) -> str:
     """The same of `add_influence`, after other arguments; what it chooses by itself is left to it."""
     if influence is None:
         return ""
-    named = {name: influence[name] for name in ("mode", "space", "directions", "seed", "column") if name in influence}
+    named = {name: influence[name] for name in _SHOWN if name in influence}
     changed = _keywords(ScoringConfig.from_dict(named).changed())
     return f", {changed}" if changed else ""
 

@@ -61,13 +61,16 @@ def how_it_was_made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     selection, training = provenance["selection"], provenance["training"] or {}
     run, model = training.get("run") or {}, training.get("model") or {}
     source, influence = provenance["source"], provenance["influence"] or {}
-    asked = ("mode", "space", "curvature", "directions", "seed")
+    asked = ("mode", "space", "curvature", "directions", "seed", "until")
     lines: Sequence[tuple[str, Any]] = (
         ("source", _join(source, ("id", "revision", "config_name", "split"))),
         ("rows", f"{provenance['result']['rows']:,} of {source['rows']:,}"),
         ("model", _join(model, ("class", "id", "revision"))),
         ("recorded parameters", f"{model['parameters']:,}" if model.get("parameters") else None),
-        ("training", _join(run, ("total_steps", "steps_per_epoch", "world_size", "precision"), named=True)),
+        (
+            "training",
+            _join(run, ("total_steps", "last_step", "steps_per_epoch", "world_size", "precision"), named=True),
+        ),
         ("optimizer", (training.get("optimizer") or {}).get("name")),
         ("influence", _join(influence, asked, named=True)),
         ("selection", _join(selection["arguments"], tuple(selection["arguments"]), named=True)),

@@ -22,6 +22,7 @@ def summarize(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: plain JSON values. `window` is `None` while the record has fewer than two snapshots;
+        `ends` are the steps that `until=` takes;
         `visits_per_row` maps a number of visits to how many rows had it; `weights` lists the factors on the model's
         loss that were seen, and how often `num_items_in_batch` was passed.
 
@@ -44,6 +45,7 @@ def summarize(path: str | os.PathLike[str]) -> dict[str, Any]:
         },
         "window": list(trajectory.window) if len(trajectory.snapshot_steps) > 1 else None,
         "snapshots": trajectory.snapshot_steps,
+        "ends": trajectory.ends,
         "rows": trajectory.n_rows,
         "id_column": trajectory.id_column,
         "visits_per_row": _visits(trajectory),

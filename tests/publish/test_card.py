@@ -52,6 +52,14 @@ def test_card_says_what_was_pruned_from_what_and_how_to_make_it_again(known):
         assert words in rendered
 
 
+def test_card_tells_the_steps_that_were_made_and_which_of_them_count(known):
+    training = known["training"] | {"run": known["training"]["run"] | {"total_steps": 400, "last_step": 32}}
+    influence = known["influence"] | {"until": 24, "draws": 8}
+    rendered = card.render(known | {"training": training, "influence": influence}, repo_id="me/half")
+    assert "| steps, seed | 32, 42 |" in rendered
+    assert "until=24, draws=8)" in rendered
+
+
 def test_tables_of_the_card_are_tables(known):
     tokens = markdown(card.render(known, repo_id="me/half"))
     assert [token.type for token in tokens].count("table_open") == 3

@@ -48,3 +48,14 @@ def test_a_resumed_run_of_two_processes_continues_its_record(launched: Path) -> 
         tail = json.loads((place / f"seen-{rank}.json").read_text())
         assert recorded(trajectory, rank)[3:] == tail
     assert (place / "trajectory" / "ledger" / "rank-00001-part-001.jsonl").exists()
+
+
+def test_two_processes_that_stop_early_keep_the_windows_of_the_best_and_of_the_last_step(launched: Path) -> None:
+    place = launched / "early"
+    best, last = json.loads((place / "ends-0.json").read_text())
+    assert json.loads((place / "ends-1.json").read_text()) == [best, last]
+    assert best < last < 200
+    record = Trajectory.open(place / "t")
+    assert record.window[1] == record.manifest.last_step == last
+    assert record.window[0] == record.manifest.window_start
+    assert record.until(best).window[1] == best

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import EarlyStoppingCallback
 
 from hf_prune.record import TrajectoryCallback
+from tests.record.test_early_end import BEST, trained
 from tests.record.test_weights import EVERY_STEP, HEADS
 from tests.record.truth import CASES, run
 from tests.toys import train, vectors
@@ -38,6 +40,10 @@ def main(directory: Path) -> None:
                 learning_rate=0.1,
                 **settings,
             )
+    place = directory / "early"
+    stopped = trained(place, [EarlyStoppingCallback(3)], num_train_epochs=50, learning_rate=0.03, **BEST)
+    ends = [stopped.state.best_global_step, stopped.state.global_step]
+    (place / f"ends-{torch.distributed.get_rank()}.json").write_text(json.dumps(ends))
     case, place = CASES["uneven last batch"], directory / "resumed"
     run(case, place, save_strategy="steps", save_steps=3, num_train_epochs=2)
     model = run(case, place, resume=str(place / "out" / "checkpoint-3"), num_train_epochs=2)

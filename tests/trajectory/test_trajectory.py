@@ -144,6 +144,7 @@ def test_summary_counts_visits_and_weights(record: Path) -> None:
     assert summary["weights"] == {"loss": "model", "scales": [1.0], "micro_batches": 32, "with_num_items": 0}
     assert summary["steps"] == {"recorded": 32, "planned": 32, "per_epoch": 8, "skipped": 0}
     assert summary["window"] == [16, 32]
+    assert summary["ends"] == [24, 32]
     assert json.loads(json.dumps(summary)) == summary
 
 
