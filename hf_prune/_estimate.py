@@ -124,7 +124,7 @@ def estimate(
         snapshot_bytes=snapshot,
         disk_bytes=ledger + len(planned) * snapshot,
         peak_disk_bytes=ledger + most * snapshot,
-        memory_bytes=2 * snapshot,  # the buffer, and the bytes that are being written
+        memory_bytes=snapshot,  # the buffer
         engine=scoring.engine,
         scoring_disk_bytes=scoring.disk_bytes,
         scoring_memory_bytes=scoring.memory_bytes,

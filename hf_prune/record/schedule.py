@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hf_prune.trajectory.window import in_window
 
 # Snapshots before the planned window, at least: a run that ends early begins its window at one of them.
-BEFORE = 4
+BEFORE = 3
 
 
 def planned_steps(total_steps: int, steps_per_epoch: int, window: float, snapshots_per_epoch: float) -> list[int]:
@@ -32,7 +32,7 @@ def planned_steps(total_steps: int, steps_per_epoch: int, window: float, snapsho
 def due_steps(total_steps: int, steps_per_epoch: int, window: float, snapshots_per_epoch: float) -> list[int]:
     """
     The steps at which snapshots are taken: the planned ones, and before them, from step 0 on, what a run that ends
-    early needs, at the same distance and at least 4. Those that have left the window are removed again.
+    early needs, at the same distance and at least 3. Those that have left the window are removed again.
     """
     planned = planned_steps(total_steps, steps_per_epoch, window, snapshots_per_epoch)
     distance = min(_stride(steps_per_epoch, snapshots_per_epoch), max(1, math.ceil(planned[0] / BEFORE)))

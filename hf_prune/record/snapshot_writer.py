@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from hf_prune._core.io import write_atomically
 from hf_prune.record.pending import HostCopy
 from hf_prune.trajectory.files import snapshot_path
 from hf_prune.trajectory.snapshots import DTYPES, SAMPLES, tensors_digest
+
+# What safetensors calls them.
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 def snapshot_bytes(size: int, dtype: str, second_moment: bool) -> int:
@@ -128,7 +130,15 @@ class SnapshotWriter:
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    try:
-        safetensors.torch.save_file(tensors, path, metadata)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise OSError(f"{path.name}: {error}") from error
+    """Writes a safetensors file from the buffers themselves; safetensors' own function makes a copy of them first."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(tensor.view(torch.uint8).numpy().data)

@@ -192,7 +192,7 @@ def test_an_interrupted_run_has_a_window_up_to_its_last_snapshot(tmp_path: Path)
         time.sleep(0.01)  # nobody waits for the thread that writes it
     record = Trajectory.open(tmp_path / "trajectory")
     assert not record.manifest.complete
-    assert record.window == (8, 15)
+    assert record.window == (5, 15)
 
 
 def test_a_finished_run_that_trains_on_gets_the_window_of_all_its_steps(tmp_path: Path) -> None:

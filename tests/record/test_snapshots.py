@@ -116,7 +116,7 @@ def test_an_early_stop_takes_the_last_snapshot_where_training_ended(tmp_path: Pa
     model = Mlp()
     train(model, vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t"), Stop()])
     trajectory = Trajectory.open(tmp_path / "t")
-    assert trajectory.window == (8, 21)  # the snapshot nearest to half of the steps made
+    assert trajectory.window == (12, 21)  # the snapshot nearest to half of the steps made
     assert trajectory.manifest.complete
     expected = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     assert torch.equal(trajectory.parameters_at(21), expected)
