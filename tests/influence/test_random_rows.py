@@ -142,6 +142,11 @@ def test_a_mean_over_draws_is_nearer_to_the_truth_than_one_draw_and_than_rows_wi
     assert correlation(many, truth) > 0.9
 
 
+def test_rows_draw_anew_in_each_segment_of_the_window(run: Run, truth: np.ndarray) -> None:
+    """With one draw a row for all segments the correlation is .82."""
+    assert correlation(run.score(RAW.with_transform(Crop()), mode="expected", draws=4), truth) > 0.87
+
+
 @pytest.mark.parametrize("mode", ["expected", "visits"])
 def test_other_draws_rank_rows_alike_once_they_are_averaged(mode: str, run: Run) -> None:
     single = [run.score(RAW.with_transform(Crop(seed=seed)), mode=mode) for seed in (11, 12)]
