@@ -155,6 +155,7 @@ def _row_bytes(args: TrainingArguments, n_rows: int, total_steps: int) -> int:
         epoch=1 / 3,
         ids=[[n_rows] * args.train_batch_size] * micro_batches,
         scales=[1.0] * micro_batches,
+        losses=[1 / 3] * micro_batches,
         num_items=[None] * micro_batches,
         learning_rates=[1 / 300, 1 / 300],
         grad_norm=1 / 3,

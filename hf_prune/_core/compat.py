@@ -8,6 +8,7 @@ Libraries are imported where they are used, so that reading a dataset does not w
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,12 @@ def base_dataloader(dataloader: Any) -> Any:
     return getattr(dataloader, "base_dataloader", dataloader)
 
 
+def collator(dataloader: Any) -> Any:
+    """What makes batches of rows, without the Trainer's wrapper that removes columns."""
+    outer = base_dataloader(dataloader).collate_fn
+    return getattr(outer, "data_collator", outer)
+
+
 def is_dispatcher(dataloader: Any) -> bool:
     """Whether one process reads all batches and hands them out."""
     return type(dataloader).__name__ == "DataLoaderDispatcher"
@@ -122,6 +129,52 @@ def processes_are_set_up() -> bool:
     from accelerate import PartialState
 
     return bool(PartialState._shared_state)
+
+
+class BackwardListener(Protocol):
+    """Is told of each backward pass."""
+
+    def observe_backward(self, loss: torch.Tensor) -> None:
+        """
+        Args:
+            loss (`torch.Tensor`): What the Trainer takes the gradient of.
+        """
+
+
+# A run that raised never takes its listener off: a weak reference lets it go with its owner.
+_backward_listeners: WeakSet[BackwardListener] = WeakSet()
+
+
+def listen_to_backward(listener: BackwardListener) -> None:
+    """
+    Tells `listener` of each call of `Accelerator.backward`, through which the Trainer takes gradients.
+
+    No callback is given the loss that the Trainer made of the model's. The wrapper changes nothing else.
+    """
+    from accelerate import Accelerator
+
+    _backward_listeners.add(listener)
+    original = Accelerator.backward
+    if hasattr(original, "_hf_prune_original"):
+        return
+
+    @functools.wraps(original)
+    def backward(self: Accelerator, loss: torch.Tensor, **kwargs: Any) -> None:
+        for each in _backward_listeners:
+            each.observe_backward(loss)
+        original(self, loss, **kwargs)
+
+    backward._hf_prune_original = original  # type: ignore[attr-defined]
+    Accelerator.backward = backward
+
+
+def stop_listening_to_backward(listener: BackwardListener) -> None:
+    """Takes a listener off, and with the last one the wrapper, unless somebody has put another over it."""
+    from accelerate import Accelerator
+
+    _backward_listeners.discard(listener)
+    if not _backward_listeners and hasattr(Accelerator.backward, "_hf_prune_original"):
+        Accelerator.backward = Accelerator.backward._hf_prune_original
 
 
 # ---- torch ----

@@ -56,6 +56,7 @@ _RUN = (
     "snapshot_dtype",
     "updates_before_start",
     "loss",
+    "label_column",
     "complete",
 )
 

@@ -54,7 +54,7 @@ def answers(
     losses = items = 0.0
     for numbers, batch in held_out.batches(batch_size):
         logits, counts, loss = objective.logits(theta, batch.inputs), objective.items(batch), objective.loss(batch)
-        losses += float(loss.losses(logits, batch.labels) @ counts)
+        losses += float(loss.of(logits, batch) @ counts)
         items += float(counts.sum())
         if scoring.space == "outputs":
             signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)

@@ -16,8 +16,9 @@ from torch import nn
 from hf_prune._core import compat
 from hf_prune.influence.clipping import clip_factor
 from hf_prune.model.objective import Objective
-from hf_prune.model.replay import Replay, WeightedBatch
+from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+from hf_prune.model.weights import WeightedBatch, without
 from hf_prune.optimizers import KINDS, adjoint_class
 from hf_prune.trajectory.manifest import Manifest
 from hf_prune.trajectory.trajectory import Step
@@ -65,7 +66,7 @@ class Rerun:
 
         Args:
             updates (`Iterable[ReplayedUpdate]`): What to make.
-            left_out (`np.ndarray`): `(n,)`, bool; rows whose loss terms are zeroed. Denominators stay as they were.
+            left_out (`np.ndarray`): `(n,)`, bool; rows to leave out. Denominators shrink if they count tokens.
             dropout (`bool`, *optional*, defaults to `False`):
                 Whether dropout is on. Its masks depend on the step alone, so that re-runs can be compared.
             bar (`tqdm`, *optional*): Goes on by one for each recorded step.
@@ -138,17 +139,12 @@ class Rerun:
         left_out: np.ndarray,
     ) -> None:
         optimizer.zero_grad()
-        for part in update.parts:
-            self._backward(leaves, part, left_out)
+        for part, weights in zip(update.parts, without(update.parts, left_out), strict=True):
+            (self.replay.objective.losses(_flat(leaves), part.batch) @ weights).backward()
         self._clip(leaves, update)
         for group, rate in zip(optimizer.param_groups, update.learning_rates, strict=True):
             group["lr"] = rate
         optimizer.step()
-
-    def _backward(self, leaves: list[nn.Parameter], part: WeightedBatch, left_out: np.ndarray) -> None:
-        kept = torch.from_numpy(~left_out[part.rows]).to(part.weights)
-        loss = self.replay.objective.losses(_flat(leaves), part.batch) @ (part.weights * kept)
-        loss.backward()
 
     def _clip(self, leaves: list[nn.Parameter], update: ReplayedUpdate) -> None:
         limit = self.replay.max_norm

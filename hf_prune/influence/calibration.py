@@ -83,11 +83,11 @@ class _Probe:
         self.batch, self.weights = visits.batch, visits.weights
         self.theta = replay.theta(step.index).clone()  # it is moved
         signs = (torch.randint(0, 2, (len(self.batch),), generator=generator) * 2 - 1).to(self.weights)
-        self._losses = replay.objective.loss(self.batch).losses
+        self._loss = replay.objective.loss(self.batch)
         with torch.enable_grad():
             self.theta.requires_grad_()
             logits = replay.objective.logits(self.theta, self.batch.inputs)
-            [g] = torch.autograd.grad(self._losses(logits, self.batch.labels) @ (self.weights * signs), self.theta)
+            [g] = torch.autograd.grad(self._loss.of(logits, self.batch) @ (self.weights * signs), self.theta)
             self.theta.requires_grad_(False)
         self.base = logits.detach()
         denominator = replay.denominator(step.index)
@@ -109,5 +109,5 @@ class _Probe:
 
     def second(self, plus: torch.Tensor, minus: torch.Tensor) -> float:
         """The second difference of the step's objective between these logits."""
-        parts = [self._losses(logits, self.batch.labels) for logits in (plus, self.base, minus)]
+        parts = [self._loss.of(logits, self.batch) for logits in (plus, self.base, minus)]
         return float((parts[0] - 2 * parts[1] + parts[2]).double() @ self.weights.double())

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
 from hf_prune.errors import TrajectoryError, UnsupportedError
+from hf_prune.model.agreement import check_agreement
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
@@ -113,24 +114,24 @@ def check_chance(rows: Rows, held_out: Rows | None, draws: int) -> int:
     return draws
 
 
-def check_gradient(replay: Replay) -> None:
+def check_objective(replay: Replay) -> None:
     """
-    Compares the gradient's norm at the window's first step with the recorded one, and warns where they differ.
+    Compares what the run was trained on with what is scored, in training mode and then in eval mode.
 
-    What makes them differ makes the scores differ too: dropout, BatchNorm, random augmentation or masking, a
-    loss that is not the model's own, other frozen parameters than the trained model's.
+    What makes gradients differ in eval mode makes the scores differ too: dropout, BatchNorm, random augmentation or
+    masking.
 
     Raises:
-        `UnsupportedError`: if the optimizer made no step in the window.
+        `UnsupportedError`: if the optimizer made no step in the window, or had another objective.
     """
     if not replay.steps():
         raise UnsupportedError(
             "Every step of the recorded window was skipped for gradients that overflowed, so no row moved the "
             "model there: record a run that trains, or one with a larger window."
         )
+    check_agreement(replay)
     step = replay.trajectory.step(replay.trajectory.window[0])
-    trainable = sum(p.numel() for p in replay.objective.model.parameters() if p.requires_grad)
-    if step.skipped or trainable != sum(replay.objective.sizes):
+    if step.skipped or replay.trajectory.manifest.unrecorded:
         return  # the norm of parameters that were not recorded is unknown
     visits = replay.batch(step)
     theta = replay.theta(step.index)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_prune.influence.removal import Removal
+
 # torch.nn.utils.clip_grad_norm_ divides by the norm plus this.
 EPSILON = 1e-6
 
@@ -21,21 +23,23 @@ def leave_one_out(
     slope: torch.Tensor,
     dots: torch.Tensor,
     along: torch.Tensor,
-    weights: torch.Tensor,
+    removal: Removal,
 ) -> torch.Tensor:
     """
-    The finite effect `(k, B)` of taking each visit out of the clipped gradient: `<c, f' (g - a g_i) - f g>`.
+    The finite effect `(k, B)` of taking each visit out of the clipped gradient: `<c, f' (g + d_i) - f g>`, d_i being
+    the change of g.
 
     Args:
         norm, max_norm (`float`): the norm that the run recorded before clipping, and the Trainer's `max_grad_norm`.
         slope (`torch.Tensor`, `(k,)`): `<c, g>` for cotangents c of the clipped gradient.
         dots (`torch.Tensor`, `(k, B)`): `<c, g_i>`.
-        along (`torch.Tensor`, `(2, B)`): `<g, g_i>` and `|g_i|^2`.
-        weights (`torch.Tensor`, `(B,)`): the visits' weights a.
+        along (`torch.Tensor`, `(3, B)`): `<g, g_i>`, `|g_i|^2`, and `<G_i, g_i>` for the part of g that [`Removal`]
+            names.
+        removal (`Removal`): what leaves with each visit.
     """
-    squares = norm**2 - 2 * weights * along[0] + weights**2 * along[1]
+    squares = norm**2 + 2 * removal.along(along[:1])[0] + removal.squares(along[2], along[1])
     factors = (max_norm / (squares.clamp(min=0).sqrt() + EPSILON)).clamp(max=1.0)
-    return factors * (slope[:, None] - weights * dots) - clip_factor(norm, max_norm) * slope[:, None]
+    return factors * (slope[:, None] + removal.along(dots)) - clip_factor(norm, max_norm) * slope[:, None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Clip:
         return (C - torch.outer(C @ self.gradient, self.gradient / self._square)).mul_(self.scale)
 
     def leave_one_out(
-        self, C: torch.Tensor, dots: torch.Tensor, along: torch.Tensor, weights: torch.Tensor
+        self, C: torch.Tensor, dots: torch.Tensor, along: torch.Tensor, removal: Removal
     ) -> torch.Tensor:
         """
         The finite effect `(k, B)` of taking each visit out of the clipped gradient (see [`leave_one_out`]).
@@ -76,9 +80,9 @@ class Clip:
         Args:
             C (`torch.Tensor`, `(k, p)`): cotangents of the clipped gradient.
             dots (`torch.Tensor`, `(k, B)`): cotangents of the gradient before clipping times the examples' gradients.
-            along (`torch.Tensor`, `(2, B)`): `<g, g_i>` and `|g_i|^2`.
-            weights (`torch.Tensor`, `(B,)`): the visits' weights a.
+            along (`torch.Tensor`, `(3, B)`): see [`leave_one_out`].
+            removal (`Removal`): what leaves with each visit.
         """
         slope = C @ self.gradient
         straight = dots / self.scale + torch.outer(slope, along[0] / self._square)
-        return leave_one_out(self.norm, self.max_norm, slope, straight, along, weights)
+        return leave_one_out(self.norm, self.max_norm, slope, straight, along, removal)

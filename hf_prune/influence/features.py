@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from hf_prune.errors import UnsupportedError
+from hf_prune.model.batch import Batch
 from hf_prune.model.losses import IGNORED
-from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cache import SharedCache
-from hf_prune.influence.checks import check_gradient
+from hf_prune.influence.checks import check_objective
 from hf_prune.influence.engine import make_engine
 from hf_prune.influence.queries import Queries, probe
 from hf_prune.model.losses import FACTORED_LOGITS
@@ -55,7 +55,7 @@ class Scorer:
             caches (`Sequence[SharedCache]`): one for each draw of random rows; the scores are means over them.
             key (`str`): a digest of all that the scores depend on.
         """
-        check_gradient(self.replay)
+        check_objective(self.replay)
         shifts = np.zeros(())
         for draw, cache in enumerate(caches):
             if self.targets.chance.number is not None:
@@ -111,6 +111,6 @@ def logit_curvature(replay: Replay, held_out: Rows | None, batch_size: int) -> f
     for _, batch in held_out.batches(batch_size, "Reading held-out rows"):
         with torch.no_grad():
             logits = objective.logits(theta, batch.inputs)
-        hessians = objective.loss(batch).logit_hessians(logits, batch.labels)
+        hessians = objective.loss(batch).logit_hessians(logits, batch)
         total += float(hessians.diagonal(0, 1, 2).mean(1).sum())
     return total / len(held_out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,16 +13,22 @@ from torch.func import grad, hessian, vmap
 from torch.nn import functional
 
 from hf_prune.errors import UnsupportedError
+from hf_prune.model.batch import Batch
 
 # The label of positions that no loss is taken at.
 IGNORED = -100
 # Up to this many logits an example, the Hessian of its loss in the logits is computed whole.
 FACTORED_LOGITS = 64
 
+Inputs = dict[str, torch.Tensor]
+OfLogits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-def one_item(labels: torch.Tensor) -> torch.Tensor:
-    """An example is one item."""
-    return torch.ones(len(labels), device=labels.device)
+
+def labelled_row(labels: torch.Tensor) -> torch.Tensor:
+    """An example is one item, or none if its class is `IGNORED`."""
+    if labels.is_floating_point() or labels.numel() != len(labels):
+        return torch.ones(len(labels), device=labels.device)
+    return (labels.reshape(-1) != IGNORED).float()
 
 
 def every_output(labels: torch.Tensor) -> torch.Tensor | None:
@@ -37,33 +45,88 @@ class ExampleLoss:
         losses (`Callable`): `(logits, labels) -> (B,)`; the loss of an example is the mean over its items.
         items (`Callable`): `labels -> (B,)`, the number of items of each example: 1, or its labelled tokens.
         counted (`Callable`): `labels -> (B, T)`, which positions' logits the loss looks at; `None` for all of them.
+        by_tokens (`bool`): whether the items are tokens.
     """
 
-    losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    items: Callable[[torch.Tensor], torch.Tensor] = one_item
+    losses: OfLogits
+    items: Callable[[torch.Tensor], torch.Tensor] = labelled_row
     counted: Callable[[torch.Tensor], torch.Tensor | None] = every_output
+    by_tokens: bool = False
 
-    @property
-    def of_whole_rows(self) -> bool:
-        """Whether every example is one item."""
-        return self.items is one_item
+    def of(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The losses `(B,)` of a batch with these logits."""
+        return self.losses(logits, batch.labels)
 
-    def one(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def items_of(self, batch: Batch, logits: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The number of items `(B,)` of each example; `logits()` computes the batch's where they are needed for it."""
+        return self.items(batch.labels)
+
+    def counts_tokens(self, labels: torch.Tensor) -> bool:
+        """Whether the mean is over tokens, of which a batch has fewer once a row is gone."""
+        return self.by_tokens
+
+    def one(self, logits: torch.Tensor, labels: torch.Tensor, given: Inputs) -> torch.Tensor:
         """The loss of one example, without the batch dimension."""
-        return self.losses(logits.unsqueeze(0), label.unsqueeze(0))[0]
+        alone = Batch({}, labels.unsqueeze(0), {name: value.unsqueeze(0) for name, value in given.items()})
+        return self.of(logits.unsqueeze(0), alone)[0]
 
-    def logit_gradients(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def logit_gradients(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The gradient of each example's loss in its own logits, of the logits' shape."""
-        return vmap(grad(self.one))(logits, labels)
+        return vmap(grad(self.one))(logits, batch.labels, batch.given)
 
-    def logit_hessians(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def logit_hessians(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The Hessian of each example's loss in its own logits, `(B, C, C)`."""
         width = logits[0].numel()
-        return vmap(hessian(self.one))(logits, labels).reshape(len(logits), width, width)
+        return vmap(hessian(self.one))(logits, batch.labels, batch.given).reshape(len(logits), width, width)
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits, labels.view(-1), reduction="none")
+@dataclass(frozen=True)
+class UserLoss(ExampleLoss):
+    """A user's loss: `(logits, labels)` or `(logits, labels, inputs)` to `(B,)`, or these and the mean's weights."""
+
+    losses: Callable[..., Any]
+
+    def of(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self._call(logits, batch)[0]
+
+    def items_of(self, batch: Batch, logits: Callable[[], torch.Tensor]) -> torch.Tensor:
+        weights = self._call(logits(), batch)[1]
+        return self.items(batch.labels) if weights is None else weights.detach().float()
+
+    def counts_tokens(self, labels: torch.Tensor) -> bool:
+        return _one_a_token(labels)
+
+    def _call(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        found = self.losses(logits, batch.labels, *([batch.given] if _takes_inputs(self.losses) else []))
+        losses, weights = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        for name, value in (("losses", losses), ("weights", weights)):
+            if not isinstance(value, torch.Tensor) or value.shape != (len(logits),):
+                if value is None and name == "weights":
+                    continue
+                shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                raise ValueError(
+                    f"loss= must return one loss per example, shape ({len(logits)},), or a pair of these and of the "
+                    f"weights of the mean, but its {name} are {shape}; use reduction='none' and average over each "
+                    "example's own items."
+                )
+        return losses, weights
+
+
+def _takes_inputs(function: Callable[..., Any]) -> bool:
+    try:
+        return "inputs" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return False
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    return functional.cross_entropy(
+        logits, labels.view(-1), reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
+    )
+
+
+def _soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits, labels.to(logits), reduction="none")
 
 
 def _squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -86,39 +149,57 @@ def _token_items(labels: torch.Tensor) -> torch.Tensor:
     return _labelled(labels).sum(1).float()
 
 
-def _user_items(labels: torch.Tensor) -> torch.Tensor:
-    """The items of a user's loss, which cannot be measured: labelled tokens where there is one label a token."""
-    tokens = labels.ndim == 2 and not labels.is_floating_point()
-    return _token_items(labels) if tokens else one_item(labels)
+def _next_token_items(labels: torch.Tensor) -> torch.Tensor:
+    return _token_items(labels[:, 1:])
 
 
-def _token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    losses = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+def _token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    losses = functional.cross_entropy(
+        logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
+    )
     return losses.sum(1) / _token_items(labels).clamp(min=1)
 
 
+def _next_token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    return _token_cross_entropy(logits[:, :-1], labels[:, 1:], smoothing)
+
+
+def _answer_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of several labels a row, each a place in its own logits `(B, kinds, T)`; places beyond them are left out."""
+    inside = torch.where(labels < logits.shape[2], labels.clamp(min=0), IGNORED)
+    return functional.cross_entropy(logits.transpose(1, 2), inside, reduction="none", ignore_index=IGNORED).mean(1)
+
+
 CROSS_ENTROPY = ExampleLoss(_cross_entropy)
+SOFT_CROSS_ENTROPY = ExampleLoss(_soft_cross_entropy)
 SQUARED_ERROR = ExampleLoss(_squared_error)
 BINARY_CROSS_ENTROPY = ExampleLoss(_binary_cross_entropy)
-TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items, _labelled)
-CAUSAL_CROSS_ENTROPY = ExampleLoss(
-    lambda logits, labels: _token_cross_entropy(logits[:, :-1], labels[:, 1:]),
-    lambda labels: _token_items(labels[:, 1:]),
-    _labelled_next,
-)
+TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items, _labelled, by_tokens=True)
+CAUSAL_CROSS_ENTROPY = ExampleLoss(_next_token_cross_entropy, _next_token_items, _labelled_next, by_tokens=True)
+ANSWER_CROSS_ENTROPY = ExampleLoss(_answer_cross_entropy)
 
 
-def fitting_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[ExampleLoss]:
-    """The losses that logits and labels of these shapes and types can have."""
+def fitting_losses(logits: torch.Tensor, labels: torch.Tensor, kinds: int = 1) -> list[ExampleLoss]:
+    """The losses that logits and labels of these shapes and types can have, with so many kinds of labels a row."""
     whole = not labels.is_floating_point()
+    if kinds > 1:
+        return [ANSWER_CROSS_ENTROPY] if logits.ndim == 3 and whole else []
     if logits.ndim == 3 and whole and labels.shape == logits.shape[:2]:
         return [TOKEN_CROSS_ENTROPY, CAUSAL_CROSS_ENTROPY]
     if logits.ndim == 2 and whole and labels.numel() == len(logits) and logits.shape[1] > 1:
         return [CROSS_ENTROPY]
     if labels.numel() == logits.numel():
         both = logits.ndim == 2 and labels.shape == logits.shape
-        return [SQUARED_ERROR, BINARY_CROSS_ENTROPY] if both else [SQUARED_ERROR]
+        return [SQUARED_ERROR, BINARY_CROSS_ENTROPY, SOFT_CROSS_ENTROPY] if both else [SQUARED_ERROR]
     return []
+
+
+def smoothed(loss: ExampleLoss, smoothing: float) -> ExampleLoss:
+    """The loss that the Trainer's label smoothing makes of this one."""
+    if loss not in (CROSS_ENTROPY, TOKEN_CROSS_ENTROPY, CAUSAL_CROSS_ENTROPY):
+        raise UnsupportedError("label_smoothing_factor is only known with a cross-entropy of classes; pass loss=.")
+    losses: Callable[..., torch.Tensor] = loss.losses
+    return replace(loss, losses=partial(losses, smoothing=smoothing))
 
 
 def deviation(losses: torch.Tensor, items: torch.Tensor, figure: float, num_items: float | None = None) -> float:
@@ -135,7 +216,7 @@ def deviation(losses: torch.Tensor, items: torch.Tensor, figure: float, num_item
     return min(abs(total / divisor - figure) for divisor in divisors)
 
 
-def infer_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> ExampleLoss:
+def infer_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, kinds: int = 1) -> ExampleLoss:
     """
     The per-example loss whose mean over the items is the loss that the model returned, found by computing it.
 
@@ -143,28 +224,30 @@ def infer_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -
         `UnsupportedError`: when none gives the model's own figure, to 1 part in 1,000.
     """
     figure = float(loss)
-    for candidate in fitting_losses(logits, labels):
-        off = deviation(candidate.losses(logits, labels), candidate.items(labels), figure)
-        if off <= 1e-6 + 1e-3 * abs(figure):
-            return candidate
+    off = {
+        candidate: deviation(candidate.losses(logits, labels), candidate.items(labels), figure)
+        for candidate in fitting_losses(logits, labels, kinds)
+    }
+    # The nearest one: before training the losses of these tokens and of the next ones are nearly equal.
+    best = min(off, key=off.__getitem__, default=None)
+    if best is not None and off[best] <= 1e-6 + 1e-3 * abs(figure):
+        return best
     raise UnsupportedError(
         f"The model's loss ({figure:.4g}) is not the mean of a per-example cross-entropy, squared error or "
         f"binary cross-entropy of its logits {tuple(logits.shape)} and labels {tuple(labels.shape)}; pass "
-        "loss=, a function (logits, labels) -> losses of shape (batch,)."
+        "loss=, a function (logits, labels, inputs) -> losses of shape (batch,), or a pair of these and of the "
+        "weights of the mean."
     )
 
 
 def from_user(function: Callable[..., Any]) -> ExampleLoss:
-    """Wraps the user's `loss(logits, labels) -> (B,)`, checking the shape that it returns."""
+    """A user's loss; where there is one label a token its items are the labelled tokens, unless it returns weights."""
+    return UserLoss(function, _user_items)
 
-    def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        values = function(logits, labels)
-        if not isinstance(values, torch.Tensor) or values.shape != (len(logits),):
-            shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
-            raise ValueError(
-                f"loss= must return one loss per example, shape ({len(logits)},), but it returned {shape}; "
-                "use reduction='none' and average over each example's own items."
-            )
-        return values
 
-    return ExampleLoss(losses, _user_items)
+def _user_items(labels: torch.Tensor) -> torch.Tensor:
+    return _token_items(labels) if _one_a_token(labels) else labelled_row(labels)
+
+
+def _one_a_token(labels: torch.Tensor) -> bool:
+    return labels.ndim == 2 and not labels.is_floating_point()

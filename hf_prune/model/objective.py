@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,27 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hf_prune._core import compat
 from hf_prune.errors import TrajectoryError, UnsupportedError
-from hf_prune.model.losses import ExampleLoss, from_user, infer_loss
+from hf_prune.model.batch import Batch
+from hf_prune.model.losses import ExampleLoss, from_user, infer_loss, smoothed
+from hf_prune.model.outputs import logits_in, loss_in
 from hf_prune.trajectory.manifest import Parameter
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Collated rows: the model's inputs without labels, and the labels; every tensor has the examples first."""
-
-    inputs: dict[str, torch.Tensor]
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def equals(self, other: Batch) -> bool:
-        """Whether all tensors are the same."""
-        left, right = (batch.inputs | {"": batch.labels} for batch in (self, other))
-        return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-    def part(self, rows: slice) -> Batch:
-        return Batch({name: value[rows] for name, value in self.inputs.items()}, self.labels[rows])
 
 
 class Objective:
@@ -49,7 +32,9 @@ class Objective:
         parameters (`Sequence[Parameter]`):
             The recorded parameters; their values come as the flat vector `theta (p,)`, all others are the model's.
         loss (`Callable`, *optional*):
-            `(logits, labels) -> losses (B,)`; by default found from the model's own loss on the first batch.
+            A user's loss; by default found from the model's own loss on the first batch.
+        label_names (`Sequence[str]`, *optional*, defaults to `("labels",)`): under which the model is given labels.
+        smoothing (`float`, *optional*, defaults to 0): the Trainer's label smoothing.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): the precision of everything computed.
     """
 
@@ -59,9 +44,13 @@ class Objective:
         parameters: Sequence[Parameter],
         *,
         loss: Callable[..., Any] | None = None,
+        label_names: Sequence[str] = ("labels",),
+        smoothing: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
+        self.half = any(p.dtype.itemsize == 2 for p in model.parameters())
         self.model = _differentiable_copy(model, dtype)
+        self.label_names, self.smoothing = tuple(label_names), smoothing
         self.names = [parameter.name for parameter in parameters]
         self.shapes = [parameter.shape for parameter in parameters]
         self.sizes = [torch.Size(shape).numel() for shape in self.shapes]
@@ -76,6 +65,18 @@ class Objective:
         self._loss: ExampleLoss | None = from_user(loss) if loss is not None else None
         self._uses_items: bool | None = None
         self._width: int | None = None
+
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """The model in training mode while the block runs: dropout is on, BatchNorm takes the batch's own figures."""
+        before = self.fixed
+        self.fixed = before | {name: before[name].clone() for name, _ in self.model.named_buffers()}
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+            self.fixed = before
 
     def digest(self) -> str:
         """Identifies what is taken from the model and not from the trajectory."""
@@ -102,19 +103,35 @@ class Objective:
 
     def losses(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each example `(B,)` at `theta`."""
-        return self.loss(batch).losses(self.logits(theta, batch.inputs), batch.labels)
+        return self.loss(batch).of(self.logits(theta, batch.inputs), batch)
 
+    @torch.no_grad()
     def items(self, batch: Batch) -> torch.Tensor:
-        """The number of items each example's loss is a mean over `(B,)`: 1, or its labelled tokens."""
-        return self.loss(batch).items(batch.labels).to(self.dtype)
+        """The number of items each example's loss is a mean over `(B,)`: 1, or its labelled tokens, or its weight."""
+        items = self.loss(batch).items_of(batch, lambda: self.logits(self.flatten(), batch.inputs))
+        return items.to(self.dtype)
 
     def loss(self, batch: Batch) -> ExampleLoss:
         """The per-example loss; found on the first batch by comparing with the model's own figure."""
         if self._loss is None:
-            with torch.no_grad(), compat.masks_for_vmap():
-                outputs = self.model(**batch.inputs, labels=batch.labels)
-            self._loss = infer_loss(_loss_of(outputs), logits_of(outputs).detach(), batch.labels)
+            outputs = self._labelled(batch)
+            logits, loss = logits_of(outputs), loss_in(outputs)
+            if loss is None:
+                raise UnsupportedError(
+                    f"{type(self.model).__name__} returns no loss for labels given as {', '.join(self.label_names)}; "
+                    "pass loss=, a function (logits, labels, inputs) -> losses of shape (batch,)."
+                )
+            found = infer_loss(loss.mean(), logits, batch.labels, len(self.label_names))
+            self._loss = smoothed(found, self.smoothing) if self.smoothing else found
         return self._loss
+
+    @torch.no_grad()
+    def _labelled(self, batch: Batch, **more: Any) -> Any:
+        """What the model itself returns with labels."""
+        several = len(self.label_names) > 1
+        labels = batch.labels.unbind(1) if several else (batch.labels,)
+        with compat.masks_for_vmap():
+            return self.model(**(batch.inputs | dict(zip(self.label_names, labels, strict=True))), **more)
 
     def width(self, batch: Batch) -> int:
         """The number of logits of one example."""
@@ -126,12 +143,10 @@ class Objective:
     def uses_items(self, batch: Batch) -> bool:
         """Whether the model divides its loss by `num_items_in_batch`: measured, because signatures do not say."""
         if self._uses_items is None:
-            figures = []
-            for count in (1.0, 2.0):
-                with torch.no_grad(), compat.masks_for_vmap():
-                    items = torch.tensor(count, device=self.device)
-                    figures.append(_loss_of(self.model(**batch.inputs, labels=batch.labels, num_items_in_batch=items)))
-            self._uses_items = not torch.allclose(figures[0], figures[1])
+            counts = (torch.tensor(count, device=self.device) for count in (1.0, 2.0))
+            figures = [loss_in(self._labelled(batch, num_items_in_batch=count)) for count in counts]
+            one, two = figures
+            self._uses_items = one is not None and two is not None and not torch.allclose(one.mean(), two.mean())
         return self._uses_items
 
 
@@ -141,6 +156,8 @@ def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for module in clone.modules():
         # Hooks of the training run, and a `forward` that a Trainer patched in, belong to the caller's model.
         compat.remove_hooks(module)
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = False  # type: ignore[assignment]
         if isinstance(module, PreTrainedModel):
             module.set_attn_implementation("eager")
             module.config.use_cache = False
@@ -166,18 +183,25 @@ def _check_parameters(own: Mapping[str, nn.Parameter], recorded: Sequence[Parame
 
 
 def logits_of(outputs: Any) -> torch.Tensor:
-    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
-    if not isinstance(logits, torch.Tensor):
-        raise UnsupportedError("The model's logits must be one tensor with the examples first.")
+    """The logits, which must be there."""
+    logits = logits_in(outputs)
+    if logits is None:
+        raise UnsupportedError(
+            "The model's logits must be one tensor with the examples first: return it by the name 'logits', or in a "
+            "tuple after the loss."
+        )
     return logits
-
-
-def _loss_of(outputs: Any) -> torch.Tensor:
-    loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs.loss
-    return loss.mean()
 
 
 def accepted_inputs(model: nn.Module) -> set[str]:
     """The names that the model's forward takes, as the Trainer's removal of unused columns sees them."""
     base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
     return set(inspect.signature(base.forward).parameters)
+
+
+def required_inputs(model: nn.Module) -> set[str]:
+    """The names of those that it cannot do without."""
+    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    found = inspect.signature(base.forward).parameters.items()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name for name, one in found if one.default is one.empty and one.kind in plain}

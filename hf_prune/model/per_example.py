@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch.func import grad, vjp, vmap
 
-from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.batch import Batch
+from hf_prune.model.losses import Inputs
+from hf_prune.model.objective import Objective
 
 # Share of a batch's curvature in the logits that may be left out; what a fitted row adds is far below it.
 TRACE_TOLERANCE = 1e-3
@@ -17,11 +19,11 @@ def example_gradients(objective: Objective, theta: torch.Tensor, batch: Batch) -
     """The gradient of each example's loss, `(B, p)`."""
     loss = objective.loss(batch)
 
-    def one(theta: torch.Tensor, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    def one(theta: torch.Tensor, inputs: Inputs, labels: torch.Tensor, others: Inputs) -> torch.Tensor:
         logits = objective.logits(theta, {name: value.unsqueeze(0) for name, value in inputs.items()})
-        return loss.one(logits[0], labels)
+        return loss.one(logits[0], labels, inputs | others)
 
-    return vmap(grad(one), in_dims=(None, 0, 0))(theta, batch.inputs, batch.labels)
+    return vmap(grad(one), in_dims=(None, 0, 0, 0))(theta, batch.inputs, batch.labels, batch.others)
 
 
 def batch_gradient(objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
@@ -59,7 +61,7 @@ def _logit_factors(
     """The example `(q,)` and the cotangent of the logits `(q, C)` of each factor that counts."""
     logits = objective.logits(theta, batch.inputs)
     width = logits[0].numel()
-    curvature = objective.loss(batch).logit_hessians(logits, batch.labels)
+    curvature = objective.loss(batch).logit_hessians(logits, batch)
     values, vectors = torch.linalg.eigh(curvature * weights[:, None, None])
     values = values.clamp(min=0).flatten()
     order = values.argsort(descending=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,34 +13,17 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_prune.errors import TrajectoryError
+from hf_prune.errors import TrajectoryError, UnsupportedError
+from hf_prune.model.agreement import Observed, measure_reduction, observe
+from hf_prune.model.batch import Batch
 from hf_prune.model.comparison import step_of_model
 from hf_prune.model.draws import draw_shares
-from hf_prune.model.objective import Batch, Objective
-from hf_prune.model.rows import Rows
-from hf_prune.model.weights import visit_weights
+from hf_prune.model.losses import IGNORED
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows, label_names
+from hf_prune.model.weights import Reduction, WeightedBatch, denominators
 from hf_prune.optimizers import GroupLayout, adjoint_class
 from hf_prune.trajectory.trajectory import Step, Trajectory
-
-
-@dataclass(frozen=True)
-class WeightedBatch:
-    """
-    Visits of rows in one step.
-
-    Attributes:
-        rows (`np.ndarray`, `(B,)`): the rows visited.
-        batch (`Batch`): the same, collated.
-        weights (`torch.Tensor`, `(B,)`): the weight of each visit's loss in the step's objective.
-    """
-
-    rows: np.ndarray
-    batch: Batch
-    weights: torch.Tensor
-
-    def part(self, chosen: slice, scale: float = 1.0) -> WeightedBatch:
-        """Some of the visits, with their weights times `scale`."""
-        return WeightedBatch(self.rows[chosen], self.batch.part(chosen), self.weights[chosen] * scale)
 
 
 class Replay:
@@ -54,6 +36,9 @@ class Replay:
         rows (`Rows`): the training rows.
         positions (`dict[int, int]`, *optional*): row of each recorded id; by default an id is a row's position.
         own_loss (`bool`, *optional*, defaults to `False`): whether the user gave the loss.
+
+    Attributes:
+        max_norm (`float`): the Trainer's `max_grad_norm`, 0 for no clipping.
     """
 
     def __init__(
@@ -68,6 +53,7 @@ class Replay:
         self.trajectory, self.objective, self.rows = trajectory, objective, rows
         self.positions, self.own_loss = positions, own_loss
         self.max_norm = float(trajectory.manifest.max_grad_norm or 0.0)
+        self._reduction: Reduction | None = None
 
     @classmethod
     def of(
@@ -86,8 +72,14 @@ class Replay:
             data_collator, loss (`Callable`, *optional*): as in `add_influence`.
         """
         manifest = trajectory.manifest
-        objective = Objective(model, manifest.parameters, loss=loss)
-        rows = Rows(dataset, objective.model, data_collator, manifest.padding)
+        objective = Objective(
+            model,
+            manifest.parameters,
+            loss=loss,
+            label_names=label_names(manifest),
+            smoothing=manifest.label_smoothing,
+        )
+        rows = Rows(dataset, objective.model, data_collator, manifest)
         positions = row_positions(dataset, trajectory)
         return cls(trajectory, objective, rows, positions=positions, own_loss=loss is not None)
 
@@ -150,19 +142,56 @@ class Replay:
         """All visits of a step, collated as one batch."""
         rows = self.row_of(step.ids)
         batch = self.rows.batch(rows.tolist())
-        return WeightedBatch(rows, batch, self._weights(step, batch, self.objective.items(batch)))
+        return WeightedBatch(rows, batch, *self._weights(step, batch, self.objective.items(batch)))
 
     def micro_batches(self, step: Step) -> list[WeightedBatch]:
         """The same visits, micro-batch by micro-batch."""
         rows = [self.row_of(micro.ids) for micro in step.micro_batches]
         batches = [self.rows.batch(part.tolist()) for part in rows]
         items = torch.cat([self.objective.items(batch) for batch in batches])
-        weights = self._weights(step, batches[0], items).split([len(part) for part in rows])
-        return [WeightedBatch(*part) for part in zip(rows, batches, weights, strict=True)]
+        sizes = [len(part) for part in rows]
+        split = [values.split(sizes) for values in self._weights(step, batches[0], items)]
+        return [WeightedBatch(*part) for part in zip(rows, batches, *split, strict=True)]
 
-    def _weights(self, step: Step, batch: Batch, items: torch.Tensor) -> torch.Tensor:
-        counted = any(micro.num_items is not None for micro in step.micro_batches)
-        return visit_weights(step, items, counted and self.objective.uses_items(batch), self.own_loss)
+    def _weights(
+        self, step: Step, batch: Batch, items: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Weights, items of a denominator that counts tokens, and groups that share one, each `(B,)`."""
+        weights = self.reduction.weights(step, items)
+        counted = items if self.counts_tokens(batch) else torch.zeros_like(items)
+        return weights, counted, denominators(step, weights, counted)
+
+    def counts_tokens(self, batch: Batch) -> bool:
+        """Whether the loss is a mean over tokens: then a batch that loses a row has a smaller denominator."""
+        return self.objective.loss(batch).counts_tokens(batch.labels)
+
+    def _find_reduction(self, step: Step, batch: Batch) -> Reduction:
+        """How losses became one number: the model's own mean, or what the recorded objective tells of another's."""
+        if self.trajectory.manifest.loss != "custom":
+            counted = any(micro.num_items is not None for micro in step.micro_batches)
+            return Reduction(counted and self.objective.uses_items(batch))
+        if not self.own_loss and not self.objective.smoothing:
+            raise UnsupportedError(
+                "The run was trained on another loss than the one its model returns (by compute_loss or "
+                "compute_loss_func), or on more than that; pass loss=, a function (logits, labels, inputs) -> losses "
+                "of shape (batch,), or a pair of these and of the weights of the mean."
+            )
+        return measure_reduction(self)
+
+    @cached_property
+    def observed(self) -> list[Observed]:
+        """Some steps of the window, computed again as they were trained."""
+        return observe(self)
+
+    @property
+    def reduction(self) -> Reduction:
+        """How one number was made of a micro-batch's losses."""
+        if self._reduction is None:
+            step = self.steps()[0]
+            self._reduction = self._find_reduction(
+                step, self.rows.batch(self.row_of(step.micro_batches[0].ids).tolist())
+            )
+        return self._reduction
 
     @property
     def middles(self) -> list[int]:
@@ -192,10 +221,17 @@ class Replay:
 
     def _items(self, rows: Rows, batch_size: int) -> np.ndarray:
         """The number of items of each row's loss, `(m,)`."""
-        if self.objective.loss(rows.batch([0])).of_whole_rows:
-            return np.ones(len(rows))
+        if not self.own_loss and not self.counts_tokens(rows.batch([0])):
+            return self._labelled(rows.dataset)
         counts = [self.objective.items(batch) for _, batch in rows.batches(batch_size, "Counting items")]
         return torch.cat(counts).double().cpu().numpy()
+
+    def _labelled(self, dataset: Dataset) -> np.ndarray:
+        """1 for each row, 0 for those whose class is to be ignored."""
+        column = self.trajectory.manifest.label_column
+        if column not in dataset.column_names or not hasattr(dataset.features[column], "dtype"):
+            return np.ones(len(dataset))
+        return (np.asarray(dataset.with_format("numpy")[column][:]) != IGNORED).astype(np.float64)
 
 
 def row_positions(dataset: Dataset, trajectory: Trajectory) -> dict[int, int] | None:

@@ -12,11 +12,15 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from torch import nn
 
+from hf_prune.model.batch import Batch
 from hf_prune.model.chance import Chance
 from hf_prune.model.losses import IGNORED
-from hf_prune.model.objective import Batch, accepted_inputs
+from hf_prune.model.objective import accepted_inputs, required_inputs
+from hf_prune.trajectory.manifest import Manifest
 
 LABELS = ("labels", "label", "label_ids")
+# The order in which the collator that pads with the Trainer's tokenizer takes a column for the labels.
+LABELS_WITH_TOKENIZER = ("label_ids", "label", "labels")
 
 
 class Rows:
@@ -24,12 +28,11 @@ class Rows:
     Collates rows of a dataset into a [`Batch`] as the Trainer did.
 
     Args:
-        dataset (`Dataset`): The rows; columns that the model's forward does not take are left out.
+        dataset (`Dataset`): The rows.
         model (`nn.Module`): Decides which columns are inputs, and their device and precision.
         data_collator (`Callable`, *optional*): As given to the Trainer. By default rows are stacked.
-        padding (`dict`, *optional*):
-            `side` and `token` with which the Trainer's tokenizer padded; token sequences of unequal length are padded
-            so, and refused without it.
+        manifest (`Manifest`, *optional*):
+            Of the run: how the Trainer's own tokenizer padded, which columns it left out, and what are labels.
     """
 
     def __init__(
@@ -37,13 +40,18 @@ class Rows:
         dataset: Dataset,
         model: nn.Module,
         data_collator: Callable[..., Any] | None = None,
-        padding: dict[str, Any] | None = None,
+        manifest: Manifest | None = None,
     ):
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.accepted = accepted_inputs(model) | set(LABELS)
+        self.label_names = label_names(manifest)
+        self.accepted = accepted_inputs(model) | set(manifest.inputs or () if manifest else ())
+        self.required = required_inputs(model)
+        self.keeps_columns = manifest is not None and not manifest.remove_unused_columns
+        with_tokenizer = manifest is not None and manifest.collator == "DataCollatorWithPadding"
+        self.order = LABELS_WITH_TOKENIZER if with_tokenizer and data_collator is None else LABELS
         self.masks = "attention_mask" in self.accepted
-        self.collator, self.padding = data_collator, padding
+        self.collator, self.padding = data_collator, manifest.padding if manifest else None
         self.chance = Chance()
         self.dataset = self._formatted(dataset)
         self.name = type(model).__name__
@@ -96,27 +104,54 @@ class Rows:
 
     def _collated(self, indices: Sequence[int]) -> Batch:
         found = self.dataset.__getitems__(indices)
-        # As the Trainer's removal of unused columns leaves them.
-        rows = [{name: value for name, value in row.items() if name in self.accepted} for row in found]
+        rows = [{name: value for name, value in row.items() if self._reaches_collator(name)} for row in found]
         if not rows or not rows[0]:
             raise ValueError(
                 f"None of the dataset's columns {sorted(found[0]) if found else []} is an input of {self.name}, which "
                 f"takes {sorted(self.accepted)}; apply the same preprocessing as for training."
             )
         columns = self._stacked(rows) if self.collator is None else dict(self.collator(rows))
-        label = next((columns.pop(name) for name in LABELS if name in columns), None)
-        if label is None:
+        tensors = {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
+        self._check_first_dimension(tensors, len(rows))
+        named, labels = self._labels(tensors)
+        taken = {*self.label_names, *LABELS}
+        others = {n: value for n, value in tensors.items() if n not in taken and value.shape[:1] == (len(rows),)}
+        inputs = {name: value for name, value in others.items() if name in self.accepted}
+        inputs |= {name: value for name, value in named.items() if name in self.required}
+        return Batch(inputs, labels, {name: value for name, value in others.items() if name not in self.accepted})
+
+    def _labels(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The labels by the names that the model knows them by, and as one tensor."""
+        named = {name: tensors[name] for name in self.label_names if name in tensors}
+        if not set(self.label_names) <= set(LABELS) and len(named) == len(self.label_names):
+            return named, torch.stack(list(named.values()), 1) if len(named) > 1 else next(iter(named.values()))
+        found = next((tensors[name] for name in self.order if name in tensors), None)
+        if found is None:
             raise ValueError(
-                f"There are no labels in the batch (one of {', '.join(LABELS)}); keep the label column, or pass the "
-                "data_collator that makes them."
+                f"There are no labels in the batch ({', '.join(dict.fromkeys((*self.label_names, *LABELS)))}); keep "
+                "the label column, or pass the data_collator that makes them."
             )
-        inputs = {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
-        return Batch(inputs, self._place(label))
+        return {self.label_names[0]: found}, found
+
+    def _check_first_dimension(self, tensors: dict[str, torch.Tensor], rows: int) -> None:
+        known = {name: value for name, value in tensors.items() if name in {*self.accepted, *self.label_names}}
+        for name, value in known.items():
+            if value.ndim == 0 or len(value) != rows:
+                raise ValueError(
+                    f"The batch of {rows} rows has {name!r} of shape {tuple(value.shape)}, so rows cannot be told "
+                    "apart; pass a data_collator that pads rows instead of laying them end to end, such as "
+                    "DataCollatorForTokenClassification, or trl's with padding_free=False: a run without padding is "
+                    "scored with it just as well."
+                )
+
+    def _reaches_collator(self, column: str) -> bool:
+        """Whether the Trainer's removal of unused columns leaves this one."""
+        return self.keeps_columns or column in self.accepted or column in LABELS or column in self.label_names
 
     def _formatted(self, dataset: Dataset) -> Dataset:
         if self.collator is not None or dataset.format["type"] is not None:
             return dataset
-        return dataset.with_format("numpy", columns=[name for name in dataset.column_names if name in self.accepted])
+        return dataset.with_format("numpy", columns=[n for n in dataset.column_names if self._reaches_collator(n)])
 
     def _place(self, value: Any) -> torch.Tensor:
         tensor = torch.as_tensor(value)
@@ -124,6 +159,7 @@ class Rows:
 
     def _stacked(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         arrays = {name: [np.asarray(row[name]) for row in rows] for name in rows[0]}
+        arrays = {name: values for name, values in arrays.items() if values[0].dtype.kind in "biuf"}  # not texts
         ragged = {name for name, values in arrays.items() if len({value.shape for value in values}) > 1}
         if "input_ids" in ragged and self.masks and "attention_mask" not in arrays:
             arrays["attention_mask"] = [np.ones_like(value) for value in arrays["input_ids"]]
@@ -139,8 +175,15 @@ class Rows:
                 f"Rows of column {name!r} differ in length, and the run was recorded without a tokenizer that pads "
                 "them; pass the data_collator that training used."
             )
-        fill = {"input_ids": self.padding["token"] or 0} | dict.fromkeys(LABELS, IGNORED)
+        fill = {"input_ids": self.padding["token"] or 0} | dict.fromkeys((*LABELS, *self.label_names), IGNORED)
         width = max(len(value) for value in values)
         left = self.padding["side"] == "left"
         gaps = [(width - len(value), 0) if left else (0, width - len(value)) for value in values]
         return [np.pad(v, gap, constant_values=fill.get(name, 0)) for v, gap in zip(values, gaps, strict=True)]
+
+
+def label_names(manifest: Manifest | None) -> tuple[str, ...]:
+    """The names under which the model was given labels, or would have been where the Trainer kept them from it."""
+    if manifest is None:
+        return ("labels",)
+    return tuple(name for name in manifest.label_names if name in (manifest.inputs or ())) or manifest.label_names

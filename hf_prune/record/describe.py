@@ -12,9 +12,11 @@ from typing import Any
 import datasets
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.utils import find_labels
 
 from hf_prune._core import compat
 from hf_prune._core.digest import column_digests
+from hf_prune.model.rows import LABELS
 from hf_prune.trajectory.manifest import Manifest
 
 _LIBRARIES = ("accelerate", "datasets", "torch", "transformers")
@@ -52,6 +54,29 @@ def describe_padding(processing_class: Any) -> dict[str, Any] | None:
     return {"side": processing_class.padding_side, "token": processing_class.pad_token_id}
 
 
+def describe_collator(dataloader: Any) -> str:
+    """What makes batches of rows: a function's name, or an object's class."""
+    collator = compat.collator(dataloader)
+    return getattr(collator, "__name__", type(collator).__name__)
+
+
+def label_names(args: TrainingArguments, model: torch.nn.Module) -> tuple[str, ...]:
+    """The names under which the model may be given labels, as the Trainer finds them."""
+    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    return tuple(args.label_names or find_labels(type(base)) or ("labels",))
+
+
+def find_label_column(dataset: Any, rows: list[int] | None, labels: torch.Tensor | None) -> str | None:
+    """The column of single values that are, at these rows, the labels that the model was given."""
+    if not isinstance(dataset, datasets.Dataset) or rows is None or labels is None or labels.numel() != len(rows):
+        return None
+    plain, found = dataset.with_format(None), labels.reshape(-1).tolist()
+    single = [name for name, kind in plain.features.items() if isinstance(kind, datasets.Value | datasets.ClassLabel)]
+    wanted = sorted(single, key=lambda name: name not in LABELS)
+    values = plain.select_columns(wanted)[rows] if wanted else {}
+    return next((name for name in wanted if values[name] == found), None)
+
+
 def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
     """The manifest of a run that begins now."""
     return Manifest(
@@ -64,6 +89,9 @@ def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
         seeds={"seed": args.seed, "data_seed": args.data_seed},
         per_device_train_batch_size=args.per_device_train_batch_size,
         num_train_epochs=float(args.num_train_epochs),
+        remove_unused_columns=bool(args.remove_unused_columns),
+        neftune_noise_alpha=args.neftune_noise_alpha,
+        label_smoothing=float(args.label_smoothing_factor or 0.0),
         schedule={
             "name": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
             "learning_rate": args.learning_rate,

@@ -58,6 +58,11 @@ class RecordedOptimizer:
             others=tuple(p for name, p in model.named_parameters() if name not in names),
         )
 
+    def unrecorded(self, model: nn.Module) -> tuple[str, ...]:
+        """The names of parameters that the model trains and that are not recorded."""
+        known, trained = {id(tensor) for tensor in self.tensors}, {id(tensor) for tensor in self.trainable}
+        return tuple(name for name, p in model.named_parameters() if id(p) in trained - known)
+
     @property
     def has_second_moment(self) -> bool:
         return ADJOINTS[type(self.inner).__name__].has_second_moment

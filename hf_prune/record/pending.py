@@ -9,9 +9,13 @@ import numpy as np
 import torch
 
 from hf_prune.errors import RecordingError
-from hf_prune.record.hooks import Forward
+from hf_prune.record.hooks import Forward, Measured
+from hf_prune.record.support import check_forward
 from hf_prune.trajectory.ledger import LedgerRow
 from hf_prune.trajectory.visits import StatisticsRow
+
+# A loss that lies further from its share of the objective, as a share of it, is not all of it; in half precision more.
+ROUNDING = 1e-3
 
 
 class HostCopy:
@@ -55,31 +59,50 @@ class PendingMicroBatch:
         positions (`list[int]`, *optional*): What the batch sampler yielded.
         column (`HostCopy`, *optional*): The id column of the batch.
         num_items (`HostCopy` or `float`, *optional*): `num_items_in_batch`.
+        loss (`HostCopy`, *optional*): The loss that the model returned.
         gradient (`HostCopy`, *optional*): What arrived at the model's loss; `None` if the Trainer did not use it.
+        objective (`HostCopy`, *optional*): What the gradient was taken of.
         statistics (`HostCopy`, *optional*): Statistics of the rows, `(5, B)`, where they are recorded.
     """
 
     positions: list[int] | None
     column: HostCopy | None
     num_items: HostCopy | float | None
+    loss: HostCopy | None
     gradient: HostCopy | None
+    objective: HostCopy | None
     statistics: HostCopy | None = None
 
     @classmethod
-    def of(
-        cls, positions: list[int] | None, column: torch.Tensor | None, forward: Forward | None
-    ) -> PendingMicroBatch:
-        num_items = forward.num_items if forward is not None else None
-        if forward is not None and forward.refusal is not None:
-            raise forward.refusal
-        once = forward is not None and forward.backwards == 1
+    def of(cls, positions: list[int] | None, column: torch.Tensor | None, measured: Measured) -> PendingMicroBatch:
+        forward = measured.forward or Forward(None, None)
+        if measured.forward is not None:
+            ids = column if positions is None else positions
+            check_forward(forward, None if ids is None else len(ids))
+        num_items = forward.num_items
         return cls(
             positions=positions,
-            column=None if column is None else HostCopy(column),
+            column=_copy(column),
             num_items=HostCopy(num_items) if isinstance(num_items, torch.Tensor) else num_items,
-            gradient=HostCopy(forward.gradient) if once and forward and forward.gradient is not None else None,
-            statistics=HostCopy(forward.statistics) if forward and forward.statistics is not None else None,
+            loss=_copy(forward.loss),
+            gradient=_copy(forward.gradient if forward.backwards == 1 else None),
+            objective=_copy(measured.objective),
+            statistics=_copy(forward.statistics),
         )
+
+    def scale(self, loss_scale: float) -> float | None:
+        """d(objective) / d(loss that the model returned); `None` if the Trainer trained on anything else."""
+        gradient = _number(self.gradient)
+        if gradient is None or math.isnan(gradient):
+            return None
+        scale = gradient / loss_scale
+        if self.loss is not None and self.objective is not None:
+            loss, objective = self.loss.tensor(), float(self.objective.tensor())
+            part = scale * float(loss)
+            rounding = ROUNDING if loss.dtype.itemsize > 2 else 20 * ROUNDING
+            if abs(objective - part) > rounding * max(abs(objective), abs(part)):
+                return None  # another term lies beside it
+        return scale
 
 
 @dataclass
@@ -114,13 +137,13 @@ class PendingStep:
             world_size (`int`): Number of processes; DDP averages gradients over them.
             row_ids (`np.ndarray`, *optional*): The id column of the whole dataset, where it is known.
         """
-        divisor = self.loss_scale * world_size
         norm = math.nan if self.grad_norm is None else float(self.grad_norm.numbers()[0])
         return LedgerRow(
             step=self.step,
             epoch=self.epoch,
             ids=[_ids(batch, row_ids) for batch in self.micro_batches],
-            scales=[_over(_number(batch.gradient), divisor) for batch in self.micro_batches],
+            scales=[_over(batch.scale(self.loss_scale), world_size) for batch in self.micro_batches],
+            losses=[_over(_number(batch.objective), world_size) for batch in self.micro_batches],
             num_items=[_number(batch.num_items) for batch in self.micro_batches],
             learning_rates=self.learning_rates,
             grad_norm=norm,
@@ -128,22 +151,11 @@ class PendingStep:
             skipped=self.skipped or (self.scaled and not math.isfinite(norm)),
         )
 
-    def statistics(self, row: LedgerRow) -> StatisticsRow:
-        """
-        The statistics of the rows that the ledger's row names.
-
-        Raises:
-            [`RecordingError`]: if they are not those rows'.
-        """
+    def statistics(self, row: LedgerRow) -> StatisticsRow | None:
+        """The statistics of the rows that the ledger's row names; `None` if some have none."""
         batches = [batch.statistics.tensor().numpy() for batch in self.micro_batches if batch.statistics is not None]
         seen, named = [batch.shape[1] for batch in batches], [len(ids) for ids in row.ids]
-        if seen != named:
-            raise RecordingError(
-                f"The model processed batches of {seen} rows in a step whose batches hold {named}, so its statistics "
-                "are not those of the rows: use a collator and a Trainer that give each batch to the model once and "
-                "whole, or record without row_statistics."
-            )
-        return StatisticsRow.of(self.step, batches)
+        return StatisticsRow.of(self.step, batches) if seen == named else None
 
 
 def _number(value: HostCopy | float | None) -> float | None:
@@ -153,7 +165,11 @@ def _number(value: HostCopy | float | None) -> float | None:
 
 
 def _over(value: float | None, divisor: float) -> float | None:
-    return None if value is None or math.isnan(value) else value / divisor
+    return None if value is None or not math.isfinite(value) else value / divisor
+
+
+def _copy(tensor: torch.Tensor | None) -> HostCopy | None:
+    return None if tensor is None else HostCopy(tensor)
 
 
 def _ids(batch: PendingMicroBatch, row_ids: np.ndarray | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from transformers import TrainerState
 
 from hf_prune.errors import RecordingError
+from hf_prune.record import describe
 from hf_prune.record.hooks import Hooks
 from hf_prune.record.optimizer import RecordedOptimizer
 from hf_prune.record.pending import HostCopy, PendingMicroBatch, PendingStep
@@ -21,6 +23,8 @@ from hf_prune.record.session import write_manifest
 from hf_prune.record.writers import Writers
 from hf_prune.trajectory.manifest import Manifest
 from hf_prune.trajectory.window import in_window
+
+logger = logging.getLogger(__name__)
 
 
 class Recording:
@@ -36,6 +40,7 @@ class Recording:
         rows (`RowIds`): Which rows a micro-batch holds.
         hooks (`Hooks`): What is measured at the model's loss and at clipping.
         writers (`Writers`): The open files.
+        dataset (`Any`): The training rows.
         skip (`int`): Batches of the first epoch that the Trainer draws again after a resume.
         undo (`ExitStack`): Takes all hooks off and closes the files.
     """
@@ -51,13 +56,14 @@ class Recording:
         rows: RowIds,
         hooks: Hooks,
         writers: Writers,
+        dataset: Any,
         skip: int,
         undo: ExitStack,
     ):
         self.manifest = manifest
         self._root, self._main, self._snapshots = root, main, snapshots
         self._optimizer, self._rows, self._hooks, self._writers = optimizer, rows, hooks, writers
-        self._skip, self._undo = skip, undo
+        self._skip, self._undo, self._dataset = skip, undo, dataset
         self._finished: deque[PendingStep] = deque()  # steps that are not written yet
         self._begun: PendingStep | None = None
 
@@ -75,6 +81,8 @@ class Recording:
     def end_micro_batch(self) -> None:
         positions, column = self._rows.pop()
         self._current.micro_batches.append(PendingMicroBatch.of(positions, column, self._hooks.loss.pop()))
+        if self.manifest.inputs is None and self._hooks.loss.inputs:
+            self._describe_inputs(positions)
 
     def before_update(self) -> None:
         norm = self._hooks.norm.pop()
@@ -143,12 +151,37 @@ class Recording:
             )
         return self._optimizer.gradient_norm()
 
+    def _describe_inputs(self, positions: list[int] | None) -> None:
+        """Notes what the model was given in the first step."""
+        hook = self._hooks.loss
+        labels = next(iter(hook.labels.values()), None)
+        column = describe.find_label_column(self._dataset, positions, labels)
+        self._update_manifest(inputs=hook.inputs, label_column=column)
+        hook.labels = {}
+
     def _write(self, step: PendingStep) -> None:
         row = step.row(self.manifest.world_size, self._rows.by_position)
-        self._writers.write(row, step)
+        statistics = step.statistics(row) if self.manifest.row_statistics else None
+        if self.manifest.row_statistics and statistics is None:
+            self._give_up_statistics()
+        self._writers.write(row, statistics)
         loss = "custom" if self.manifest.loss == "custom" or None in row.scales else "model"
         if loss != self.manifest.loss:
             self._update_manifest(loss=loss)
+            if loss == "custom" and self._main and not self.manifest.label_smoothing:
+                logger.warning(
+                    "This run trains on another loss than the one that its model returns, or on more than that: "
+                    "recording goes on, and add_influence will need loss=, a function (logits, labels, inputs) -> "
+                    "losses of shape (batch,)."
+                )
+
+    def _give_up_statistics(self) -> None:
+        found = self._hooks.loss.statistics
+        reason = (found.failure if found is not None else None) or "The model was not given each batch once and whole."
+        self._hooks.loss.statistics = None
+        self._update_manifest(row_statistics=False, no_statistics=reason)
+        if self._main:
+            logger.warning("Training and recording go on without the statistics of rows. %s", reason)
 
     def _update_manifest(self, **changes: Any) -> None:
         self.manifest = replace(self.manifest, **changes)

@@ -18,6 +18,7 @@ from hf_prune.model.losses import (
     deviation,
     fitting_losses,
 )
+from hf_prune.model.outputs import logits_in, loss_in
 from hf_prune.trajectory.visits import STATISTICS
 
 # Logits processed at once: a language model's whole batch of probabilities would be gigabytes.
@@ -33,36 +34,48 @@ class RowStatistics:
     What an example's loss is (of its class, of its tokens, of the next tokens, of its values) is decided on the first
     batch by comparing with the loss that the model returned. A row of tokens gets means over its labelled tokens; rows
     of numbers have a loss and no other statistic, which are NaN.
+
+    Attributes:
+        failure (`str`, *optional*): Why there are none: training goes on without.
     """
 
     def __init__(self) -> None:
+        self.failure: str | None = None
         self._of_rows: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
-    @torch.no_grad()
-    def __call__(self, output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    def __call__(self, output: Any, labels: torch.Tensor | None, num_items: Any) -> torch.Tensor | None:
         """
         Args:
             output (`Any`): What the model returned.
-            inputs (`Mapping[str, Any]`): What it was given.
-
-        Raises:
-            [`RecordingError`]: if there are no logits or labels, or none that fit the returned loss.
+            labels (`torch.Tensor`, *optional*): The labels that it was given.
+            num_items (`Any`): `num_items_in_batch`, if it was given.
         """
-        logits, labels = _field(output, "logits", 1), inputs.get("labels")
+        if self.failure is not None:
+            return None
+        try:
+            return self._compute(output, labels, num_items)
+        except Exception as error:  # whatever a model returns, its training must not end here
+            self.failure = str(error) or type(error).__name__
+            return None
+
+    @torch.no_grad()
+    def _compute(self, output: Any, labels: torch.Tensor | None, num_items: Any) -> torch.Tensor:
+        logits = logits_in(output)
         if logits is None:
             return _of_log_probs(output)
-        if not isinstance(labels, torch.Tensor):
+        if labels is None:
             raise RecordingError(
-                "The model was given no labels, so rows have no statistics: the Trainer keeps labels from it where it "
-                "computes the loss itself; train on the model's own loss, or record without row_statistics."
+                "The model was given no labels: the Trainer keeps them from it where it computes the loss itself."
             )
         if self._of_rows is None:
-            self._of_rows = _find(logits, labels, _field(output, "loss", 0), inputs.get("num_items_in_batch"))
+            self._of_rows = _find(logits, labels, loss_in(output), num_items)
         return self._of_rows(logits, labels)
 
 
 def _of_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return _of_items(logits, labels.reshape(-1))
+    labels = labels.reshape(-1)
+    items = _of_items(logits, labels.clamp(min=0))
+    return torch.where(labels == IGNORED, math.nan, items)
 
 
 def _of_tokens(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -85,9 +98,7 @@ def _of_log_probs(output: Any) -> torch.Tensor:
     """Of trl's SFTTrainer, whose model returns the log-probabilities `(B, T)` of the labels in the logits' place."""
     log_probs, labelled = _field(output, "log_probs"), _field(output, "label_mask")
     if log_probs is None or labelled is None or log_probs.ndim != 2:
-        raise RecordingError(
-            "The model returned no logits, so rows have no statistics: return them, or record without row_statistics."
-        )
+        raise RecordingError("The model returned no logits.")
     counted = labelled.bool()
     first = _field(output, "is_top1")
     right = torch.full_like(log_probs, math.nan) if first is None else first.to(log_probs)
@@ -148,15 +159,10 @@ def _find(logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor | None,
             return _statistics(best)
     raise RecordingError(
         f"The model's loss is not the mean of a cross-entropy or squared error of its logits {tuple(logits.shape)} "
-        f"and labels {tuple(labels.shape)}, so rows have no statistics: record without row_statistics."
+        f"and labels {tuple(labels.shape)}."
     )
 
 
-def _field(output: Any, name: str, place: int | None = None) -> torch.Tensor | None:
-    """A tensor of a model's output, found as the Trainer finds it: by name, or in a tuple by its place."""
-    value = None
-    if isinstance(output, Mapping):
-        value = output.get(name)
-    elif isinstance(output, tuple | list) and place is not None and place < len(output):
-        value = output[place]
+def _field(output: Any, name: str) -> torch.Tensor | None:
+    value = output.get(name) if isinstance(output, Mapping) else None
     return value if isinstance(value, torch.Tensor) else None

@@ -92,6 +92,8 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Session:
             "the interrupted run, or train from the beginning with the callback."
         )
     found = read_manifest(root)
+    if found.no_statistics is not None:
+        manifest = replace(manifest, row_statistics=False, no_statistics=found.no_statistics)
     for name in _FIXED:
         if getattr(found, name) != getattr(manifest, name):
             raise RecordingError(
@@ -117,6 +119,8 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Session:
         run_id=found.run_id,
         updates_before_start=found.updates_before_start,
         loss=found.loss,
+        inputs=found.inputs,
+        label_column=found.label_column,
     )
     write_manifest(root, continued)
     return Session(continued, part=1 + max((part for _, part in files.part_paths(root)), default=-1))

@@ -108,7 +108,7 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
     with ExitStack() as undo:  # for a start that fails half-way
         writers = Writers.open(root, manifest, training.args.process_index, session.part, undo)
         statistics = RowStatistics() if manifest.row_statistics else None
-        hooks = Hooks.attach(training.model, optimizer.trainable, statistics, undo)
+        hooks = Hooks.attach(training.model, optimizer.trainable, manifest.label_names, statistics, undo)
         rows.attach(training.model, training.dataloader, undo)
         if now in snapshots.due and now not in snapshots.steps:
             writers.take_snapshot(now, optimizer, snapshots.add(now))
@@ -121,6 +121,7 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
             rows=rows,
             hooks=hooks,
             writers=writers,
+            dataset=compat.base_dataloader(training.dataloader).dataset,
             skip=_batches_to_skip(training, manifest),
             undo=undo.pop_all(),
         )
@@ -150,6 +151,9 @@ def _manifest(
         dataset_columns=columns,
         dataset_fingerprint=fingerprint,
         padding=describe.describe_padding(training.processing_class),
+        collator=describe.describe_collator(training.dataloader),
+        label_names=describe.label_names(training.args, training.model),
+        unrecorded=optimizer.unrecorded(training.model),
         id_column=rows.id_column,
         total_steps=training.state.max_steps,
         steps_per_epoch=training.steps_per_epoch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
@@ -15,6 +15,9 @@ from hf_prune._core import compat
 from hf_prune.errors import RecordingError
 from hf_prune.optimizers import ADJOINTS, KINDS
 from hf_prune.trajectory.manifest import Parameter
+
+if TYPE_CHECKING:
+    from hf_prune.record.hooks import Forward
 
 _PROCESSES = (
     DistributedType.NO,
@@ -113,6 +116,27 @@ def check_id_column(args: TrainingArguments, reason: str) -> None:
         raise RecordingError(
             f"{reason}, so rows must carry their ids: use with_example_ids(dataset) from hf_prune.record, keep only "
             "the columns that the model takes (dataset.select_columns), and pass remove_unused_columns=False."
+        )
+
+
+def check_forward(forward: Forward, rows: int | None) -> None:
+    """
+    Refuses a forward pass that rows cannot be told apart in.
+
+    Args:
+        forward (`Forward`): The forward pass of a micro-batch.
+        rows (`int`, *optional*): How many rows the micro-batch holds, where that is known.
+    """
+    if forward.rows is None:
+        raise RecordingError(
+            "The model returned no logits, so its rows could never be scored: let its forward return them, by the "
+            "name 'logits' or in a tuple after the loss."
+        )
+    if rows is not None and forward.rows != rows and not forward.flattened:
+        raise RecordingError(
+            f"The model was given {forward.rows} sequences for a micro-batch of {rows} rows, so rows cannot be told "
+            "apart (pairs of a DPO or reward trainer, rows cut or laid end to end): train with a collator that makes "
+            "one sequence of each row, or without TrajectoryCallback."
         )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from hf_prune.record.ledger_writer import LedgerWriter
 from hf_prune.record.optimizer import RecordedOptimizer
-from hf_prune.record.pending import PendingStep
 from hf_prune.record.snapshot_writer import SnapshotWriter
 from hf_prune.trajectory.files import STATISTICS_DIRECTORY, part_path
 from hf_prune.trajectory.ledger import LedgerRow
 from hf_prune.trajectory.manifest import Manifest
+from hf_prune.trajectory.visits import StatisticsRow
 
 
 @dataclass
@@ -53,10 +53,10 @@ class Writers:
             undo.callback(snapshots.close)
         return cls(ledger, statistics, snapshots)
 
-    def write(self, row: LedgerRow, step: PendingStep) -> None:
+    def write(self, row: LedgerRow, statistics: StatisticsRow | None) -> None:
         """Writes a step's row and, before it, its statistics, so that every step in the ledger has its statistics."""
-        if self.statistics is not None:
-            self.statistics.write(step.statistics(row))
+        if self.statistics is not None and statistics is not None:
+            self.statistics.write(statistics)
         self.ledger.write(row)
 
     def take_snapshot(self, step: int, optimizer: RecordedOptimizer, superseded: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from hf_prune.influence.features import LastInputs
-from hf_prune.model.objective import Batch
+from hf_prune.model.batch import Batch
 from hf_prune.model.per_example import batch_gradient, example_gradients
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
+from hf_prune._core.scoring import scoring_of
 from hf_prune.selection.columns import read_column
 
 LABEL_COLUMNS = ("label", "labels")
@@ -87,7 +88,8 @@ def read_classes(dataset: Dataset, balance: str | bool | None) -> Classes | None
     Args:
         dataset (`Dataset`): The dataset.
         balance (`str`, `False` or `None`):
-            Column, none at all, or found among `label` and `labels`: a `ClassLabel`, or integers that repeat.
+            Column, none at all, or found: the column that the scored run took its labels from, else `label` or
+            `labels`; a `ClassLabel`, or integers that repeat.
 
     Raises:
         `ValueError`: If the column is not there.
@@ -97,7 +99,7 @@ def read_classes(dataset: Dataset, balance: str | bool | None) -> Classes | None
         return None
     if balance is not None:
         return _read(dataset, str(balance))
-    for column in LABEL_COLUMNS:
+    for column in (*_trained_on(dataset), *LABEL_COLUMNS):
         feature = dataset.features.get(column)
         if isinstance(feature, ClassLabel):
             return _read(dataset, column)
@@ -106,6 +108,13 @@ def read_classes(dataset: Dataset, balance: str | bool | None) -> Classes | None
             if len(classes.names) * ROWS_PER_CLASS <= len(classes.codes):
                 return classes
     return None
+
+
+def _trained_on(dataset: Dataset) -> list[str]:
+    """The column of the labels that the scored run trained on, where it is known."""
+    record = scoring_of(dataset)
+    column = None if record is None or record.run is None else record.run.run.get("label_column")
+    return [column] if isinstance(column, str) else []
 
 
 def _read(dataset: Dataset, column: str) -> Classes:

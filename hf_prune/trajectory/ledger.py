@@ -21,6 +21,7 @@ class LedgerRow:
         epoch (`float`): Epochs of the data that were done after the step.
         ids (`list[list[int]]`): Ids of the examples in each micro-batch.
         scales (`list[float | None]`): The factor of each micro-batch's loss; `None` where it could not be measured.
+        losses (`list[float | None]`): What the gradient of each micro-batch was taken of; `None` if not seen.
         num_items (`list[float | None]`): `num_items_in_batch` as the model received it.
         learning_rates (`list[float]`): One for each parameter group.
         grad_norm (`float`): Norm of the whole gradient before clipping.
@@ -31,6 +32,7 @@ class LedgerRow:
     epoch: float
     ids: list[list[int]]
     scales: list[float | None]
+    losses: list[float | None]
     num_items: list[float | None]
     learning_rates: list[float]
     grad_norm: float

@@ -74,6 +74,12 @@ class Manifest:
         num_train_epochs (`float`): Epochs as requested; `total_steps` decides.
         padding (`dict[str, Any]`, *optional*):
             `side` and `token` of the tokenizer's padding; `None` if the Trainer was given no tokenizer.
+        collator (`str`): Class, or name, of what made batches of rows.
+        remove_unused_columns (`bool`): Whether the Trainer removed columns that the model does not take.
+        label_names (`tuple[str, ...]`): The names under which the model may be given labels.
+        label_smoothing (`float`): The Trainer's `label_smoothing_factor`.
+        neftune_noise_alpha (`float`, *optional*): The noise that the Trainer added to embeddings.
+        unrecorded (`tuple[str, ...]`): Parameters that were trained and are not in the record.
         schedule (`dict[str, Any]`): `name`, peak `learning_rate` and `warmup_steps` of the learning rate's schedule.
         total_steps (`int`): Optimizer steps that were planned.
         steps_per_epoch (`int`): Optimizer steps of an epoch.
@@ -83,12 +89,15 @@ class Manifest:
         loss (`str`, *optional*):
             `"model"` if every step trained on the loss that the model returned, `"custom"` if one did not, `None`
             before the first step.
+        inputs (`tuple[str, ...]`, *optional*): What the model was given in the first step, by name.
+        label_column (`str`, *optional*): The dataset's column that these labels came from, where one has their values.
         complete (`bool`): Whether training ended as it should, with everything recorded.
         last_step (`int`, *optional*): Number of optimizer steps made, once the run is complete.
         stopped (`str`, *optional*): Why recording stopped while training went on.
         row_statistics (`bool`): Whether statistics of every visit were recorded.
         window (`float`, *optional*):
             The share of the steps made that the window covers; `None` in records whose snapshots are all of it.
+        no_statistics (`str`, *optional*): Why they were given up on the way.
         schema_version (`int`): Version of this format.
     """
 
@@ -109,6 +118,12 @@ class Manifest:
     per_device_train_batch_size: int
     num_train_epochs: float
     padding: dict[str, Any] | None
+    collator: str
+    remove_unused_columns: bool
+    label_names: tuple[str, ...]
+    label_smoothing: float
+    neftune_noise_alpha: float | None
+    unrecorded: tuple[str, ...]
     schedule: dict[str, Any]
     total_steps: int
     steps_per_epoch: int
@@ -116,11 +131,14 @@ class Manifest:
     snapshot_dtype: str
     updates_before_start: int
     loss: str | None = None
+    inputs: tuple[str, ...] | None = None
+    label_column: str | None = None
     complete: bool = False
     last_step: int | None = None
     stopped: str | None = None
     row_statistics: bool = False
     window: float | None = None
+    no_statistics: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -148,7 +166,8 @@ class Manifest:
                 Parameter(name=entry["name"], shape=tuple(entry["shape"]), group=entry["group"])
                 for entry in values["parameters"]
             )
-            return cls(**{**values, "parameters": parameters})
+            names = {name: tuple(values[name]) for name in ("label_names", "unrecorded", "inputs") if values[name]}
+            return cls(**{**values, "parameters": parameters, **names})
         except (KeyError, TypeError) as error:
             raise TrajectoryError(
                 f"The trajectory's manifest is damaged, or of an older version ({error}): record the run again."

@@ -38,12 +38,16 @@ class MicroBatch:
             measured. `None` if the Trainer trained on something else than the loss that the model returned.
         num_items (`float`, *optional*):
             `num_items_in_batch` as it was passed to the model; `None` if it was not passed.
+        loss (`float`, *optional*):
+            The micro-batch's part of the step's objective: what the Trainer took the gradient of, averaged over ranks.
+            `None` where the Trainer did not take it through accelerate.
     """
 
     rank: int
     ids: tuple[int, ...]
     scale: float | None
     num_items: float | None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -308,9 +312,9 @@ class Trajectory:
 
 def _step(ranks: list[LedgerRow]) -> Step:
     micro_batches = tuple(
-        MicroBatch(rank, tuple(ids), scale, num_items)
+        MicroBatch(rank, tuple(ids), scale, num_items, loss)
         for rank, row in enumerate(ranks)
-        for ids, scale, num_items in zip(row.ids, row.scales, row.num_items, strict=True)
+        for ids, scale, num_items, loss in zip(row.ids, row.scales, row.num_items, row.losses, strict=True)
     )
     first = ranks[0]
     return Step(

@@ -79,6 +79,8 @@ def read_visits(trajectory: Trajectory) -> Visits:
         [`TrajectoryError`]: if it was recorded without, or the files do not fit the ledger.
     """
     manifest = trajectory.manifest
+    if manifest.no_statistics is not None:
+        raise TrajectoryError(f"The run has no statistics of its rows. {manifest.no_statistics}")
     if not manifest.row_statistics:
         raise TrajectoryError(
             "The run was recorded without statistics of its rows: train with TrajectoryCallback(..., "

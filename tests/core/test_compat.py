@@ -20,6 +20,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.trainer_utils import RemoveColumnsCollator
 
 from hf_prune._core import compat
 
@@ -253,6 +254,38 @@ def test_a_listener_that_is_forgotten_hears_no_more():
     assert len(listener.norms) == 1
     compat.stop_listening_to_clipping(listener)
     assert nn.utils.clip_grad_norm_ is original
+
+
+class BackwardListener:
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def observe_backward(self, loss: torch.Tensor) -> None:
+        self.losses.append(float(loss.detach()))
+
+
+def test_accelerates_backward_is_heard_and_does_what_it_did():
+    original, listener, gone = Accelerator.backward, BackwardListener(), BackwardListener()
+    compat.listen_to_backward(listener)
+    compat.listen_to_backward(gone)
+    del gone
+    leaf = torch.ones(1, requires_grad=True)
+    Accelerator(cpu=True).backward((3 * leaf).sum())
+    compat.stop_listening_to_backward(listener)
+    assert listener.losses == [3.0]
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [3.0]
+    assert Accelerator.backward is original
+
+
+def test_the_collator_is_found_behind_the_trainers_removal_of_columns():
+    def own(rows: list[Any]) -> list[Any]:
+        return rows
+
+    plain = torch.utils.data.DataLoader([1, 2], collate_fn=own)
+    assert compat.collator(plain) is own
+    removing = RemoveColumnsCollator(own, ["x"])
+    assert compat.collator(torch.utils.data.DataLoader([1, 2], collate_fn=removing)) is own
 
 
 def test_every_item_has_a_test_here():

@@ -114,7 +114,9 @@ class ExactRun:
         parameters = tuple(
             Parameter(name, tuple(p.shape), int("bias" in name)) for name, p in self.model.named_parameters()
         )
-        return SimpleNamespace(parameters=parameters, optimizer=self.optimizer, max_grad_norm=self.max_norm)
+        return SimpleNamespace(
+            parameters=parameters, optimizer=self.optimizer, max_grad_norm=self.max_norm, loss="model"
+        )
 
     window = property(lambda self: (0, self.steps_count))
     snapshot_steps = property(lambda self: list(range(self.steps_count + 1)))

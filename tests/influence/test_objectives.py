@@ -22,7 +22,6 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForTokenClassification,
-    DataCollatorForLanguageModeling,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     GPT2Config,
@@ -131,38 +130,6 @@ def test_ragged_rows_are_padded_as_the_trainers_tokenizer_did(make: Any, side: s
     torch.manual_seed(0)
     trainer = {"processing_class": tokenizer(side)}
     check(*moves(make(), ragged(), tmp_path, accumulation=accumulation, trainer=trainer))
-
-
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_token_classification(accumulation: int, tmp_path: Path):
-    torch.manual_seed(0)
-    collator = DataCollatorForTokenClassification(tokenizer())
-    check(
-        *moves(
-            tagger(),
-            ragged(label="tokens"),
-            tmp_path,
-            accumulation=accumulation,
-            trainer={"data_collator": collator},
-            data_collator=collator,
-        )
-    )
-
-
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_causal_language_model_with_tied_weights_and_labels_from_the_collator(accumulation: int, tmp_path: Path):
-    torch.manual_seed(0)
-    collator = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
-    check(
-        *moves(
-            language_model(),
-            ragged(label="none"),
-            tmp_path,
-            accumulation=accumulation,
-            trainer={"data_collator": collator},
-            data_collator=collator,
-        )
-    )
 
 
 def test_lora(tmp_path: Path):

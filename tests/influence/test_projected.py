@@ -30,6 +30,7 @@ from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.engine import SketchEngine
 from hf_prune.influence.sketch.logit_factors import logit_factors
 from hf_prune.influence.sketch.per_example_vjp import PerExampleVjp
+from hf_prune.model.batch import Batch
 from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, CROSS_ENTROPY
 from hf_prune.model.objective import Objective
 from hf_prune.model.replay import Replay
@@ -197,7 +198,7 @@ def test_sketches_keep_inner_products_in_the_mean():
 
 def test_two_classes_take_one_vjp():
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 1])
-    (only,) = logit_factors(CROSS_ENTROPY, logits, labels, torch.Generator().manual_seed(0))
+    (only,) = logit_factors(CROSS_ENTROPY, logits, Batch({}, labels), torch.Generator().manual_seed(0))
     chances = logits.softmax(1)
     residual = chances - torch.nn.functional.one_hot(labels)
     assert torch.allclose(only.gradient[:, None] * only.cotangents, residual, atol=1e-6)
@@ -211,7 +212,7 @@ def test_drawn_labels_give_the_gauss_newton_matrix_of_a_token_loss():
     logits, labels = torch.randn(1, 4, 70), torch.tensor([[5, 9, -100, 3]])
     generator, total = torch.Generator().manual_seed(0), torch.zeros(280, 280)
     for _ in range(4000):
-        _, drawn = logit_factors(CAUSAL_CROSS_ENTROPY, logits, labels, generator)
+        _, drawn = logit_factors(CAUSAL_CROSS_ENTROPY, logits, Batch({}, labels), generator)
         total += torch.outer(drawn.cotangents.flatten(), drawn.cotangents.flatten()) / 4000
 
     def loss(z: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -195,20 +196,75 @@ class Odd(Noting):
         return logits.square().mean()
 
 
-def refused(place: Path, model: torch.nn.Module, rows: Any, message: str, **settings: Any) -> None:
+class Failing(Mlp):
+    """Its logits and labels fit no statistics at all, and make them fail."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        output = super().forward(x, labels)
+        return output | {"logits": output["logits"].to_sparse()}
+
+
+def recorded_without(
+    place: Path, model: torch.nn.Module, rows: Any, message: str, caplog: pytest.LogCaptureFixture, **settings: Any
+) -> None:
     recorder = TrajectoryCallback(place / "t", row_statistics=True)
-    args = arguments(place / "out", **settings)
+    args = arguments(place / "out", num_train_epochs=2, **settings)
     collator = pad if "input_ids" in rows.column_names else None
+    caplog.clear()
     trainer = Trainer(model, args, train_dataset=rows, data_collator=collator, callbacks=[recorder])
-    with pytest.raises(RecordingError, match=message) as caught:
-        trainer.train()
-    assert "record without row_statistics" in str(caught.value)
+    trainer.train()
+    assert len(Trajectory.open(place / "t")) == trainer.state.global_step
+    warned = [record.getMessage() for record in caplog.records if "without the statistics" in record.getMessage()]
+    assert len(warned) == 1
+    with pytest.raises(TrajectoryError, match=message):
+        read_visits(Trajectory.open(place / "t"))
 
 
-def test_rows_without_statistics_are_refused_in_the_first_step(tmp_path: Path) -> None:
-    refused(tmp_path / "a", Silent(), vectors(), "no logits")
-    refused(tmp_path / "b", bert(), tokens(), "given no labels", label_smoothing_factor=0.1)
-    refused(tmp_path / "c", Odd(20), rows_for("tokens", 20), "not the mean")
+def test_statistics_that_cannot_be_made_do_not_end_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_prune"), "propagate", True)
+    recorded_without(tmp_path / "a", Failing(), vectors(), "no statistics of its rows", caplog)
+    recorded_without(tmp_path / "b", bert(), tokens(), "given no labels", caplog, label_smoothing_factor=0.1)
+    recorded_without(tmp_path / "c", Odd(20), rows_for("tokens", 20), "not the mean", caplog)
+
+
+def test_a_run_that_gave_up_its_statistics_can_be_resumed(tmp_path: Path) -> None:
+    settings = {"label_smoothing_factor": 0.1, **CHECKPOINTS}
+    recorder = [TrajectoryCallback(tmp_path / "t", row_statistics=True)]
+    with pytest.raises(CutError):
+        train(bert(), tokens(), tmp_path / "out", [*recorder, Interrupt(6)], **settings)
+    recorder = [TrajectoryCallback(tmp_path / "t", row_statistics=True)]
+    trainer = train(bert(), tokens(), tmp_path / "out", recorder, resume=True, **settings)
+    assert len(Trajectory.open(tmp_path / "t")) == trainer.state.global_step
+
+
+def test_ignored_classes_have_no_statistics_and_others_do(tmp_path: Path) -> None:
+    rows = tokens(24)
+    labels = [-100 if i % 4 == 0 else label for i, label in enumerate(rows["labels"])]
+    rows = rows.remove_columns("labels").add_column("labels", labels)
+    train(bert(), rows, tmp_path / "out", [TrajectoryCallback(tmp_path / "t", row_statistics=True)])
+    visits = read_visits(Trajectory.open(tmp_path / "t"))
+    assert (np.isnan(visits.loss) == (visits.ids % 4 == 0)).all()
+
+
+def test_a_model_without_logits_is_refused_in_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="returned no logits"):
+        train(Silent(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")])
+
+
+class Pairs(Mlp):
+    """Sees each row twice, as trainers of preferences do."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.net(torch.cat([x, x.flip(1)]))
+        half = len(x)
+        return {"loss": (logits[half:] - logits[:half]).square().mean(), "logits": logits}
+
+
+def test_a_model_that_sees_other_sequences_than_the_rows_is_refused_in_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="16 sequences for a micro-batch of 8 rows"):
+        train(Pairs(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")])
 
 
 def test_statistics_of_sft_trainer_are_those_of_its_log_probabilities(tmp_path: Path) -> None:

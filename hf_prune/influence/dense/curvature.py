@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.func import grad, jvp, vjp, vmap
 
+from hf_prune.model.batch import Batch
 from hf_prune.model.losses import FACTORED_LOGITS
-from hf_prune.model.objective import Batch, Objective
+from hf_prune.model.objective import Objective
 from hf_prune.model.per_example import example_gradients, gauss_newton_factors
 
 # A cotangent's way through the network takes about this many vectors of the parameters' length.
@@ -23,13 +24,37 @@ class StepWork:
 
     Attributes:
         dots (`torch.Tensor`, `(k, B)`, *optional*): `<c_j, grad l_i>`, not yet weighted.
-        along (`torch.Tensor`, `(2, B)`, *optional*): `<g, grad l_i>` and `|grad l_i|^2` for the batch gradient g.
+        along (`torch.Tensor`, `(3, B)`, *optional*): what [`leave_one_out`] needs of the batch gradient.
         curved (`torch.Tensor`, `(k, p)`, *optional*): the curvature of the step's objective times each cotangent.
     """
 
     dots: torch.Tensor | None
     along: torch.Tensor | None
     curved: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """
+    A batch gradient by its denominators.
+
+    Attributes:
+        gradients (`torch.Tensor`, `(G, p)`): the part of each group of visits.
+        groups (`torch.Tensor`, `(B,)`): the group of each visit.
+    """
+
+    gradients: torch.Tensor
+    groups: torch.Tensor
+
+    @property
+    def whole(self) -> torch.Tensor:
+        return self.gradients.sum(0)
+
+    def own(self, G: torch.Tensor, rows: slice) -> torch.Tensor:
+        """The product `(b,)` of each of the gradients `G (b, p)` of some visits with its group's part."""
+        if len(self.gradients) == 1:
+            return G @ self.gradients[0]
+        return (G * self.gradients[self.groups[rows]]).sum(1)
 
 
 def step_work(
@@ -41,7 +66,7 @@ def step_work(
     kind: str,
     *,
     dots: bool,
-    gradient: torch.Tensor | None = None,
+    parts: Parts | None = None,
     budget: int,
 ) -> StepWork:
     """
@@ -51,12 +76,12 @@ def step_work(
         weights (`torch.Tensor`, `(B,)`): weight of each example's loss in the step's objective.
         kind (`str`): `"none"`, `"fisher"` (outer products of the examples' gradients), `"gauss-newton"` or `"exact"`.
         dots (`bool`): whether the examples' own dot products are asked for.
-        gradient (`torch.Tensor`, `(p,)`, *optional*): the batch gradient, for the terms of clipping.
+        parts (`Parts`, *optional*): the batch gradient, for the terms of clipping.
         budget (`int`): bytes that one chunk's gradients may take.
     """
     work = StepWork(None, None, None)
     if dots or kind == "fisher":
-        work = _by_examples(objective, theta, batch, weights, C, kind == "fisher", gradient, budget)
+        work = _by_examples(objective, theta, batch, weights, C, kind == "fisher", parts, budget)
     if kind in ("none", "fisher"):
         return work
     if kind == "exact":
@@ -75,7 +100,7 @@ def _by_examples(
     weights: torch.Tensor,
     C: torch.Tensor,
     fisher: bool,
-    gradient: torch.Tensor | None,
+    parts: Parts | None,
     budget: int,
 ) -> StepWork:
     """Dot products, and the empirical Fisher matrix times `C`, from one set of per-example gradients."""
@@ -86,8 +111,8 @@ def _by_examples(
         dots.append(C @ G.T)
         if curved is not None:
             curved.addmm_(dots[-1] * weights[rows], G)
-        if gradient is not None:
-            along.append(torch.stack([G @ gradient, G.square().sum(1)]))
+        if parts is not None:
+            along.append(torch.stack([G @ parts.whole, G.square().sum(1), parts.own(G, rows)]))
     return StepWork(torch.cat(dots, 1), torch.cat(along, 1) if along else None, curved)
 
 
@@ -122,7 +147,7 @@ def gauss_newton_products(
     loss = objective.loss(batch)
 
     def slope(logits: torch.Tensor) -> torch.Tensor:
-        return grad(lambda z: loss.losses(z, batch.labels) @ weights)(logits)
+        return grad(lambda z: loss.of(z, batch) @ weights)(logits)
 
     def forward(theta: torch.Tensor) -> torch.Tensor:
         return objective.logits(theta, batch.inputs)

@@ -10,9 +10,10 @@ import torch
 
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.cost import direction_bytes
-from hf_prune.influence.dense.sweep import DenseSweep
+from hf_prune.influence.dense.sweep import DenseSweep, Segment
 from hf_prune.influence.memory import free_memory
 from hf_prune.influence.queries import Queries, loss_query, output_queries, parameter_queries
+from hf_prune.influence.removal import expected_removal
 from hf_prune.model.per_example import example_gradients
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
@@ -69,20 +70,22 @@ class DenseEngine:
 
     def expected(self, queries: torch.Tensor, rows: Rows) -> np.ndarray:
         """The influence `(m, k)` of each of `rows` in expectation over the order of batches."""
-        shares = self.replay.item_shares(rows, self.batch_size)
-        work = partial(self._expected, rows=rows, shares=shares)
+        work = partial(self._expected, rows=rows)
         return self._in_chunks(queries, len(self.replay.middles), work)
 
-    def _expected(self, queries: torch.Tensor, rows: Rows, shares: np.ndarray) -> np.ndarray:
-        """`-(1/n) sum_j <C_j, grad l_i(theta_j)>`, `(m, k)`."""
+    def _expected(self, queries: torch.Tensor, rows: Rows) -> np.ndarray:
         segments = self.sweep.segments(queries)
-        total = np.zeros((len(rows), len(queries)))
+        return expected_removal(self.replay, rows, lambda some: self._dots(segments, some), self.batch_size)
+
+    def _dots(self, segments: list[Segment], rows: Rows) -> np.ndarray:
+        """`sum_j <C_j, grad l_i(theta_j)>`, `(m, k)`."""
+        total = np.zeros((len(rows), len(segments[0].cotangents)))
         for numbers, batch in rows.batches(self.batch_size, "Scoring rows"):
             turns = rows.turns(len(segments), numbers, batch)
             for segment, drawn in zip(segments, turns, strict=True):
                 dots = example_gradients(self.replay.objective, segment.theta, drawn) @ segment.cotangents.T
-                total[numbers.start : numbers.stop] -= dots.double().cpu().numpy()
-        return shares[:, None] * total
+                total[numbers.start : numbers.stop] += dots.double().cpu().numpy()
+        return total
 
     def _in_chunks(
         self, queries: torch.Tensor, segments: int, work: Callable[[torch.Tensor], np.ndarray]

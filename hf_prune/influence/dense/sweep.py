@@ -11,9 +11,11 @@ from datasets.utils import tqdm
 
 from hf_prune.influence.checks import warn_of_growth
 from hf_prune.influence.clipping import Clip
-from hf_prune.influence.dense.curvature import step_work
+from hf_prune.influence.dense.curvature import Parts, step_work
+from hf_prune.influence.removal import Removal
 from hf_prune.model.per_example import batch_gradient
-from hf_prune.model.replay import Replay, WeightedBatch
+from hf_prune.model.replay import Replay
+from hf_prune.model.weights import WeightedBatch
 from hf_prune.optimizers import adjoint_for
 from hf_prune.trajectory.trajectory import Step
 
@@ -107,10 +109,10 @@ class DenseSweep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
         replay, visits = self.replay, self.replay.batch(step)
         theta, batch, weights = replay.theta(step.index), visits.batch, visits.weights
-        clip, cotangents = None, C
+        clip, parts, cotangents = None, None, C
         if replay.clips(step):
-            gradient = batch_gradient(replay.objective, theta, batch, weights)
-            clip = Clip(gradient, step.grad_norm, replay.max_norm)
+            parts = _parts(replay, theta, visits)
+            clip = Clip(parts.whole, step.grad_norm, replay.max_norm)
             cotangents = clip.adjoint(C)
         work = step_work(
             replay.objective,
@@ -120,14 +122,24 @@ class DenseSweep:
             cotangents,
             self.curvature,
             dots=effects,
-            gradient=clip.gradient if clip and effects else None,
+            parts=parts if effects else None,
             budget=self.budget,
         )
         if work.curved is not None:
             A.add_(work.curved, alpha=self.curvature_scale)
-        found = None
+        found, removal = None, Removal(weights, visits.growth, visits.same)
         if work.dots is not None and work.along is not None and clip is not None and self.finite:
-            found = clip.leave_one_out(C, work.dots, work.along, weights)
+            found = clip.leave_one_out(C, work.dots, work.along, removal)
         elif work.dots is not None:
-            found = -weights * work.dots
+            found = removal.along(work.dots)
         return SweptStep(step, visits, cotangents, found)
+
+
+def _parts(replay: Replay, theta: torch.Tensor, visits: WeightedBatch) -> Parts:
+    """The step's gradient, by the groups of visits that share a denominator."""
+    ends = torch.bincount(visits.groups).cumsum(0).tolist()
+    slices = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    gradients = [
+        batch_gradient(replay.objective, theta, visits.batch.part(own), visits.weights[own]) for own in slices
+    ]
+    return Parts(torch.stack(gradients), visits.groups)

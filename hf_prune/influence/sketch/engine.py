@@ -10,6 +10,7 @@ from datasets.utils import tqdm
 
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.queries import Queries
+from hf_prune.influence.removal import expected_removal
 from hf_prune.influence.sketch.count_sketch import CountSketch, fast_bfloat16
 from hf_prune.influence.sketch.query_sketches import (
     loss_query_sketch,
@@ -112,13 +113,17 @@ class SketchEngine:
         other rows it is computed in the middle of each segment.
         """
         segments = self.segments(queries)
-        dots, visited = np.zeros((len(rows), len(queries.values))), np.zeros(len(rows), dtype=bool)
+        return expected_removal(self.replay, rows, lambda some: self._dots_of(segments, some), self.batch_size)
+
+    def _dots_of(self, segments: list[SketchedSegment], rows: Rows) -> np.ndarray:
+        """`sum_j <C_j, grad l_i>`, `(m, k)`."""
+        dots, visited = np.zeros((len(rows), len(segments[0].cotangents))), np.zeros(len(rows), dtype=bool)
         if rows is self.replay.rows:
             dots, visited = self._of_visits(segments)
         others = np.flatnonzero(~visited)
         if len(others):
             dots[others] = self._of_rows(segments, rows, others)
-        return -self.replay.item_shares(rows, self.batch_size)[:, None] * dots
+        return dots
 
     def segments(self, queries: ScaledSketches) -> list[SketchedSegment]:
         """The summed cotangents of each segment, from the first to the last."""
@@ -173,7 +178,7 @@ class SketchEngine:
                 C = segment.cotangents * self.sketch.spread((segment.log_scales.cpu() - scales.log_means).exp())
                 for part, batch in chosen.batches(self.batch_size):
                     with self.window.per_example.forward(theta, batch.inputs) as forward:
-                        slopes = self.replay.objective.loss(batch).logit_gradients(forward.logits, batch.labels)
+                        slopes = self.replay.objective.loss(batch).logit_gradients(forward.logits, batch)
                         scaled, unscaled = forward.vjp_both(slopes, scales.factors)
                     total[part.start : part.stop] += scaled @ C.T - narrow(unscaled) @ segment.clip_term.T
                     bar.update()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_prune.model.batch import Batch
 from hf_prune.model.losses import FACTORED_LOGITS, ExampleLoss
 
 # Share of the batch's curvature in the logits that may be left out, and the most factors an example gets.
@@ -32,7 +33,7 @@ class LogitFactor:
 
 
 def logit_factors(
-    loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    loss: ExampleLoss, logits: torch.Tensor, batch: Batch, generator: torch.Generator
 ) -> list[LogitFactor]:
     """
     The factors of a batch's losses.
@@ -42,10 +43,10 @@ def logit_factors(
     and a random sum of all others, whose `E[f f^T]` is theirs. For token losses with many logits labels are drawn from
     the model: `E[f f^T]` is the Gauss-Newton matrix (arXiv 1412.1193).
     """
-    residual = loss.logit_gradients(logits, labels)
+    residual = loss.logit_gradients(logits, batch)
     one, nothing = torch.ones_like(logits.flatten(1)[:, 0]), torch.zeros_like(logits.flatten(1)[:, 0])
     if logits[0].numel() <= FACTORED_LOGITS:
-        values, vectors = _eigen(loss, logits, labels)
+        values, vectors = _eigen(loss, logits, batch)
         first = vectors[:, :, 0]
         flat = residual.flatten(1)
         along = (first * flat).sum(1)
@@ -64,15 +65,15 @@ def logit_factors(
             rest = _random_sum(values[:, whole:], vectors[:, :, whole:], generator)
             factors.append(LogitFactor(rest.view_as(logits), nothing, one))
         return factors
-    counted = loss.counted(labels)
+    counted = loss.counted(batch.labels)
     if counted is None:
         return [LogitFactor(residual, one, one)]  # of a wide loss of unknown form the gradient's outer product is left
     return [LogitFactor(residual, one, nothing), LogitFactor(_drawn(logits, counted, generator), nothing, one)]
 
 
-def _eigen(loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _eigen(loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues `(B, C)`, largest first, and eigenvectors `(B, C, C)` (in columns) of the losses' Hessians."""
-    values, vectors = torch.linalg.eigh(loss.logit_hessians(logits, labels))
+    values, vectors = torch.linalg.eigh(loss.logit_hessians(logits, batch))
     return values.clamp(min=0).flip(1), vectors.flip(2)
 
 

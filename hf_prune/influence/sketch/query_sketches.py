@@ -31,7 +31,7 @@ def output_query_sketches(
             counted = loss.counted(batch.labels)
             mask = torch.ones_like(logits) if counted is None else counted[..., None].expand_as(logits).to(logits)
             counts = window.objective.items(batch)
-            slopes = loss.logit_gradients(logits, batch.labels)
+            slopes = loss.logit_gradients(logits, batch)
             width = logits[0].numel()
             if width <= SUMS_PER_ROW or width * len(rows) <= MOST_VJPS:
                 signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
@@ -75,7 +75,7 @@ def loss_query_sketch(
     for _, batch in rows.batches(batch_size):
         with window.per_example.forward(theta, batch.inputs) as forward:
             counts = window.objective.items(batch)
-            slopes = window.objective.loss(batch).logit_gradients(forward.logits, batch.labels)
+            slopes = window.objective.loss(batch).logit_gradients(forward.logits, batch)
             total += counts @ forward.vjp(slopes, scales.factors)
             items += float(counts.sum())
     return total / items

@@ -21,6 +21,7 @@ class StepSketch:
     Attributes:
         ids (`torch.Tensor`, `(B,)`): rows of the dataset that were visited.
         weights (`torch.Tensor`, `(B,)`): weight of each visit's loss in the step's objective.
+        growth, groups (`torch.Tensor`, `(B,)`): what leaves with each visit, see [`Removal`].
         sketches (`torch.Tensor`, `(R, d)`): of the VJPs, scaled by the optimizer's denominator to the power -1/2.
         unscaled (`torch.Tensor`, `(R, e)`): narrower sketches of the VJPs as they are.
         gram (`torch.Tensor`, `(R, R)`): inner products of the VJPs as they are.
@@ -31,6 +32,8 @@ class StepSketch:
 
     ids: torch.Tensor
     weights: torch.Tensor
+    growth: torch.Tensor
+    groups: torch.Tensor
     sketches: torch.Tensor
     unscaled: torch.Tensor
     gram: torch.Tensor
@@ -38,6 +41,11 @@ class StepSketch:
     gradient: torch.Tensor
     curvature: torch.Tensor
     log_scales: torch.Tensor
+
+    @property
+    def same(self) -> torch.Tensor:
+        """Whether two visits share a denominator, `(B, B)`."""
+        return (self.groups[:, None] == self.groups).float()
 
     def loss_map(self) -> torch.Tensor:
         """`(R, B)`: combines VJPs to the gradients of the visits' losses."""

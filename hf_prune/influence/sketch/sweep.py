@@ -10,6 +10,7 @@ from datasets.utils import tqdm
 
 from hf_prune.influence.checks import warn_of_growth
 from hf_prune.influence.clipping import clip_factor, leave_one_out
+from hf_prune.influence.removal import Removal
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.scales import ScaledSketches
 from hf_prune.influence.sketch.store import StepSketch, Store
@@ -101,11 +102,12 @@ class SketchSweep:
             A += (unclipped * (self.gn_scale * weights[examples] * sketch.curvature)) @ sketch.sketches
         elif self.curvature == "fisher":
             A += (((unclipped @ loss) * weights) @ loss.T) @ sketch.sketches
+        removal = Removal(weights, sketch.growth, sketch.same)
         if factor < 1:
-            squares = (loss * (sketch.gram @ loss)).sum(0)
-            effects = leave_one_out(
-                step.grad_norm, self.max_norm, slope, dots @ loss, torch.stack([along @ loss, squares]), weights
-            )
+            products = sketch.gram @ loss
+            parts = ((loss * weights @ sketch.same) * products).sum(0)
+            known = torch.stack([along @ loss, (loss * products).sum(0), parts])
+            effects = leave_one_out(step.grad_norm, self.max_norm, slope, dots @ loss, known, removal)
         else:
-            effects = -weights * (dots @ loss)
+            effects = removal.along(dots @ loss)
         return SketchedStep(step.index, sketch, C, factor, clip_term, effects)

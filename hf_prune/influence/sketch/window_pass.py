@@ -11,7 +11,7 @@ from hf_prune.influence.sketch.logit_factors import LogitFactor, logit_factors
 from hf_prune.influence.sketch.per_example_vjp import PerExampleVjp
 from hf_prune.influence.sketch.scales import GradientScales, Scales
 from hf_prune.influence.sketch.store import StepSketch, Store
-from hf_prune.model.objective import Batch
+from hf_prune.model.batch import Batch
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Step
 
@@ -69,6 +69,8 @@ class WindowPass:
         return StepSketch(
             ids=torch.from_numpy(visits.rows),
             weights=visits.weights,
+            growth=visits.growth,
+            groups=visits.groups,
             sketches=torch.cat(scaled),
             unscaled=narrow(whole),
             gram=whole @ whole.T,
@@ -84,7 +86,7 @@ class WindowPass:
         """The logit factors of a batch and the sketches of their VJPs, scaled and unscaled, `(factors x B, d)`."""
         generator = torch.Generator().manual_seed(seed)
         with self.per_example.forward(theta, batch.inputs) as forward:
-            factors = logit_factors(self.objective.loss(batch), forward.logits, batch.labels, generator)
+            factors = logit_factors(self.objective.loss(batch), forward.logits, batch, generator)
             found = [forward.vjp_both(factor.cotangents, scales.factors) for factor in factors]
         return factors, torch.cat([scaled for scaled, _ in found]), torch.cat([unscaled for _, unscaled in found])
 

@@ -1,0 +1,67 @@
+"""What a step's gradient becomes when one visit leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hf_prune.model.replay import Replay
+from hf_prune.model.rows import Rows
+
+
+@dataclass(frozen=True)
+class Removal:
+    """
+    The change of the gradient g of a step without visit i: `(r_i - 1) (G_i - a_i g_i) - a_i g_i`.
+
+    G_i is the part of g whose denominator visit i counts in. A denominator that counts tokens is smaller without the
+    visit's, so that the others weigh r_i times as much (`(S - s_i) / (N - n_i)` for a sum S of losses over N tokens);
+    where it counts rows another row would take the visit's place, r_i is 1, and the denominator stays.
+
+    Attributes:
+        weights (`torch.Tensor`, `(B,)`): the visits' weights a.
+        growth (`torch.Tensor`, `(B,)`): r.
+        same (`torch.Tensor`, `(B, B)`): whether two visits count in one denominator, 1 or 0.
+    """
+
+    weights: torch.Tensor
+    growth: torch.Tensor
+    same: torch.Tensor
+
+    def along(self, dots: torch.Tensor) -> torch.Tensor:
+        """The changes `(k, B)` along cotangents, of which `dots (k, B)` are the products with each g_i."""
+        own = self.weights * dots
+        return (self.growth - 1) * (own @ self.same - own) - own
+
+    def squares(self, parts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """
+        The squared lengths `(B,)` of the changes.
+
+        Args:
+            parts (`torch.Tensor`, `(B,)`): `<G_i, g_i>`.
+            lengths (`torch.Tensor`, `(B,)`): `|g_i|^2`.
+        """
+        more, own = self.growth - 1, self.growth * self.weights
+        whole = (self.weights * parts) @ self.same
+        return more**2 * whole - 2 * more * own * parts + own**2 * lengths
+
+
+def expected_removal(replay: Replay, rows: Rows, dots: Callable[[Rows], np.ndarray], batch_size: int) -> np.ndarray:
+    """
+    The influence `(m, k)` of rows in expectation over the order of batches: `-(1/n) sum_j <C_j, grad l_i>`.
+
+    1/n is a share of the training loss. Where that is a mean over tokens there are fewer without the row, and the
+    others weigh more: then `grad l_i` is taken less the mean over all tokens.
+
+    Args:
+        dots (`Callable`): `sum_j <C_j, grad l_i>`, `(m, k)`, of some rows.
+    """
+    found, shares = dots(rows), replay.item_shares(rows, batch_size)
+    if replay.counts_tokens(rows.batch([0])):
+        training = rows is replay.rows
+        mean = shares @ found if training else replay.item_shares(replay.rows, batch_size) @ dots(replay.rows)
+        found = found - mean
+    return -shares[:, None] * found

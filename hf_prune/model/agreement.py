@@ -1,0 +1,277 @@
+"""The recorded run computed again, as it was trained: what its objective was, and whether this is still the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate.utils import find_executable_batch_size
+
+from hf_prune.errors import UnsupportedError
+from hf_prune.model.weights import Reduction
+from hf_prune.trajectory.trajectory import Step
+
+if TYPE_CHECKING:
+    from hf_prune.model.replay import Replay
+
+logger = logging.getLogger(__name__)
+
+# Steps and micro-batches that are looked at, and how often where dropout, augmentation or masking are random.
+STEPS, MICRO_BATCHES, DRAWS = 8, 64, 4
+# What may differ, as a share: at recorded parameters, in half precision, and between snapshots.
+LOSS = {"exact": 0.01, "half": 0.05, "between": 0.1}
+NORM = {"exact": 0.02, "half": 0.1, "between": 0.4}
+# Where a loss is off by more than this, nothing is scored.
+REFUSED = 0.1
+# Draws may lie this many standard deviations apart.
+DEVIATIONS = 3.0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """
+    One step of the run, its losses computed again in training mode.
+
+    Attributes:
+        step (`Step`): the step.
+        exact (`bool`): whether its parameters were recorded, not interpolated.
+        losses (`torch.Tensor`, `(draws, B)`): the loss of each visit.
+        items (`torch.Tensor`, `(B,)`): the items of each.
+    """
+
+    step: Step
+    exact: bool
+    losses: torch.Tensor
+    items: torch.Tensor
+
+    def objectives(self, reduction: Reduction) -> torch.Tensor:
+        """Each micro-batch's part of the step's objective, `(draws, micro-batches)`."""
+        sizes = [len(micro.ids) for micro in self.step.micro_batches]
+        weighted = torch.where(self.items > 0, self.losses, 0) * reduction.weights(self.step, self.items)
+        return torch.stack([part.sum(1) for part in weighted.split(sizes, 1)], 1).double().cpu()
+
+    @property
+    def recorded(self) -> torch.Tensor:
+        """What was recorded of each, `(micro-batches,)`."""
+        return torch.tensor([micro.loss for micro in self.step.micro_batches], dtype=torch.float64)
+
+
+def observe(replay: Replay) -> list[Observed]:
+    """The losses of some steps, spread over the window, again."""
+    largest = max((len(micro.ids) for step in replay.steps() for micro in step.micro_batches), default=1)
+    found: list[Observed] = find_executable_batch_size(_observe, starting_batch_size=largest)(replay)
+    return found
+
+
+def measure_reduction(replay: Replay) -> Reduction:
+    """
+    How the Trainer made one number of losses that are not the model's own: the recorded objective over their mean.
+
+    Raises:
+        `UnsupportedError`: if no objective was recorded.
+    """
+    seen = replay.observed
+    if not seen:
+        raise UnsupportedError(
+            "The run was trained on another loss than its model's, and what the gradient was taken of was not seen: "
+            "take it with self.accelerator.backward(loss) in the Trainer, and record again."
+        )
+    recorded = torch.cat([one.recorded for one in seen])
+    fits = []
+    for whole_step in (False, True):
+        means = torch.cat([one.objectives(Reduction(whole_step, 1.0)).mean(0) for one in seen])
+        factor = float(recorded @ means / (means @ means).clamp(min=1e-30))
+        fits.append((float((recorded - factor * means).norm()), Reduction(whole_step, factor)))
+    return fits[1][1] if fits[1][0] < 0.99 * fits[0][0] else fits[0][1]
+
+
+def check_agreement(replay: Replay) -> None:
+    """
+    Compares the objective of micro-batches, and the gradient of steps, with what was recorded.
+
+    Both are computed in training mode, where randomness is told from a difference by several draws.
+
+    Raises:
+        `UnsupportedError`: where the objective is certainly another one.
+    """
+    seen = replay.observed
+    if not seen:
+        return
+    reduction = replay.reduction
+    for exact in (True, False):
+        chosen = [one for one in seen if one.exact == exact]
+        if not chosen:
+            continue
+        kind = ("half" if _half(replay) else "exact") if exact else "between"
+        recorded = torch.cat([one.recorded for one in chosen])
+        again = torch.cat([one.objectives(reduction) for one in chosen], 1)
+        off = _off(recorded, again, LOSS[kind])
+        if off is None:
+            continue
+        message = (
+            f"The objective of {len(recorded)} micro-batches, computed again, is {float(again.mean()):.4g} in the "
+            f"mean where the run recorded {float(recorded.mean()):.4g} (off by {off:.0%}): {_cause(replay)}."
+        )
+        certain = exact and len(again) == 1 and kind != "half" and not replay.trajectory.manifest.neftune_noise_alpha
+        if certain and off > REFUSED:
+            raise UnsupportedError(message)
+        logger.warning(message)
+        return
+    _check_gradients(replay, seen)
+
+
+def _check_gradients(replay: Replay, seen: list[Observed]) -> None:
+    """Compares norms, of all that was trained: what is frozen or changed on the way shows there and nowhere else."""
+    draws = len(seen[0].losses)
+    for exact in (True, False):
+        chosen = [one.step for one in seen if one.exact == exact]
+        if not chosen:
+            continue
+        kind = ("half" if _half(replay) else "exact") if exact else "between"
+        with replay.objective.in_training():
+            again = torch.tensor([[_norm(replay, step, draw) for step in chosen] for draw in range(draws)])
+        recorded = torch.tensor([step.grad_norm for step in chosen], dtype=torch.float64)
+        off = _off(recorded, again.double(), NORM[kind])
+        if off is None:
+            continue
+        still = _unmoved(replay)
+        why = (
+            f"{still[0]!r} and {len(still) - 1} other parameters did not move, so they were frozen after training "
+            "began; record with parameters= that leaves them out"
+            if still
+            else "parameters were frozen after training began, or a callback changed gradients; record with "
+            "parameters= that leaves out what does not train"
+        )
+        logger.warning(
+            f"The gradient of {len(chosen)} steps, computed again, has norm {float(again.mean()):.3g} in the mean "
+            f"where the run recorded {float(recorded.mean()):.3g}, though losses agree: {why}."
+        )
+        return
+
+
+def _off(recorded: torch.Tensor, again: torch.Tensor, tolerance: float) -> float | None:
+    """How far `again (draws, n)` lies from `recorded (n,)`, as a share; `None` if no further than it may."""
+    length = float(recorded.norm())
+    apart = float((recorded - again.mean(0)).norm())
+    noise = 0.0
+    if len(again) > 1:
+        noise = float((again.var(0).mean() * (1 + 1 / len(again))).sqrt()) * len(recorded) ** 0.5
+    if not apart > tolerance * length + DEVIATIONS * noise:
+        return None
+    return apart / max(length, 1e-30)
+
+
+def _observe(at_once: int, replay: Replay) -> list[Observed]:
+    found: list[Observed] = []
+    draws = None
+    with torch.no_grad(), replay.objective.in_training():
+        for step, exact in _chosen(replay):
+            if any(micro.loss is None for micro in step.micro_batches):
+                continue
+            losses, items = _losses(replay, step, at_once, seed=0)
+            again = [losses]
+            if draws is None:
+                again.append(_losses(replay, step, at_once, seed=1)[0])
+                draws = 1 if torch.allclose(again[0], again[1], rtol=1e-4, atol=1e-6) else DRAWS
+                again = again[:draws]
+            again += [_losses(replay, step, at_once, seed=draw)[0] for draw in range(len(again), draws)]
+            found.append(Observed(step, exact, torch.stack(again), items))
+    return found
+
+
+def _chosen(replay: Replay) -> Iterator[tuple[Step, bool]]:
+    """Steps to look at, and whether their parameters are known to the last bit."""
+    made = replay.steps()
+    if replay.trajectory.manifest.unrecorded:
+        yield from ((step, False) for step in made[-1:])  # what was not recorded is known at the end alone
+        return
+    known = set(replay.trajectory.snapshot_steps)
+    count = max(2, min(STEPS, MICRO_BATCHES // max(1, len(made[0].micro_batches))))
+    exact = _spread([step for step in made if step.index in known], count)
+    others = _spread([step for step in made if step.index not in known], count - len(exact))
+    yield from ((step, True) for step in exact)
+    yield from ((step, False) for step in others)
+
+
+def _spread(steps: list[Step], count: int) -> list[Step]:
+    places = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
+    return [steps[place] for place in places]
+
+
+def _losses(replay: Replay, step: Step, at_once: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses and items `(B,)` of a step's visits, micro-batch by micro-batch as in training."""
+    theta, losses, items = replay.theta(step.index), [], []
+    with _drawn(replay, seed):
+        for micro in step.micro_batches:
+            batch = replay.rows.batch(replay.row_of(micro.ids).tolist())
+            for start in range(0, len(batch), at_once):
+                part = batch.part(slice(start, start + at_once))
+                losses.append(replay.objective.losses(theta, part))
+                items.append(replay.objective.items(part))
+    return torch.cat(losses), torch.cat(items)
+
+
+def _norm(replay: Replay, step: Step, seed: int) -> float:
+    """The norm of a step's gradient over all that was trained."""
+    objective, fixed = replay.objective, replay.objective.fixed
+    theta = replay.theta(step.index).requires_grad_()
+    others = {name: fixed[name].clone().requires_grad_() for name in replay.trajectory.manifest.unrecorded}
+    objective.fixed = fixed | others
+    try:
+        with _drawn(replay, seed), torch.enable_grad():
+            for part in replay.micro_batches(step):
+                if float(part.weights.abs().sum()) > 0:
+                    (objective.losses(theta, part.batch) @ part.weights).backward()
+    finally:
+        objective.fixed = fixed
+    gradients = [leaf.grad for leaf in (theta, *others.values()) if leaf.grad is not None]
+    return float(torch.stack([gradient.norm() for gradient in gradients]).norm()) if gradients else 0.0
+
+
+@contextmanager
+def _drawn(replay: Replay, draw: int) -> Iterator[None]:
+    """One draw of what is random in the model and in the rows."""
+    chance, before = replay.rows.chance, replay.rows.chance.number
+    chance.number = draw if before is not None else None
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(draw)
+            yield
+    finally:
+        chance.number = before
+
+
+def _half(replay: Replay) -> bool:
+    manifest = replay.trajectory.manifest
+    return manifest.precision != "no" or manifest.snapshot_dtype != "float32" or replay.objective.half
+
+
+def _unmoved(replay: Replay) -> list[str]:
+    """Recorded parameters that are the same after the first snapshot."""
+    first, second = replay.trajectory.snapshot_steps[:2]
+    before, after = (replay.objective.unflatten(replay.theta(t)) for t in (first, second))
+    return [name for name in before if torch.equal(before[name], after[name])]
+
+
+def _cause(replay: Replay) -> str:
+    """The likeliest reason why the objective is another one, and what to do."""
+    manifest, given = replay.trajectory.manifest, replay.rows.collator
+    here = getattr(given, "__name__", type(given).__name__)
+    if replay.own_loss:
+        return (
+            "loss= does not give what the Trainer took the mean of; return each row's own loss with all its terms, "
+            "and where the mean is weighted a pair of these and the weights"
+        )
+    if given is not None and here != manifest.collator:
+        return f"batches were made by {manifest.collator} in training and by {here} here; pass that data_collator"
+    if given is None and manifest.collator not in ("default_data_collator", "DataCollatorWithPadding"):
+        return f"batches were made by {manifest.collator} in training; pass it as data_collator"
+    return (
+        "the model weights rows or adds a term to its loss, or it is not the one that was trained; pass that model, "
+        "the data_collator of training and, where the loss is no plain mean, loss="
+    )
