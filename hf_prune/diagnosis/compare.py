@@ -39,10 +39,10 @@ def diagnose(
     Says on your own run how far to trust its influence columns.
 
     The window is trained again from its first snapshot, with the recorded batches, weights, learning rates, clipping
-    and optimizer: once as it was, once without each of a few random groups of rows (their loss terms zeroed, all
-    denominators kept), and under other conditions: another batch order, which is the noise floor, half the batch size,
-    and dropout, if the model has any. What leaving out a group really does to the held-out logits and loss stands
-    next to the sum of its rows' influence.
+    and optimizer: once as it was, once without each of a few random groups of rows (denominators shrink where they
+    count tokens, and stay where they count rows), and under other conditions: another batch order, which is the noise
+    floor, half the batch size, and dropout, if the model has any. What leaving out a group really does to the
+    held-out logits and loss stands next to the sum of its rows' influence.
 
     It trains the re-run steps `len(groups) + 5` times, two more for a model with dropout; the progress bar
     shows how many steps that makes. Optimizers start with the recorded second moment, and with the momentum of the
@@ -69,7 +69,7 @@ def diagnose(
         data_collator (`Callable`, *optional*):
             As given to the Trainer.
         loss (`Callable`, *optional*):
-            `(logits, labels) -> (batch,)` losses, where the run was trained on another loss than the model's own.
+            As in [`add_influence`].
         seed (`int`, *optional*, defaults to 0):
             Draws the groups and the other batch order.
         until (`int`, *optional*):

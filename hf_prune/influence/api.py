@@ -74,6 +74,10 @@ def add_influence(
       tokens their mean), which selection represents along with the influence; not there where logits come otherwise.
     - `influence_check` (`int64`): a check sum, by which it is noticed if scores or rows are altered afterwards.
 
+    A row is removed from its batches. Where the loss is a mean over tokens (`num_items_in_batch`, or a micro-batch's
+    own) the others weigh more without its tokens: `(S - s_i) / (N - n_i)` for a sum S of losses over N tokens. Where
+    it is a mean over rows another row would take the place, and the denominator stays.
+
     What to trust: norms, groups and subsets; not the sign of one row's effect on the held-out loss. The model is
     scored in eval mode: dropout and BatchNorm make scores less faithful, and a warning says so where the recomputed
     gradient is not the recorded one; rows that are random take `draws`.
@@ -104,7 +108,11 @@ def add_influence(
         data_collator (`Callable`, *optional*):
             As given to the Trainer. By default rows are stacked, and token sequences padded.
         loss (`Callable`, *optional*):
-            `(logits, labels) -> (batch,)` losses, where the run was trained on another loss than the model's own.
+            Each row's loss, where the run was trained on another one than the model's own (class weights, weights in a
+            column, distillation, `compute_loss_func`): `(logits, labels)` or `(logits, labels, inputs)` to losses of
+            shape `(batch,)`, or to a pair of these and of their weights where the mean was weighted. `inputs` holds
+            all that the collator made. What the Trainer multiplied the mean by is measured; its own label smoothing
+            needs no `loss`.
         seed (`int`, *optional*, defaults to 0):
             Seed of the random directions.
         column (`str`, *optional*, defaults to `"influence"`):
@@ -138,7 +146,7 @@ def add_influence(
 
     Raises:
         `TrajectoryError`: for a damaged trajectory, or one of another dataset or model.
-        `UnsupportedError`: for an optimizer or a loss that has no adjoint here.
+        `UnsupportedError`: for an optimizer or a loss that has no adjoint here, or an objective that is not the run's.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
     config = ScoringConfig(

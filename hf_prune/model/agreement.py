@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from accelerate.utils import find_executable_batch_size
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.model.weights import Reduction
-from hf_prune.trajectory.trajectory import Step
-
-if TYPE_CHECKING:
-    from hf_prune.model.replay import Replay
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
+from hf_prune.model.weights import Reduction, WeightedBatch
+from hf_prune.trajectory.trajectory import Step, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +29,29 @@ NORM = {"exact": 0.02, "half": 0.1, "between": 0.4}
 REFUSED = 0.1
 # Draws may lie this many standard deviations apart.
 DEVIATIONS = 3.0
+
+
+class Run(Protocol):
+    """What is asked of a recorded run: a part of [`Replay`]."""
+
+    trajectory: Trajectory
+    objective: Objective
+    rows: Rows
+    own_loss: bool
+
+    @property
+    def observed(self) -> list[Observed]: ...
+
+    @property
+    def reduction(self) -> Reduction: ...
+
+    def steps(self) -> list[Step]: ...
+
+    def theta(self, t: int) -> torch.Tensor: ...
+
+    def row_of(self, ids: Iterable[int]) -> np.ndarray: ...
+
+    def micro_batches(self, step: Step) -> list[WeightedBatch]: ...
 
 
 @dataclass(frozen=True)
@@ -61,21 +83,21 @@ class Observed:
         return torch.tensor([micro.loss for micro in self.step.micro_batches], dtype=torch.float64)
 
 
-def observe(replay: Replay) -> list[Observed]:
+def observe(run: Run) -> list[Observed]:
     """The losses of some steps, spread over the window, again."""
-    largest = max((len(micro.ids) for step in replay.steps() for micro in step.micro_batches), default=1)
-    found: list[Observed] = find_executable_batch_size(_observe, starting_batch_size=largest)(replay)
+    largest = max((len(micro.ids) for step in run.steps() for micro in step.micro_batches), default=1)
+    found: list[Observed] = find_executable_batch_size(_observe, starting_batch_size=largest)(run)
     return found
 
 
-def measure_reduction(replay: Replay) -> Reduction:
+def measure_reduction(run: Run) -> Reduction:
     """
     How the Trainer made one number of losses that are not the model's own: the recorded objective over their mean.
 
     Raises:
         `UnsupportedError`: if no objective was recorded.
     """
-    seen = replay.observed
+    seen = run.observed
     if not seen:
         raise UnsupportedError(
             "The run was trained on another loss than its model's, and what the gradient was taken of was not seen: "
@@ -90,7 +112,7 @@ def measure_reduction(replay: Replay) -> Reduction:
     return fits[1][1] if fits[1][0] < 0.99 * fits[0][0] else fits[0][1]
 
 
-def check_agreement(replay: Replay) -> None:
+def check_agreement(run: Run) -> None:
     """
     Compares the objective of micro-batches, and the gradient of steps, with what was recorded.
 
@@ -99,15 +121,15 @@ def check_agreement(replay: Replay) -> None:
     Raises:
         `UnsupportedError`: where the objective is certainly another one.
     """
-    seen = replay.observed
+    seen = run.observed
     if not seen:
         return
-    reduction = replay.reduction
+    reduction = run.reduction
     for exact in (True, False):
         chosen = [one for one in seen if one.exact == exact]
         if not chosen:
             continue
-        kind = ("half" if _half(replay) else "exact") if exact else "between"
+        kind = ("half" if _half(run) else "exact") if exact else "between"
         recorded = torch.cat([one.recorded for one in chosen])
         again = torch.cat([one.objectives(reduction) for one in chosen], 1)
         off = _off(recorded, again, LOSS[kind])
@@ -115,31 +137,31 @@ def check_agreement(replay: Replay) -> None:
             continue
         message = (
             f"The objective of {len(recorded)} micro-batches, computed again, is {float(again.mean()):.4g} in the "
-            f"mean where the run recorded {float(recorded.mean()):.4g} (off by {off:.0%}): {_cause(replay)}."
+            f"mean where the run recorded {float(recorded.mean()):.4g} (off by {off:.0%}): {_cause(run)}."
         )
-        certain = exact and len(again) == 1 and kind != "half" and not replay.trajectory.manifest.neftune_noise_alpha
+        certain = exact and len(again) == 1 and kind != "half" and not run.trajectory.manifest.neftune_noise_alpha
         if certain and off > REFUSED:
             raise UnsupportedError(message)
         logger.warning(message)
         return
-    _check_gradients(replay, seen)
+    _check_gradients(run, seen)
 
 
-def _check_gradients(replay: Replay, seen: list[Observed]) -> None:
+def _check_gradients(run: Run, seen: list[Observed]) -> None:
     """Compares norms, of all that was trained: what is frozen or changed on the way shows there and nowhere else."""
     draws = len(seen[0].losses)
     for exact in (True, False):
         chosen = [one.step for one in seen if one.exact == exact]
         if not chosen:
             continue
-        kind = ("half" if _half(replay) else "exact") if exact else "between"
-        with replay.objective.in_training():
-            again = torch.tensor([[_norm(replay, step, draw) for step in chosen] for draw in range(draws)])
+        kind = ("half" if _half(run) else "exact") if exact else "between"
+        with run.objective.in_training():
+            again = torch.tensor([[_norm(run, step, draw) for step in chosen] for draw in range(draws)])
         recorded = torch.tensor([step.grad_norm for step in chosen], dtype=torch.float64)
         off = _off(recorded, again.double(), NORM[kind])
         if off is None:
             continue
-        still = _unmoved(replay)
+        still = _unmoved(run)
         why = (
             f"{still[0]!r} and {len(still) - 1} other parameters did not move, so they were frozen after training "
             "began; record with parameters= that leaves them out"
@@ -166,31 +188,31 @@ def _off(recorded: torch.Tensor, again: torch.Tensor, tolerance: float) -> float
     return apart / max(length, 1e-30)
 
 
-def _observe(at_once: int, replay: Replay) -> list[Observed]:
+def _observe(at_once: int, run: Run) -> list[Observed]:
     found: list[Observed] = []
     draws = None
-    with torch.no_grad(), replay.objective.in_training():
-        for step, exact in _chosen(replay):
+    with torch.no_grad(), run.objective.in_training():
+        for step, exact in _chosen(run):
             if any(micro.loss is None for micro in step.micro_batches):
                 continue
-            losses, items = _losses(replay, step, at_once, seed=0)
+            losses, items = _losses(run, step, at_once, seed=0)
             again = [losses]
             if draws is None:
-                again.append(_losses(replay, step, at_once, seed=1)[0])
+                again.append(_losses(run, step, at_once, seed=1)[0])
                 draws = 1 if torch.allclose(again[0], again[1], rtol=1e-4, atol=1e-6) else DRAWS
                 again = again[:draws]
-            again += [_losses(replay, step, at_once, seed=draw)[0] for draw in range(len(again), draws)]
+            again += [_losses(run, step, at_once, seed=draw)[0] for draw in range(len(again), draws)]
             found.append(Observed(step, exact, torch.stack(again), items))
     return found
 
 
-def _chosen(replay: Replay) -> Iterator[tuple[Step, bool]]:
+def _chosen(run: Run) -> Iterator[tuple[Step, bool]]:
     """Steps to look at, and whether their parameters are known to the last bit."""
-    made = replay.steps()
-    if replay.trajectory.manifest.unrecorded:
+    made = run.steps()
+    if run.trajectory.manifest.unrecorded:
         yield from ((step, False) for step in made[-1:])  # what was not recorded is known at the end alone
         return
-    known = set(replay.trajectory.snapshot_steps)
+    known = set(run.trajectory.snapshot_steps)
     count = max(2, min(STEPS, MICRO_BATCHES // max(1, len(made[0].micro_batches))))
     exact = _spread([step for step in made if step.index in known], count)
     others = _spread([step for step in made if step.index not in known], count - len(exact))
@@ -203,28 +225,28 @@ def _spread(steps: list[Step], count: int) -> list[Step]:
     return [steps[place] for place in places]
 
 
-def _losses(replay: Replay, step: Step, at_once: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _losses(run: Run, step: Step, at_once: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The losses and items `(B,)` of a step's visits, micro-batch by micro-batch as in training."""
-    theta, losses, items = replay.theta(step.index), [], []
-    with _drawn(replay, seed):
+    theta, losses, items = run.theta(step.index), [], []
+    with _drawn(run, seed):
         for micro in step.micro_batches:
-            batch = replay.rows.batch(replay.row_of(micro.ids).tolist())
+            batch = run.rows.batch(run.row_of(micro.ids).tolist())
             for start in range(0, len(batch), at_once):
                 part = batch.part(slice(start, start + at_once))
-                losses.append(replay.objective.losses(theta, part))
-                items.append(replay.objective.items(part))
+                losses.append(run.objective.losses(theta, part))
+                items.append(run.objective.items(part))
     return torch.cat(losses), torch.cat(items)
 
 
-def _norm(replay: Replay, step: Step, seed: int) -> float:
+def _norm(run: Run, step: Step, seed: int) -> float:
     """The norm of a step's gradient over all that was trained."""
-    objective, fixed = replay.objective, replay.objective.fixed
-    theta = replay.theta(step.index).requires_grad_()
-    others = {name: fixed[name].clone().requires_grad_() for name in replay.trajectory.manifest.unrecorded}
+    objective, fixed = run.objective, run.objective.fixed
+    theta = run.theta(step.index).requires_grad_()
+    others = {name: fixed[name].clone().requires_grad_() for name in run.trajectory.manifest.unrecorded}
     objective.fixed = fixed | others
     try:
-        with _drawn(replay, seed), torch.enable_grad():
-            for part in replay.micro_batches(step):
+        with _drawn(run, seed), torch.enable_grad():
+            for part in run.micro_batches(step):
                 if float(part.weights.abs().sum()) > 0:
                     (objective.losses(theta, part.batch) @ part.weights).backward()
     finally:
@@ -234,9 +256,9 @@ def _norm(replay: Replay, step: Step, seed: int) -> float:
 
 
 @contextmanager
-def _drawn(replay: Replay, draw: int) -> Iterator[None]:
+def _drawn(run: Run, draw: int) -> Iterator[None]:
     """One draw of what is random in the model and in the rows."""
-    chance, before = replay.rows.chance, replay.rows.chance.number
+    chance, before = run.rows.chance, run.rows.chance.number
     chance.number = draw if before is not None else None
     try:
         with torch.random.fork_rng():
@@ -246,23 +268,23 @@ def _drawn(replay: Replay, draw: int) -> Iterator[None]:
         chance.number = before
 
 
-def _half(replay: Replay) -> bool:
-    manifest = replay.trajectory.manifest
-    return manifest.precision != "no" or manifest.snapshot_dtype != "float32" or replay.objective.half
+def _half(run: Run) -> bool:
+    manifest = run.trajectory.manifest
+    return manifest.precision != "no" or manifest.snapshot_dtype != "float32" or run.objective.half
 
 
-def _unmoved(replay: Replay) -> list[str]:
+def _unmoved(run: Run) -> list[str]:
     """Recorded parameters that are the same after the first snapshot."""
-    first, second = replay.trajectory.snapshot_steps[:2]
-    before, after = (replay.objective.unflatten(replay.theta(t)) for t in (first, second))
+    first, second = run.trajectory.snapshot_steps[:2]
+    before, after = (run.objective.unflatten(run.theta(t)) for t in (first, second))
     return [name for name in before if torch.equal(before[name], after[name])]
 
 
-def _cause(replay: Replay) -> str:
+def _cause(run: Run) -> str:
     """The likeliest reason why the objective is another one, and what to do."""
-    manifest, given = replay.trajectory.manifest, replay.rows.collator
+    manifest, given = run.trajectory.manifest, run.rows.collator
     here = getattr(given, "__name__", type(given).__name__)
-    if replay.own_loss:
+    if run.own_loss:
         return (
             "loss= does not give what the Trainer took the mean of; return each row's own loss with all its terms, "
             "and where the mean is weighted a pair of these and the weights"

@@ -101,7 +101,7 @@ def add_scores(
         data_collator (`Callable`, *optional*):
             As given to the Trainer, for what takes a `model`.
         loss (`Callable`, *optional*):
-            `(logits, labels) -> (batch,)` losses, for `grand` and `less` of a loss that is not the model's own.
+            As in [`add_influence`], for `grand` and `less` of a loss that is not the model's own.
         until (`int`, *optional*):
             Only the steps before this one count. By default all of them, and for what takes a `model` those up to
             the step whose parameters `model` has.

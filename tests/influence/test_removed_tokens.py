@@ -188,3 +188,60 @@ def test_in_expectation_the_shares_of_tokens_balance_and_engines_agree(tmp_path:
     assert distance(run.score("projected", "expected"), dense) < 0.3
     pool = run.score("dense", "expected", rows=run.rows.select(range(30)), train_dataset=run.rows)
     assert distance(pool, dense[:30]) < 1e-5
+
+
+def counting(rows: int, seed: int) -> Dataset:
+    """Rows that count up, each by a step of its own, of very unequal length."""
+    rng = np.random.default_rng(seed)
+    ids = [
+        (2 + (rng.integers(30) + rng.integers(1, 4) * np.arange(rng.integers(3, 25))) % 30).tolist()
+        for _ in range(rows)
+    ]
+    return Dataset.from_dict({"input_ids": ids})
+
+
+def trained_again(untrained: nn.Module, run: Run, left_out: int | None) -> tuple[torch.Tensor, float]:
+    """Parameters and held-out loss of the run made again by torch, without a row from the window's start on."""
+    model, trajectory = copy.deepcopy(untrained).train(), Trajectory.open(run.path)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
+    for step in trajectory.steps():
+        gone = left_out if step.index >= trajectory.window[0] else None
+        batches = [dict(run.collator([run.rows[i] for i in micro.ids if i != gone])) for micro in step.micro_batches]
+        items = torch.stack([(batch["labels"][:, 1:] != -100).sum() for batch in batches]).sum()
+        optimizer.zero_grad()
+        for batch in batches:
+            model(**batch, num_items_in_batch=items).loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = step.learning_rates[0]
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        loss = float(model(**run.collator(list(run.held_out))).loss)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), loss
+
+
+@pytest.mark.parametrize("engine", ["dense", "projected"])
+def test_predicted_removals_of_a_language_model_are_those_of_real_ones(engine: str, tmp_path: Path):
+    torch.manual_seed(0)
+    untrained = llama()
+    settings = {"num_train_epochs": 6, "learning_rate": 5e-3, "max_grad_norm": 0.0, "gradient_accumulation_steps": 2}
+    collator = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
+    run = record(
+        copy.deepcopy(untrained),
+        counting(48, seed=0),
+        counting(16, seed=1),
+        tmp_path,
+        collator=collator,
+        per_device_train_batch_size=4,
+        **settings,
+    )
+    found = run.score(engine, directions=16, space="parameters")
+    base, loss = trained_again(untrained, run, None)
+    queries = parameter_queries(base, 16, seed=0)
+    true = []
+    for row in range(0, 48, 4):
+        theta, changed = trained_again(untrained, run, row)
+        true.append([*(queries @ (theta - base)).tolist(), changed - loss])
+    predicted, real = found[::4], np.array(true)
+    assert np.corrcoef(predicted[:, -1], real[:, -1])[0, 1] > 0.95
+    assert distance(predicted[:, -1], real[:, -1]) < 0.4
