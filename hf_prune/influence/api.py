@@ -146,7 +146,7 @@ def add_influence(
 
     Raises:
         `TrajectoryError`: for a damaged trajectory, or one of another dataset or model.
-        `UnsupportedError`: for an optimizer or a loss that has no adjoint here, or an objective that is not the run's.
+        `UnsupportedError`: for an optimizer or a loss that has no adjoint here.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
     config = ScoringConfig(

@@ -122,7 +122,7 @@ def check_objective(replay: Replay) -> None:
     masking.
 
     Raises:
-        `UnsupportedError`: if the optimizer made no step in the window, or had another objective.
+        `UnsupportedError`: if the optimizer made no step in the window.
     """
     if not replay.steps():
         raise UnsupportedError(

@@ -90,7 +90,6 @@ def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
         per_device_train_batch_size=args.per_device_train_batch_size,
         num_train_epochs=float(args.num_train_epochs),
         remove_unused_columns=bool(args.remove_unused_columns),
-        neftune_noise_alpha=args.neftune_noise_alpha,
         label_smoothing=float(args.label_smoothing_factor or 0.0),
         schedule={
             "name": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),

@@ -78,7 +78,6 @@ class Manifest:
         remove_unused_columns (`bool`): Whether the Trainer removed columns that the model does not take.
         label_names (`tuple[str, ...]`): The names under which the model may be given labels.
         label_smoothing (`float`): The Trainer's `label_smoothing_factor`.
-        neftune_noise_alpha (`float`, *optional*): The noise that the Trainer added to embeddings.
         unrecorded (`tuple[str, ...]`): Parameters that were trained and are not in the record.
         schedule (`dict[str, Any]`): `name`, peak `learning_rate` and `warmup_steps` of the learning rate's schedule.
         total_steps (`int`): Optimizer steps that were planned.
@@ -122,7 +121,6 @@ class Manifest:
     remove_unused_columns: bool
     label_names: tuple[str, ...]
     label_smoothing: float
-    neftune_noise_alpha: float | None
     unrecorded: tuple[str, ...]
     schedule: dict[str, Any]
     total_steps: int
