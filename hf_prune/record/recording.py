@@ -152,11 +152,11 @@ class Recording:
         return self._optimizer.gradient_norm()
 
     def _describe_inputs(self, positions: list[int] | None) -> None:
-        """Notes what the model was given in the first step."""
+        """Notes what the model was given in the first step; it is written when that step ends, with its loss."""
         hook = self._hooks.loss
         labels = next(iter(hook.labels.values()), None)
         column = describe.find_label_column(self._dataset, positions, labels)
-        self._update_manifest(inputs=hook.inputs, label_column=column)
+        self.manifest = replace(self.manifest, inputs=hook.inputs, label_column=column)
         hook.labels = {}
 
     def _write(self, step: PendingStep) -> None:
