@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from common import main, peak_memory
 from peers.recorded import arguments, opened, record
-from peers.study import NAMES, others
+from peers.study import NAMES, VARIANT, others
 from peers.tasks import Task, minilm, mlp, vit
 from transformers import Trainer, set_seed
 
@@ -42,7 +42,7 @@ SLOW = dict.fromkeys(("vit", "minilm"), ("influence function (dattri)",))
 # Models, repeats, other libraries' methods.
 PROFILES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "quick": (("mlp",), 1, NAMES[1:2]),
-    "full": (tuple(MODELS), 1, NAMES),
+    "full": (tuple(MODELS), 1, tuple(name for name in NAMES if name != VARIANT)),
 }
 OURS = {"hf_prune": {}, "hf_prune, fisher": {"curvature": "fisher"}}
 

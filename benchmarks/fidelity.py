@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from common import digits, main
 from datasets import Dataset
-from peers.study import NAMES, Sizes, snapshots, study
+from peers.study import IN_UNITS, NAMES, VARIANT, Sizes, key_of, snapshots, study
 from peers.tasks import CIFAR, mlp, vit, vit_from_scratch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -154,10 +154,11 @@ def measure(name: str, window: float, profile: dict[str, int]) -> list[dict[str,
 def tasks(profile: str, cifar: Path) -> list[tuple[Any, Sizes]]:
     """What the libraries are compared on. MiniLM has a study of its own, `minilm.py`."""
     if profile == "quick":
-        sizes = Sizes(left_out=12, groups=4, halves=12, retrainings=2, runs=1, names=(*NAMES[:2], NAMES[3]))
-        return [(mlp(320, 16, "adamw"), sizes)]
+        names = (*NAMES[:2], NAMES[3], *IN_UNITS)
+        return [(mlp(320, 16, "adamw"), Sizes(left_out=12, groups=4, halves=12, retrainings=2, runs=1, names=names))]
     small = Sizes(left_out=40, groups=12, halves=40, retrainings=3, runs=2)
-    found: list[tuple[Any, Sizes]] = [(mlp(1097, 40, optimizer), small) for optimizer in ("adamw", "sgd")]
+    of_sgd = replace(small, names=tuple(name for name in NAMES if name not in IN_UNITS))
+    found: list[tuple[Any, Sizes]] = [(mlp(1097, 40, "adamw"), small), (mlp(1097, 40, "sgd"), of_sgd)]
     if cifar.exists():
         sizes = Sizes(left_out=24, groups=8, halves=32, retrainings=2, runs=1, names=FAST)
         found.append((vit(1000, 16, cifar), sizes))
@@ -172,22 +173,30 @@ def of_libraries(rows: list[dict[str, Any]]) -> dict[str, float]:
     for run in dict.fromkeys(row["run"] for row in rows):
         name = run.replace("/adamw", "").replace("/", "_")
         for question, figure, key in (("leave-one-out", "margin_r", "loo"), ("LDS", "lds_1_run", "lds")):
-            asked = {row["method"]: row[figure] for row in rows if row["run"] == run and row["question"] == question}
+            asked = {
+                row["method"]: row[figure] for row in rows if row["run"] == run and row.get("question") == question
+            }
             default = "hf_prune (visits)" if key == "loo" else "hf_prune (expected)"
             if default in asked:
                 found[f"{key}_{name}"] = asked[default]
             if "hf_prune, exact" in asked:
                 found[f"{key}_{name}_exact"] = asked["hf_prune, exact"]
-            rest = [value for method, value in asked.items() if not method.startswith("hf_prune")]
+            rest = [value for method, value in asked.items() if not method.startswith(("hf_prune", VARIANT))]
             if rest:
                 # The plain key is that of the last task, the largest model.
                 found[f"{key}_best_other"] = found[f"{key}_{name}_best_other"] = max(rest)
     return found
 
 
-def measured_before(file: Path) -> list[dict[str, Any]]:
-    """The other libraries' rows of an earlier result: ours change nothing in them but the error of the lead."""
+def measured_before(file: Path, ours: bool) -> list[dict[str, Any]]:
+    """
+    The rows of an earlier result that are kept: all, or the other libraries' alone.
+
+    Without ours, the error of the lead over them is that of other figures.
+    """
     rows = json.loads(file.read_text())["rows"]
+    if ours:
+        return rows
     return [row | ({"lead_se": None} if "lead_se" in row else {}) for row in rows if _of_others(row)]
 
 
@@ -195,8 +204,19 @@ def _of_others(row: dict[str, Any]) -> bool:
     return not row.get("method", "hf_prune").startswith("hf_prune")
 
 
-def run(profile: str, cifar: Path = CIFAR, before: Path | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def compared(profile: str, cifar: Path, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tables of the second part: what is known, and what that lacks."""
+    keys = frozenset(key_of(row) for row in known if "method" in row)
+    return known + [row for task, sizes in tasks(profile, cifar) for row in study(task, replace(sizes, known=keys))]
+
+
+def run(
+    profile: str, cifar: Path = CIFAR, others_from: Path | None = None, add_to: Path | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch.set_num_threads(1)
+    if add_to is not None:
+        rows = compared(profile, cifar, measured_before(add_to, ours=True))
+        return rows, json.loads(add_to.read_text())["summary"] | of_libraries(rows)
     rows = [row for name in RUNS for row in measure(name, 0.5, PROFILES[profile])]
     figures = {(r["run"], r["curvature"]): r["pearson"] for r in rows if r["space"] == "parameters"}
     summary = {
@@ -208,20 +228,17 @@ def run(profile: str, cifar: Path = CIFAR, before: Path | None = None) -> tuple[
         "adamw_fisher": figures["adamw", "fisher"],
         "adamw_none": figures["adamw", "none"],
     }
-    known = [] if before is None else measured_before(before)
-    compared = known + [
-        row
-        for task, sizes in tasks(profile, cifar)
-        for row in study(task, replace(sizes, names=()) if known else sizes)
-    ]
-    summary |= of_libraries(compared)
+    libraries = compared(profile, cifar, [] if others_from is None else measured_before(others_from, ours=False))
+    summary |= of_libraries(libraries)
     limits = snapshots(vit_from_scratch(1000, 8, cifar), left_out=12) if profile == "full" and cifar.exists() else []
-    return rows + compared + limits, summary
+    return rows + libraries + limits, summary
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--cifar", type=Path, default=CIFAR, help="CIFAR-10 as Parquet: image.bytes, label, split")
-    parser.add_argument("--others-from", type=Path, help="an earlier result, to take the other libraries' rows from")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--others-from", type=Path, help="an earlier result, to take the other libraries' rows from")
+    earlier.add_argument("--add-to", type=Path, help="an earlier result, which is kept; what it lacks is measured")
     own, sys.argv[1:] = parser.parse_known_args()
-    main("fidelity", partial(run, cifar=own.cifar, before=own.others_from))
+    main("fidelity", partial(run, **vars(own)))

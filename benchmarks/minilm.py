@@ -57,7 +57,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "groups": 12,
         "halves": 32,
         "dropouts": (0.0, 0.1),
-        "libraries": 5,
+        "libraries": 7,
     },
 }
 SEED = 11
@@ -70,6 +70,8 @@ LIBRARIES = (
     "EK-FAC (kronfluence)",
     "TRAK (traker)",
     "DVEmb (dattri)",
+    "DVEmb (dattri-llm)",
+    "AdamW-influence (dattri-llm)",
 )
 
 

@@ -9,7 +9,8 @@ test row e if training row i is removed. The margin is `z_y - logsumexp(other lo
 - `captum_.py`: TracInCP, and gradient dot products (its last checkpoint alone);
 - `kronfluence_.py`: EK-FAC influence functions;
 - `traker_.py`: TRAK;
-- `dattri_.py`: DVEmb, and influence functions by conjugate gradients.
+- `dattri_.py`: DVEmb, and influence functions by conjugate gradients;
+- `dattri_llm_.py`: AdamW-influence, and DVEmb without projection.
 
 `tasks.py` has data and models, `recorded.py` a run through the Trainer, `rerun.py` the same steps again with rows left
 out, `truth.py` what is predicted, `measures.py` how well, `study.py` puts them together.

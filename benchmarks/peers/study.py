@@ -28,6 +28,9 @@ Method = Callable[..., np.ndarray]
 Scores = tuple[dict[str, np.ndarray], float]
 
 
+# No library has it; it shows what differentiating the second moment is good for.
+VARIANT = "AdamW-influence with v frozen (dattri-llm)"
+
 # Name, file, function; the free constant of a method, and where the file has the settings of it that are tried.
 LIBRARIES: tuple[tuple[str, str, str, str, str], ...] = (
     ("TracInCP (captum)", "captum_", "tracin", "", ""),
@@ -36,8 +39,15 @@ LIBRARIES: tuple[tuple[str, str, str, str, str], ...] = (
     ("TRAK (traker)", "traker_", "trak", "ridge", "RIDGES"),
     ("DVEmb (dattri)", "dattri_", "dvemb", "", ""),
     ("influence function (dattri)", "dattri_", "influence_function", "damping", "DAMPINGS"),
+    ("DVEmb (dattri-llm)", "dattri_llm_", "dvemb", "", ""),
+    ("AdamW-influence (dattri-llm)", "dattri_llm_", "adamw_influence", "", ""),
+    (VARIANT, "dattri_llm_", "adamw_influence_frozen", "", ""),
 )
 NAMES = tuple(name for name, *_ in LIBRARIES)
+# These predict the shift itself; the scores of the other libraries have no unit.
+IN_UNITS = tuple(name for name in NAMES if name.startswith("AdamW-influence"))
+# What is measured: the run, the question and the method, whose setting is left aside.
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Sizes:
         retrainings (`int`): trainings on each half, all with seeds of their own.
         runs (`int`): recorded runs that scores are averaged over, the same for each method.
         names (`tuple[str, ...]`): the other libraries' methods; those that would take too long are left out.
+        known (`frozenset[Key]`): what was measured before and is left out too.
     """
 
     left_out: int
@@ -60,6 +71,13 @@ class Sizes:
     retrainings: int
     runs: int
     names: tuple[str, ...] = NAMES
+    known: frozenset[Key] = frozenset()
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """The key of a row of the tables."""
+    method = next((name for name in NAMES if row["method"].startswith(f"{name}, ")), row["method"])
+    return row["run"], row["question"], method
 
 
 def others(names: tuple[str, ...] = NAMES) -> dict[str, dict[str, Method]]:
@@ -93,9 +111,13 @@ def study(task: Task, sizes: Sizes) -> list[dict[str, Any]]:
             f"groups of {share:.0%}": random_groups(n, share, sizes.groups, seed=seed)
             for share, seed in ((0.05, 2), (0.2, 3))
         }
+        kinds = {"leave-one-out": singles} | groups
+        # Groups left out of the whole run show errors, which scores without a unit have not.
+        unasked = {(task.name, f"{kind}, whole run", name) for kind in groups for name in {*sizes.names} - {*IN_UNITS}}
+        of_whole = {f"{kind}, whole run": sets for kind, sets in kinds.items()}
         return [
-            *_left_out(runs[0], {"leave-one-out": singles} | groups, CURVATURES, methods),
-            *_left_out(whole[0], {"leave-one-out, whole run": singles}, ("auto",), methods),
+            *_left_out(runs[0], kinds, CURVATURES, methods, sizes.known),
+            *_left_out(whole[0], of_whole, ("auto",), methods, sizes.known | unasked),
             *_datamodel(runs, whole, sizes, methods),
         ]
 
@@ -104,7 +126,7 @@ class Answers:
     """The score matrices of the other methods and their seconds; each is computed once."""
 
     # Those that ask which steps count; the others look at the trained model alone.
-    OF_STEPS = ("TracInCP (captum)", "DVEmb (dattri)")
+    OF_STEPS = ("TracInCP (captum)", "DVEmb (dattri)", "DVEmb (dattri-llm)", *IN_UNITS)
 
     def __init__(self, methods: dict[str, dict[str, Method]]):
         self.methods = methods
@@ -122,21 +144,33 @@ class Answers:
 
 
 def _left_out(
-    run: Run, kinds: dict[str, list[np.ndarray]], curvatures: tuple[str, ...], methods: Answers
+    run: Run,
+    kinds: dict[str, list[np.ndarray]],
+    curvatures: tuple[str, ...],
+    methods: Answers,
+    known: frozenset[Key],
 ) -> list[dict[str, Any]]:
     """Rows and groups left out of the window of one run, that of seed 0."""
-    truth = leave_out(run, [rows for sets in kinds.values() for rows in sets])
-    print(f"{run.task.name}: the window run again differs from the recorded run by {truth.reproduced:.1e} in a margin")
     own = {"hf_prune (visits)" if kind == "auto" else f"hf_prune, {kind}": kind for kind in curvatures}
     if run.trajectory.manifest.optimizer["name"] == "SGD":
         own.pop("hf_prune, exact", None)  # it is the default
+    lacking = {
+        name: {kind: sets for kind, sets in kinds.items() if (run.task.name, kind, name) not in known}
+        for name in (*own, *methods.methods)
+    }
+    if not any(lacking.values()):
+        return []
+    truth = leave_out(run, [rows for sets in kinds.values() for rows in sets])
+    print(f"{run.task.name}: the window run again differs from the recorded run by {truth.reproduced:.1e} in a margin")
     rows: list[dict[str, Any]] = []
-    for name in (*own, *methods.methods):
+    for name, asked in lacking.items():
+        if not asked:
+            continue
         if name in own:
             results, seconds = _timed({name: partial(ours.scores, mode="visits", curvature=own[name])}, [run])
         else:
             results, seconds = methods.of(name, (0,), [run], run.first)
-        for kind, sets in kinds.items():
+        for kind, sets in asked.items():
             place = [i for i, removed in enumerate(truth.sets) if any(removed is other for other in sets)]
             figures = {
                 key: fidelity(of_sets(scores, sets), truth.shifts[place], truth.base)
@@ -144,7 +178,7 @@ def _left_out(
             }
             best = max(figures, key=lambda key: figures[key]["margin_r"])
             found = figures[best]
-            if name not in own:  # their scores have no unit
+            if name not in (*own, *IN_UNITS):
                 found = {key: found[key] for key in ("margin_r", "row_rho", "loss_linear_r")}
             row = {"run": run.task.name, "question": kind, "method": best, "sets": len(sets)}
             rows.append(row | found | {"seconds": seconds})
@@ -154,16 +188,19 @@ def _left_out(
 
 def _datamodel(runs: list[Run], whole: list[Run], sizes: Sizes, methods: Answers) -> list[dict[str, Any]]:
     """Models trained from scratch on random halves of the rows."""
-    truth = subsets(runs[0].task, sizes.halves, sizes.retrainings)
     own = {
         "hf_prune (expected)": ("auto", runs),
         "hf_prune, whole run": ("auto", whole),
         "hf_prune, whole run, fisher": ("fisher", whole),
         "hf_prune, whole run, none": ("none", whole),
     }
+    lacking = [name for name in (*own, *methods.methods) if (runs[0].task.name, "LDS", name) not in sizes.known]
+    if not lacking:
+        return []
+    truth = subsets(runs[0].task, sizes.halves, sizes.retrainings)
     rows: list[dict[str, Any]] = []
     matrices: dict[str, np.ndarray] = {}
-    for name in (*own, *methods.methods):
+    for name in lacking:
         if name in own:
             curvature, used = own[name]
             settings = {name: partial(ours.scores, mode="expected", curvature=curvature)}
@@ -194,7 +231,8 @@ def _datamodel(runs: list[Run], whole: list[Run], sizes: Sizes, methods: Answers
     draws = bootstrap_lds(matrices, truth.sets, truth.margins)
     for row in rows:
         row["lds_se"] = float(draws[row["method"]].std())
-        row["lead_se"] = float((draws["hf_prune (expected)"] - draws[row["method"]]).std())
+        leader = draws.get("hf_prune (expected)")
+        row["lead_se"] = None if leader is None else float((leader - draws[row["method"]]).std())
     return rows
 
 

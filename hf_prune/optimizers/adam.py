@@ -22,9 +22,8 @@ class Adam(OptimizerAdjoint):
         theta <- (1 - h w if decoupled) theta
                  - h m / ((1 - b1^n) (sqrt(v / (1 - b2^n)) + eps))
 
-    then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. The second moment v is frozen:
-    differentiating through it is unstable where v is near zero, and less faithful where it is not. With amsgrad the
-    recorded moment is the largest so far.
+    then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. The second moment v is frozen.
+    With amsgrad the recorded moment is the largest so far.
     """
 
     hyper_parameters = ("betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay")
