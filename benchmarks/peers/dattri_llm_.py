@@ -16,7 +16,7 @@ import torch
 from dattri_llm.attribution import AdamWInfluenceAttributor, AttributionArguments, DVEmbAttributor
 from dattri_llm.gradient.gradient import Gradient
 from torch import nn
-from torch.func import grad, vmap
+from torch.func import functional_call, grad, vmap
 
 from peers.recorded import Run
 from peers.rerun import Network
@@ -61,7 +61,8 @@ class Steps:
     def __init__(self, run: Run):
         self.run, self.network = run, Network(run.logits_model())
         ends = np.cumsum(self.network.sizes[::-1])
-        self.size = int(ends[ends <= MOST].max())
+        count = int((ends <= MOST).sum())
+        self.size, self.last = int(ends[count - 1]), self.network.names[-count:]
 
     def for_steps(self, steps: Iterable[int]) -> Iterator[tuple[int, Gradient, list[str]]]:
         """Each row's share of its batch's gradient, as the library has it: divided by the batch, not clipped."""
@@ -77,12 +78,18 @@ class Steps:
         return self.of_rows(self.run.last, margins, *self.run.task.test_tensors)
 
     def of_rows(self, theta: torch.Tensor, measure: Callable, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        head, tail = theta.split([len(theta) - self.size, self.size])
+        values = self._values(theta)
 
-        def one(tail: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return measure(self.network.logits(torch.cat([head, tail]), x[None]), y[None])[0]
+        def one(last: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return measure(self._logits({**values, **last}, x[None]), y[None])[0]
 
-        return vmap(grad(one), (None, 0, 0))(tail, x, y)
+        found = vmap(grad(one), (None, 0, 0))({name: values[name] for name in self.last}, x, y)
+        return torch.cat([found[name].flatten(1) for name in self.last], 1)
+
+    def of_batch(self, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The gradient of the mean loss in all parameters, `(p,)`."""
+        found = grad(lambda values: losses(self._logits(values, x), y).mean())(self._values(theta))
+        return torch.cat([found[name].flatten() for name in self.network.names])
 
     def moments(self, first: int) -> dict[int, dict[str, Any]]:
         """AdamW's state around each step from `first` on, made again from the gradients at the recorded parameters."""
@@ -97,7 +104,7 @@ class Steps:
             step, theta = run.trajectory.step(t), run.thetas[t]
             rows, rate = torch.from_numpy(step.ids), step.learning_rates[0]
             count = run.trajectory.updates_before(t) + 1
-            g = grad(lambda theta, rows=rows: losses(self.network.logits(theta, x[rows]), y[rows]).mean())(theta)
+            g = self.of_batch(theta, x[rows], y[rows])
             g = g * (limit / (g.norm() + 1e-6)).clamp(max=1)
             m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g.square()
             made = -rate * m / (1 - beta1**count) / ((v / (1 - beta2**count)).sqrt() + EPS)
@@ -114,6 +121,14 @@ class Steps:
         found = np.zeros((len(self.run.task.train), scores.shape[1]))
         np.add.at(found, np.array(ids, dtype=int), scores.double().numpy())
         return found
+
+    def _values(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        parts = theta.split(self.network.sizes)
+        shaped = (part.view(shape) for part, shape in zip(parts, self.network.shapes, strict=True))
+        return dict(zip(self.network.names, shaped, strict=True))
+
+    def _logits(self, values: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return functional_call(self.network.model, (values, self.network.buffers), (x,))
 
     def _state(self, m: torch.Tensor, v: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         return {LAYER: (m[-self.size :].clone(), v[-self.size :].clone())}
