@@ -19,7 +19,7 @@ from hf_prune.influence.sketch.window_pass import NARROWER, WIDE
 # A sweep that holds no more than this is cheap, and exact.
 SMALL_SWEEP = 1 << 29
 # Vectors of the parameters' length that a dense sweep holds for each direction: its state, and what curvature takes.
-_VECTORS_PER_DIRECTION = 8
+_VECTORS_PER_DIRECTION = 10
 # In units of a training step, for 64 directions: a step of the dense sweep, and a batch of per-example gradients.
 _SWEEP_STEP, _GRADIENT_BATCH = 15.0, 2.0
 # Likewise of the projected engine: a forward pass with what surrounds it, and each VJP of the logits.

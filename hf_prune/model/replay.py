@@ -22,7 +22,7 @@ from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows, label_names
 from hf_prune.model.weights import Reduction, WeightedBatch, denominators
-from hf_prune.optimizers import GroupLayout, adjoint_class
+from hf_prune.optimizers import GroupLayout, OptimizerAdjoint, adjoint_class
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
 
@@ -54,6 +54,7 @@ class Replay:
         self.positions, self.own_loss = positions, own_loss
         self.max_norm = float(trajectory.manifest.max_grad_norm or 0.0)
         self._reduction: Reduction | None = None
+        self._direction: tuple[int, torch.Tensor] | None = None
 
     @classmethod
     def of(
@@ -128,6 +129,17 @@ class Replay:
         layout = GroupLayout(self.objective.sizes, [parameter.group for parameter in manifest.parameters])
         moment, updates = self.second_moment(t + 1), self.trajectory.updates_before(t)
         return adjoint.denominator(manifest.optimizer["groups"], layout, moment, updates)
+
+    def direction(self, t: int, adjoint: OptimizerAdjoint) -> torch.Tensor:
+        """What the learning rate multiplies in the update of step `t`, in the mean over its segment, `(p,)`."""
+        segment = self.segment_of(t)
+        if self._direction is None or self._direction[0] != segment:
+            first, last = self.trajectory.snapshot_steps[segment : segment + 2]
+            moved = self.theta(first) - self.theta(last)
+            steps = (self.trajectory.step(own) for own in range(first, last))
+            made = [(step.learning_rates, self.theta(step.index)) for step in steps if not step.skipped]
+            self._direction = segment, adjoint.direction(moved, made)
+        return self._direction[1]
 
     def clips(self, step: Step) -> bool:
         """Whether the step's gradient was clipped."""

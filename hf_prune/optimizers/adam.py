@@ -1,7 +1,8 @@
-"""The adjoint of Adam and AdamW with the second moment held at its recorded values."""
+"""The adjoint of Adam and AdamW."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,24 +23,34 @@ class Adam(OptimizerAdjoint):
         theta <- (1 - h w if decoupled) theta
                  - h m / ((1 - b1^n) (sqrt(v / (1 - b2^n)) + eps))
 
-    then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. The second moment v is frozen.
-    With amsgrad the recorded moment is the largest so far.
+    then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. So far v is held at its recorded
+    values. Where vectors of the parameters' length are swept, its own cotangent V is followed too: with u the update
+    that h multiplies and s = sqrt(v / (1 - b2^n)),
+
+        v <- b2 v + (1 - b2) d^2           C <- C + 2 (1 - b2) d v',   v' = V + A h u / (2 s (1 - b2^n) denominator)
+
+    and `V <- b2 v'`. With amsgrad the recorded moment is the largest so far, and stays held.
     """
 
     hyper_parameters = ("betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay")
     has_second_moment = True
 
     beta1: torch.Tensor
+    beta2: torch.Tensor
+    eps: torch.Tensor
     weight_decay: torch.Tensor
     decoupled: bool
+    held: bool
     layout: GroupLayout
 
     @classmethod
     def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Adam:
-        beta1 = layout.spread([group["betas"][0] for group in groups])
+        beta1, beta2 = (layout.spread([group["betas"][place] for group in groups]) for place in (0, 1))
+        eps = layout.spread([group["eps"] for group in groups])
         weight_decay = layout.spread([group["weight_decay"] for group in groups])
         decoupled = name == "AdamW" or all(group.get("decoupled_weight_decay", False) for group in groups)
-        return cls(beta1, weight_decay, decoupled, layout)
+        held = any(group.get("amsgrad", False) for group in groups)
+        return cls(beta1, beta2, eps, weight_decay, decoupled, held, layout)
 
     def start(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The cotangents of parameters and first moment at the end of the run, each `(k, p)`."""
@@ -64,6 +75,41 @@ class Adam(OptimizerAdjoint):
         C = M * (1 - beta1)
         M.mul_(beta1)
         return C
+
+    @property
+    def follows_second_moment(self) -> bool:
+        return not self.held
+
+    def direction(self, moved: torch.Tensor, steps: Sequence[tuple[tuple[float, ...], torch.Tensor]]) -> torch.Tensor:
+        rates = torch.zeros_like(moved)
+        for learning_rates, theta in steps:
+            rate = self.layout.spread(list(learning_rates)).to(moved)
+            rates += rate
+            if self.decoupled:
+                moved = moved - rate * self.weight_decay.to(moved) * theta
+        return torch.where(rates > 0, moved / rates, 0.0)
+
+    def second_moment_adjoint_(
+        self,
+        A: torch.Tensor,
+        V: torch.Tensor,
+        learning_rates: tuple[float, ...],
+        denominator: torch.Tensor,
+        updates: int,
+        *,
+        direction: torch.Tensor,
+        gradient: torch.Tensor,
+        theta: torch.Tensor,
+    ) -> torch.Tensor:
+        beta2, rate = self.beta2.to(A), self.layout.spread(list(learning_rates)).to(A)
+        correction = 1 - beta2 ** (updates + 1)
+        root = denominator - self.eps.to(A)
+        slope = rate * direction / (2 * root * correction * denominator)
+        V.addcmul_(A, torch.where(root > 0, slope, 0.0))
+        d = gradient if self.decoupled else gradient + self.weight_decay.to(A) * theta
+        added = V * (2 * (1 - beta2) * d)
+        V.mul_(beta2)
+        return added
 
     def decay_adjoint_(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:
         """Takes `A` through the update itself (weight decay); the curvature term is added by the sweep."""

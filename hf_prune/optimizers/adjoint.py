@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -61,6 +61,44 @@ class OptimizerAdjoint(ABC):
                 that are already scaled by its square root, or the optimizer has none.
             updates (`int`): Updates before this one.
         """
+
+    @property
+    def follows_second_moment(self) -> bool:
+        """Whether `second_moment_adjoint_` is there."""
+        return False
+
+    def direction(self, moved: torch.Tensor, steps: Sequence[tuple[tuple[float, ...], torch.Tensor]]) -> torch.Tensor:
+        """
+        What the learning rate multiplied, `(p,)`, in the mean over some updates.
+
+        Args:
+            moved (`torch.Tensor`): The parameters before these updates minus those after them.
+            steps (`Sequence`): Learning rates of the groups, and the parameters before, of each update.
+        """
+        raise NotImplementedError(f"{type(self).__name__} follows no second moment.")
+
+    def second_moment_adjoint_(
+        self,
+        A: torch.Tensor,
+        V: torch.Tensor,
+        learning_rates: tuple[float, ...],
+        denominator: torch.Tensor,
+        updates: int,
+        *,
+        direction: torch.Tensor,
+        gradient: torch.Tensor,
+        theta: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Returns what the second moment's cotangent `V (k, p)` adds to C, and leaves in `V` that of the step before.
+
+        Args:
+            A (`torch.Tensor`): After the step, as in `step_adjoint_`, like what is not named here.
+            direction (`torch.Tensor`): What the learning rate multiplied, `(p,)`.
+            gradient (`torch.Tensor`): The step's clipped gradient, `(p,)`.
+            theta (`torch.Tensor`): The parameters before the step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} follows no second moment.")
 
     def decay_adjoint_(self, A: torch.Tensor, C: torch.Tensor, learning_rates: tuple[float, ...]) -> None:  # noqa: B027
         """Takes `A` through the update itself, that is, weight decay; the sweep adds the curvature term."""

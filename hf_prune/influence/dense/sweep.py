@@ -10,7 +10,7 @@ import torch
 from datasets.utils import tqdm
 
 from hf_prune.influence.checks import warn_of_growth
-from hf_prune.influence.clipping import Clip
+from hf_prune.influence.clipping import Clip, clip_factor
 from hf_prune.influence.dense.curvature import Parts, step_work
 from hf_prune.influence.removal import Removal
 from hf_prune.model.per_example import batch_gradient
@@ -96,14 +96,34 @@ class DenseSweep:
         """Sweeps `queries (k, p)` from the end of the run to the start of the window."""
         trajectory = self.replay.trajectory
         A, M = self.adjoint.start(queries.clone())
+        V = torch.zeros_like(queries) if self.adjoint.follows_second_moment else None
         length, largest = float(A.norm()), 0.0
         for step in tqdm(self.replay.steps()[::-1], desc="Sweeping the window", unit="step"):
             denominator, updates = self.replay.denominator(step.index), trajectory.updates_before(step.index)
             C = self.adjoint.step_adjoint_(A, M, step.learning_rates, denominator, updates)
+            if V is not None and denominator is not None:
+                C += self._through_second_moment(step, A, V, denominator)
             self.adjoint.decay_adjoint_(A, C, step.learning_rates)
             yield self._through_gradient(step, A, C, effects)
             largest = max(largest, float(A.norm()) / length)
         warn_of_growth(trajectory, largest)
+
+    def _through_second_moment(
+        self, step: Step, A: torch.Tensor, V: torch.Tensor, denominator: torch.Tensor
+    ) -> torch.Tensor:
+        """What the second moment's cotangent adds to that of the step's gradient, `(k, p)`."""
+        replay, visits, theta = self.replay, self.replay.batch(step), self.replay.theta(step.index)
+        gradient = batch_gradient(replay.objective, theta, visits.batch, visits.weights)
+        return self.adjoint.second_moment_adjoint_(
+            A,
+            V,
+            step.learning_rates,
+            denominator,
+            replay.trajectory.updates_before(step.index),
+            direction=replay.direction(step.index, self.adjoint),
+            gradient=gradient * clip_factor(step.grad_norm, replay.max_norm),
+            theta=theta,
+        )
 
     def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor, effects: bool) -> SweptStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
