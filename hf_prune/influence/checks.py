@@ -14,6 +14,7 @@ from hf_prune.model.agreement import check_agreement
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+from hf_prune.optimizers import adjoint_class
 from hf_prune.trajectory.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 NORM_TOLERANCE = 0.1
 # Where cotangents grow this many times, the effect of a small change is unpredictable.
 GROWTH_LIMIT = 100.0
+# Updates before a window from which on a row's part of Adam's second moment is small.
+FEW_STEPS = 32
 
 
 def check_arguments(
@@ -142,6 +145,19 @@ def check_objective(replay: Replay) -> None:
             f"{step.grad_norm:.3g}: dropout, BatchNorm, random augmentation, a loss that is not the model's or "
             "another model make the scores less faithful; score the model that was trained, with the "
             "data_collator and loss that training used."
+        )
+
+
+def warn_of_few_steps(trajectory: Trajectory, engine: str) -> None:
+    """Warns where a sketch, which holds Adam's second moment, is asked about steps that the moment is made of."""
+    before = trajectory.updates_before(trajectory.window[0])
+    if before >= FEW_STEPS or not adjoint_class(trajectory.manifest.optimizer["name"]).has_second_moment:
+        return
+    if engine == "projected":
+        logger.warning(
+            f"The window begins after {before} updates: in so few steps a row makes up much of Adam's second moment, "
+            "which engine='projected' holds as it was. Use engine='dense' where it fits into memory, or a smaller "
+            "window of a longer run; diagnose() measures how far the scores can be trusted."
         )
 
 

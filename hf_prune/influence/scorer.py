@@ -12,7 +12,7 @@ from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cache import SharedCache
-from hf_prune.influence.checks import check_objective
+from hf_prune.influence.checks import check_objective, warn_of_few_steps
 from hf_prune.influence.engine import make_engine
 from hf_prune.influence.queries import Queries, probe
 from hf_prune.model.losses import FACTORED_LOGITS
@@ -56,6 +56,7 @@ class Scorer:
             key (`str`): a digest of all that the scores depend on.
         """
         check_objective(self.replay)
+        warn_of_few_steps(self.replay.trajectory, self.config.engine)
         shifts = np.zeros(())
         for draw, cache in enumerate(caches):
             if self.targets.chance.number is not None:

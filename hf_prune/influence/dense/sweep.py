@@ -100,38 +100,39 @@ class DenseSweep:
         length, largest = float(A.norm()), 0.0
         for step in tqdm(self.replay.steps()[::-1], desc="Sweeping the window", unit="step"):
             denominator, updates = self.replay.denominator(step.index), trajectory.updates_before(step.index)
+            visits, theta = self.replay.batch(step), self.replay.theta(step.index)
+            parts = _parts(self.replay, theta, visits) if V is not None or self.replay.clips(step) else None
             C = self.adjoint.step_adjoint_(A, M, step.learning_rates, denominator, updates)
-            if V is not None and denominator is not None:
-                C += self._through_second_moment(step, A, V, denominator)
+            if V is not None and denominator is not None and parts is not None:
+                C += self.adjoint.second_moment_adjoint_(
+                    A,
+                    V,
+                    step.learning_rates,
+                    denominator,
+                    updates,
+                    direction=self.replay.direction(step.index, self.adjoint),
+                    gradient=parts.whole * clip_factor(step.grad_norm, self.replay.max_norm),
+                    theta=theta,
+                )
             self.adjoint.decay_adjoint_(A, C, step.learning_rates)
-            yield self._through_gradient(step, A, C, effects)
+            yield self._through_gradient(step, visits, theta, parts, A, C, effects)
             largest = max(largest, float(A.norm()) / length)
         warn_of_growth(trajectory, largest)
 
-    def _through_second_moment(
-        self, step: Step, A: torch.Tensor, V: torch.Tensor, denominator: torch.Tensor
-    ) -> torch.Tensor:
-        """What the second moment's cotangent adds to that of the step's gradient, `(k, p)`."""
-        replay, visits, theta = self.replay, self.replay.batch(step), self.replay.theta(step.index)
-        gradient = batch_gradient(replay.objective, theta, visits.batch, visits.weights)
-        return self.adjoint.second_moment_adjoint_(
-            A,
-            V,
-            step.learning_rates,
-            denominator,
-            replay.trajectory.updates_before(step.index),
-            direction=replay.direction(step.index, self.adjoint),
-            gradient=gradient * clip_factor(step.grad_norm, replay.max_norm),
-            theta=theta,
-        )
-
-    def _through_gradient(self, step: Step, A: torch.Tensor, C: torch.Tensor, effects: bool) -> SweptStep:
+    def _through_gradient(
+        self,
+        step: Step,
+        visits: WeightedBatch,
+        theta: torch.Tensor,
+        parts: Parts | None,
+        A: torch.Tensor,
+        C: torch.Tensor,
+        effects: bool,
+    ) -> SweptStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
-        replay, visits = self.replay, self.replay.batch(step)
-        theta, batch, weights = replay.theta(step.index), visits.batch, visits.weights
-        clip, parts, cotangents = None, None, C
-        if replay.clips(step):
-            parts = _parts(replay, theta, visits)
+        replay, batch, weights = self.replay, visits.batch, visits.weights
+        clip, cotangents = None, C
+        if parts is not None and replay.clips(step):
             clip = Clip(parts.whole, step.grad_norm, replay.max_norm)
             cotangents = clip.adjoint(C)
         work = step_work(
@@ -142,7 +143,7 @@ class DenseSweep:
             cotangents,
             self.curvature,
             dots=effects,
-            parts=parts if effects else None,
+            parts=parts if effects and clip is not None else None,
             budget=self.budget,
         )
         if work.curved is not None:
