@@ -50,6 +50,8 @@ def with_checks(dataset: Dataset, column: str, trained: list[str], others: list[
         others (`list[str]`): The other columns that were there.
     """
     name = InfluenceColumns(column).check
+    if name in dataset.column_names:  # of an earlier scoring
+        dataset = dataset.remove_columns(name)
     sums = np.zeros(len(dataset), np.uint64)
     for part, values in _parts(dataset, column, trained, others).items():
         sums |= values << np.uint64(_BITS * part)

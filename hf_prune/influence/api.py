@@ -219,7 +219,7 @@ def add_influence(
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     trained_columns = [name for name in dataset.column_names if name in record.dataset_columns]
-    other_columns = [name for name in dataset.column_names if name not in record.dataset_columns]
+    other_columns = [name for name in dataset.column_names if name not in (*record.dataset_columns, *columns)]
     known = ScoringRecord(
         config,
         RecordedRun.of(record.digest, record.manifest.to_dict()),

@@ -188,3 +188,16 @@ def test_check_sums_follow_from_the_rows_alone(scored: Dataset, tmp_path: Path):
     checks = np.array(load_from_disk(str(tmp_path / "rows"))["influence_check"])
     assert len(set(checks.tolist())) == N
     assert np.array_equal(checks[5:9], scored.select(range(5, 9))["influence_check"])
+
+
+def test_rows_can_be_scored_again(tmp_path: Path):
+    rows, held_out = toys.vectors(24), toys.vectors(8, seed=1)
+    model = toys.Mlp()
+    toys.train(model, rows, tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], num_train_epochs=2)
+    once = add_influence(rows, tmp_path / "t", model=model, eval_dataset=held_out, directions=8)
+    again = add_influence(once, tmp_path / "t", model=model, eval_dataset=held_out, directions=4)
+    assert again.column_names == once.column_names
+    assert again["influence_check"][:] == add_influence(
+        rows, tmp_path / "t", model=model, eval_dataset=held_out, directions=4
+    )["influence_check"][:]
+    assert claim_of(again, "influence").record is not None

@@ -12,16 +12,10 @@ from torch import nn
 from hf_prune import Trajectory
 from hf_prune.influence.queries import parameter_queries
 from hf_prune.influence.sketch import store
-from hf_prune.optimizers.adam import Adam
 from tests import toys
 from tests.influence.runs import Run, distance, record
 
-
-@pytest.fixture(autouse=True)
-def second_moment_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a sketch holds it: the dense engine follows it, which test_updates.py and test_few_steps.py check."""
-    monkeypatch.setattr(Adam, "follows_second_moment", False)
-
+pytestmark = pytest.mark.usefixtures("second_moment_is_held")
 
 # Sketches are kept as bytes, which rounds each entry by up to 1 part in 254 of the largest.
 ROUNDING = 0.01

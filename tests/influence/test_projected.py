@@ -39,6 +39,8 @@ from hf_prune.trajectory.manifest import Parameter
 from tests import toys
 from tests.influence.runs import distance
 
+pytestmark = pytest.mark.usefixtures("second_moment_is_held")
+
 SIZES = {"vocab_size": toys.VOCABULARY, "num_labels": toys.CLASSES, "pad_token_id": 0}
 
 

@@ -25,6 +25,8 @@ from tests import toys
 from tests.influence.runs import distance, mlp, record
 from tests.influence.test_objectives import language_model, lora, ragged, tagger, tokenizer
 
+pytestmark = pytest.mark.usefixtures("second_moment_is_held")
+
 
 def test_many_logits_keep_the_whole_curvature_in_the_mean():
     logits, labels = torch.randn(1, 8).expand(2000, 8), torch.full((2000,), 2)

@@ -180,6 +180,7 @@ def expected_run(directory: Path) -> Run:
     return record(tagger(), rows, held_out, directory, collator=collator, num_train_epochs=6)
 
 
+@pytest.mark.usefixtures("second_moment_is_held")
 def test_in_expectation_the_shares_of_tokens_balance_and_engines_agree(tmp_path: Path):
     run = expected_run(tmp_path)
     dense = run.score("dense", "expected")
