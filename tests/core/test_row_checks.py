@@ -197,7 +197,8 @@ def test_rows_can_be_scored_again(tmp_path: Path):
     once = add_influence(rows, tmp_path / "t", model=model, eval_dataset=held_out, directions=8)
     again = add_influence(once, tmp_path / "t", model=model, eval_dataset=held_out, directions=4)
     assert again.column_names == once.column_names
-    assert again["influence_check"][:] == add_influence(
-        rows, tmp_path / "t", model=model, eval_dataset=held_out, directions=4
-    )["influence_check"][:]
+    assert (
+        again["influence_check"][:]
+        == add_influence(rows, tmp_path / "t", model=model, eval_dataset=held_out, directions=4)["influence_check"][:]
+    )
     assert claim_of(again, "influence").record is not None
