@@ -47,6 +47,8 @@ from hf_prune.selection.problem import read_problem
 
 RATES = (0.3, 0.5, 0.7, 0.9)
 CUTS = (0.3,)
+FOR_A_TASK = ("target", "less", "rds", "length")
+"""Methods that choose for held-out rows of another kind; see `targets.py`."""
 LOSSLESS = 0.003
 REPEATS, SMALL = 2, 1_300
 """Retrainings of each subset that are averaged where there are so few rows."""
@@ -79,7 +81,7 @@ def choosers(rows: Dataset, seed: int) -> dict[str, Chooser]:
         config = SelectionConfig(keep=1 - rate, seed=seed)
         return np.flatnonzero(~ccs(problem, len(rows) - config.kept_rows(len(rows)), config, cut=cut).dropped)
 
-    found: dict[str, Chooser] = {method: partial(by_method, method=method) for method in METHODS}
+    found: dict[str, Chooser] = {name: partial(by_method, method=name) for name in METHODS if name not in FOR_A_TASK}
     found["none"] = partial(by_method, method="influence", difficulty=None)
     found |= {f"ccs-{cut}": partial(by_cut, cut=cut) for cut in CUTS}
     for method in ("herding", "kcenter", "moderate"):
@@ -185,13 +187,19 @@ def summarise(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def together(files: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The mean gain of each method over random rows, over tasks, by rate and budget; and the outcomes of all tasks."""
+    """
+    The outcomes of all tasks, and the mean gain of each method over random rows by rate and budget, over the tasks on
+    which all methods ran.
+    """
     results = [json.loads(file.read_text()) for file in files]
+    methods = set().union(*({row["method"] for row in result["rows"]} for result in results))
     summary: dict[str, Any] = {}
     gains: dict[tuple[float, str], dict[str, list[float]]] = {}
     for result in results:
         summary |= result["summary"]
         rows = [row for row in result["rows"] if row["rate"] > 0]
+        if methods - {row["method"] for row in result["rows"]}:
+            continue
         random = {(row["rate"], row["budget"]): row["accuracy"] for row in rows if row["method"] == "random"}
         for row in rows:
             place = (row["rate"], row["budget"])
@@ -206,9 +214,8 @@ def together(files: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         for (rate, budget), methods in sorted(gains.items())
         for method, values in methods.items()
     ]
-    whole = [row for row in found if row["tasks"] == max(other["tasks"] for other in found)]
-    for method in sorted({row["method"] for row in whole}):
-        summary[f"gain_{method}"] = float(np.mean([row["gain"] for row in whole if row["method"] == method]))
+    for method in sorted({row["method"] for row in found}):
+        summary[f"gain_{method}"] = float(np.mean([row["gain"] for row in found if row["method"] == method]))
     return found, summary
 
 
