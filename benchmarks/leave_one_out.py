@@ -5,7 +5,7 @@ The run goes through the real Trainer and its recorder. The truth is the same tr
 the record, with one row's loss left out in the window, for 48 rows; without one it ends at the Trainer's parameters to
 1e-6. `shift r`: Pearson correlation over rows of `influence_norm` with the root mean square shift of 200 held-out
 rows' logits; `length`: the one's sum over the other's; `loss r`, `loss error`: correlation and relative error of
-`influence_eval_loss`. `held` is the sweep with Adam's second moment held.
+`influence_eval_loss`. `held` is the sweep with Adam's second moment held, as it is by default in runs of 64 updates and more.
 
     python benchmarks/study_data.py DATA
     python benchmarks/leave_one_out.py --profile full --data DATA --out results/leave_one_out.json
@@ -34,7 +34,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence
-from hf_prune.optimizers.adam import Adam
+from hf_prune.influence import checks
 
 RUNS: dict[str, dict[str, Any]] = {
     "GELU, 16 steps, whole run": {"act": nn.GELU, "epochs": 1, "batch": 63, "window": 1.0, "snapshots": 4},
@@ -108,7 +108,7 @@ def measure(name: str, rows: int, data: Path) -> list[dict[str, Any]]:
         changes = (losses[1:] - losses[0]).numpy()
         for held in (False, True):
             shutil.rmtree(record / "scores", ignore_errors=True)  # what was computed otherwise
-            with patch.object(Adam, "follows_second_moment", not held):
+            with patch.object(checks, "FEW_STEPS", 0 if held else 1_000):
                 for mode in ("visits", "expected"):
                     scored = add_influence(
                         train.dataset(), record, model=model, eval_dataset=held_out.dataset(), mode=mode

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 NORM_TOLERANCE = 0.1
 # Where cotangents grow this many times, the effect of a small change is unpredictable.
 GROWTH_LIMIT = 100.0
-# Updates before a window from which on a row's part of Adam's second moment is small.
-FEW_STEPS = 32
+# In runs of fewer updates a row is a large part of Adam's second moment (ARCHITECTURE.md tells what was measured).
+FEW_STEPS = 64
 
 
 def check_arguments(
@@ -148,16 +148,19 @@ def check_objective(replay: Replay) -> None:
         )
 
 
+def has_few_steps(trajectory: Trajectory) -> bool:
+    """Whether the optimizer had made fewer than `FEW_STEPS` updates when the window ended."""
+    return trajectory.updates_before(trajectory.window[1]) < FEW_STEPS
+
+
 def warn_of_few_steps(trajectory: Trajectory, engine: str) -> None:
     """Warns where a sketch, which holds Adam's second moment, is asked about steps that the moment is made of."""
-    before = trajectory.updates_before(trajectory.window[0])
-    if before >= FEW_STEPS or not adjoint_class(trajectory.manifest.optimizer["name"]).has_second_moment:
-        return
-    if engine == "projected":
+    adam = adjoint_class(trajectory.manifest.optimizer["name"]).has_second_moment
+    if adam and engine == "projected" and has_few_steps(trajectory):
         logger.warning(
-            f"The window begins after {before} updates: in so few steps a row makes up much of Adam's second moment, "
-            "which engine='projected' holds as it was. Use engine='dense' where it fits into memory, or a smaller "
-            "window of a longer run; diagnose() measures how far the scores can be trusted."
+            f"The run made {trajectory.updates_before(trajectory.window[1])} updates: in so few steps a row makes up "
+            "much of Adam's second moment, which engine='projected' holds as it was. Use engine='dense' where it fits "
+            "into memory, or train longer; diagnose() measures how far the scores can be trusted."
         )
 
 

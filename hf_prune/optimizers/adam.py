@@ -24,8 +24,8 @@ class Adam(OptimizerAdjoint):
                  - h m / ((1 - b1^n) (sqrt(v / (1 - b2^n)) + eps))
 
     then `A <- (1 - h w) A + H C` (decoupled) or `A <- A + w C + H C`, and `M <- b1 m'`. So far v is held at its
-    recorded values. Where vectors of the parameters' length are swept, its own cotangent V is followed too: with u the
-    update that h multiplies and s = sqrt(v / (1 - b2^n)),
+    recorded values. Where vectors of the parameters' length are swept over few steps, its own cotangent V is followed
+    too: with u the update that h multiplies and s = sqrt(v / (1 - b2^n)),
 
         v <- b2 v + (1 - b2) d^2           C <- C + 2 (1 - b2) d v',   v' = V + A h u / (2 s (1 - b2^n) denominator)
 

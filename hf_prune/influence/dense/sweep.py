@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets.utils import tqdm
 
-from hf_prune.influence.checks import warn_of_growth
+from hf_prune.influence.checks import has_few_steps, warn_of_growth
 from hf_prune.influence.clipping import Clip, clip_factor
 from hf_prune.influence.dense.curvature import Parts, step_work
 from hf_prune.influence.removal import Removal
@@ -74,6 +74,7 @@ class DenseSweep:
         manifest = replay.trajectory.manifest
         groups = [parameter.group for parameter in manifest.parameters]
         self.adjoint = adjoint_for(manifest.optimizer, replay.objective.sizes, groups)
+        self.follows_second_moment = self.adjoint.follows_second_moment and has_few_steps(replay.trajectory)
 
     def visits(self, queries: torch.Tensor) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits: leave-one-out of this very run."""
@@ -96,7 +97,7 @@ class DenseSweep:
         """Sweeps `queries (k, p)` from the end of the run to the start of the window."""
         trajectory = self.replay.trajectory
         A, M = self.adjoint.start(queries.clone())
-        V = torch.zeros_like(queries) if self.adjoint.follows_second_moment else None
+        V = torch.zeros_like(queries) if self.follows_second_moment else None
         length, largest = float(A.norm()), 0.0
         for step in tqdm(self.replay.steps()[::-1], desc="Sweeping the window", unit="step"):
             denominator, updates = self.replay.denominator(step.index), trajectory.updates_before(step.index)
