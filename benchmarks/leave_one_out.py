@@ -5,7 +5,7 @@ The run goes through the real Trainer and its recorder. The truth is the same tr
 the record, with one row's loss left out in the window, for 48 rows; without one it ends at the Trainer's parameters to
 1e-6. `shift r`: Pearson correlation over rows of `influence_norm` with the root mean square shift of 200 held-out
 rows' logits; `length`: the one's sum over the other's; `loss r`, `loss error`: correlation and relative error of
-`influence_eval_loss`. `held` is the sweep with Adam's second moment held, as it is by default in runs of 64 updates and more.
+`influence_eval_loss`. `held` is the sweep with Adam's second moment held, as it is by default from 64 updates on.
 
     python benchmarks/study_data.py DATA
     python benchmarks/leave_one_out.py --profile full --data DATA --out results/leave_one_out.json

@@ -34,7 +34,7 @@ from hf_prune.trajectory.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v7"
+VERSION = "influence/v8"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
 

@@ -51,7 +51,8 @@ class Removal:
 
 def expected_removal(replay: Replay, rows: Rows, dots: Callable[[Rows], np.ndarray], batch_size: int) -> np.ndarray:
     """
-    The influence `(m, k)` of rows in expectation over the order of batches: `-(1/n) sum_j <C_j, grad l_i>`.
+    The influence `(m, k)` of rows in expectation over the order of batches: `-p_i sum_j <C_j, grad l_i>`,
+    with p_i a row's share of the draws (1/n where all are drawn alike).
 
     1/n is a share of the training loss. Where that is a mean over tokens there are fewer without the row, and the
     others weigh more: then `grad l_i` is taken less the mean over all tokens.

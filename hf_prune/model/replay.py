@@ -21,7 +21,7 @@ from hf_prune.model.draws import draw_shares
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows, label_names
-from hf_prune.model.weights import Reduction, WeightedBatch, denominators
+from hf_prune.model.weights import EVEN, Reduction, WeightedBatch, denominators
 from hf_prune.optimizers import GroupLayout, OptimizerAdjoint, adjoint_class
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
@@ -137,7 +137,7 @@ class Replay:
             first, last = self.trajectory.snapshot_steps[segment : segment + 2]
             moved = self.theta(first) - self.theta(last)
             steps = (self.trajectory.step(own) for own in range(first, last))
-            made = [(step.learning_rates, self.theta(step.index)) for step in steps if not step.skipped]
+            made = ((step.learning_rates, self.theta(step.index)) for step in steps if not step.skipped)
             self._direction = segment, adjoint.direction(moved, made)
         return self._direction[1]
 
@@ -154,24 +154,24 @@ class Replay:
         """All visits of a step, collated as one batch."""
         rows = self.row_of(step.ids)
         batch = self.rows.batch(rows.tolist())
-        return WeightedBatch(rows, batch, *self._weights(step, batch, self.objective.items(batch)))
+        return WeightedBatch(rows, batch, *self._weights(step, [batch]))
 
     def micro_batches(self, step: Step) -> list[WeightedBatch]:
         """The same visits, micro-batch by micro-batch."""
         rows = [self.row_of(micro.ids) for micro in step.micro_batches]
         batches = [self.rows.batch(part.tolist()) for part in rows]
-        items = torch.cat([self.objective.items(batch) for batch in batches])
         sizes = [len(part) for part in rows]
-        split = [values.split(sizes) for values in self._weights(step, batches[0], items)]
+        split = [values.split(sizes) for values in self._weights(step, batches)]
         return [WeightedBatch(*part) for part in zip(rows, batches, *split, strict=True)]
 
-    def _weights(
-        self, step: Step, batch: Batch, items: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _weights(self, step: Step, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Weights, items of a denominator that counts tokens, and groups that share one, each `(B,)`."""
+        items = torch.cat([self.objective.items(batch) for batch in batches])
         weights = self.reduction.weights(step, items)
-        counted = items if self.counts_tokens(batch) else torch.zeros_like(items)
-        return weights, counted, denominators(step, weights, counted)
+        if not self.counts_tokens(batches[0]):
+            nothing = torch.zeros_like(items)
+            return weights, nothing, denominators(step, weights, nothing)
+        return weights, _counted(batches, weights, items), denominators(step, weights, items)
 
     def counts_tokens(self, batch: Batch) -> bool:
         """Whether the loss is a mean over tokens: then a batch that loses a row has a smaller denominator."""
@@ -244,6 +244,17 @@ class Replay:
         if column not in dataset.column_names or not hasattr(dataset.features[column], "dtype"):
             return np.ones(len(dataset))
         return (np.asarray(dataset.with_format("numpy")[column][:]) != IGNORED).astype(np.float64)
+
+
+def _counted(batches: list[Batch], weights: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """
+    What each visit adds to the denominator, `(B,)`: its items, or all its labelled tokens where the Trainer divided by
+    the number of these; a loss of next tokens looks at one a row less.
+    """
+    labelled = torch.cat([(batch.labels != IGNORED).flatten(1).sum(1) for batch in batches]).to(items)
+    per_item = weights[items > 0] / items[items > 0]
+    of_labelled = len(per_item) > 0 and bool(((per_item * labelled.sum() - 1).abs() < EVEN).all())
+    return labelled if of_labelled else items
 
 
 def row_positions(dataset: Dataset, trajectory: Trajectory) -> dict[int, int] | None:

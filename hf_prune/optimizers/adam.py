@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ class Adam(OptimizerAdjoint):
     def follows_second_moment(self) -> bool:
         return not self.held
 
-    def direction(self, moved: torch.Tensor, steps: Sequence[tuple[tuple[float, ...], torch.Tensor]]) -> torch.Tensor:
+    def direction(self, moved: torch.Tensor, steps: Iterable[tuple[tuple[float, ...], torch.Tensor]]) -> torch.Tensor:
         rates = torch.zeros_like(moved)
         for learning_rates, theta in steps:
             rate = self.layout.spread(list(learning_rates)).to(moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -67,13 +67,13 @@ class OptimizerAdjoint(ABC):
         """Whether `second_moment_adjoint_` is there."""
         return False
 
-    def direction(self, moved: torch.Tensor, steps: Sequence[tuple[tuple[float, ...], torch.Tensor]]) -> torch.Tensor:
+    def direction(self, moved: torch.Tensor, steps: Iterable[tuple[tuple[float, ...], torch.Tensor]]) -> torch.Tensor:
         """
         What the learning rate multiplied, `(p,)`, in the mean over some updates.
 
         Args:
             moved (`torch.Tensor`): The parameters before these updates minus those after them.
-            steps (`Sequence`): Learning rates of the groups, and the parameters before, of each update.
+            steps (`Iterable`): Learning rates of the groups, and the parameters before, of each update.
         """
         raise NotImplementedError(f"{type(self).__name__} follows no second moment.")
 

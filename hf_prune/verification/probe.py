@@ -45,7 +45,8 @@ class Probe:
             As [`verify`] takes it: makes a Trainer with a *fresh* model from training rows and a seed.
         eval_dataset (`Dataset`):
             Rows to measure on: none of the training rows, and not those that `verify` will measure on. They are
-            measured in up to 20 parts, and the metric is the parts' mean.
+            measured in up to 20 parts, and the metric is the parts' mean, so each part needs as many rows as the
+            metric does (one row for accuracy and loss).
         metric (`str`, `Callable` or `evaluate.EvaluationModule`, *optional*, defaults to `"accuracy"`):
             As [`verify`] takes it.
         greater_is_better (`bool`, *optional*):
@@ -150,7 +151,8 @@ class Probe:
 
     def _one(self, protocol: RetrainingProtocol, dataset: Dataset, kept: np.ndarray, seed: int) -> list[float]:
         """The metric of each block after one training, from `directory` where it is known already."""
-        known = json.dumps([kept.tolist(), seed, self.budget, self.steps, protocol.measure.name, self._eval_digest])
+        rows = [content_digest(dataset), kept.tolist(), self._eval_digest]
+        known = json.dumps([rows, seed, self.budget, self.steps, protocol.measure.name])
         file = None if self.directory is None else Path(self.directory) / f"{sha256(known.encode()).hexdigest()}.json"
         if file is not None and file.is_file():
             return [float(value) for value in json.loads(file.read_text())["metrics"]]

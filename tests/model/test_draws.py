@@ -10,8 +10,7 @@ from hf_prune.model.draws import draw_shares
 
 def epochs(n: int, whole: int, part: float, rng: np.random.Generator) -> np.ndarray:
     counts = np.full(n, whole)
-    for _ in range(2):  # the window begins and ends within an epoch
-        counts[rng.permutation(n)[: round(part * n)]] += 1
+    counts[rng.permutation(n)[: round(part * n)]] += 1  # of an epoch that was cut
     return counts
 
 
@@ -34,7 +33,9 @@ def test_unequal_draws_have_the_shares_that_were_counted(mean: int):
     left_out[: n // 10] = 0
     oversampled = np.full(n, mean)
     oversampled[: n // 20] *= 5
+    thrice = np.ones(n, dtype=int)
+    thrice[: n // 10] = 3
     weights = np.r_[np.full(n // 10, 8.0), np.ones(n - n // 10)]
     weighted = np.bincount(rng.choice(n, mean * n, p=weights / weights.sum()), minlength=n)
-    for counts in (left_out, oversampled, weighted):
+    for counts in (left_out, oversampled, thrice, weighted):
         np.testing.assert_allclose(draw_shares(counts), counts / counts.sum())

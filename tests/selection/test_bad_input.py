@@ -60,7 +60,7 @@ def test_epsilon_of_another_type_is_refused(epsilon):
 
 
 def test_an_unknown_method_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"method='best' is not known: .*'influence', .*'random', 'stratified'"):
+    with pytest.raises(ValueError, match=r"method='best' is not known: .*'influence', .*'random', .*'stratified'"):
         select(scored(), 0.5, method="best")
 
 

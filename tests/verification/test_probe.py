@@ -172,10 +172,11 @@ def test_differences_are_paired_and_their_error_takes_seeds_and_rows_as_drawn():
     assert weigh(values, -1)[0].gain == pytest.approx(-over_random.mean())
 
 
-def test_chance_alone_rarely_looks_like_evidence():
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_chance_alone_rarely_looks_like_evidence(seeds: int):
     """The best of eight that are as good as random rows and the balanced choice, on rows of which some are hard."""
     rng = np.random.default_rng(0)
-    taken = beyond = 0
+    taken = beyond = 0.0
     for _ in range(400):
         hard = rng.normal(size=20)
 
@@ -184,10 +185,10 @@ def test_chance_alone_rarely_looks_like_evidence():
 
         values = {str(number): answers(1) for number in range(8)}
         best = max(values, key=lambda name: float(values[name].sum()))
-        values[best] = np.concatenate([values[best], answers(3)])
-        values |= {name: answers(4) for name in ("random", BALANCED)}
+        values[best] = np.concatenate([values[best], answers(seeds - 1)])
+        values |= {name: answers(seeds) for name in ("random", BALANCED)}
         found = weigh(values, 1)[0]
-        beyond += beats_random(found)
-        taken += preferred(found)
-    assert taken <= beyond
-    assert taken / 400 < 0.13  # what the best of one seed owes to chance is in the mean of its four
+        beyond += beats_random(found) / 400
+        taken += preferred(found) / 400
+    assert beyond < 0.12  # the first seed, on which it was the best, is in its mean
+    assert taken < 0.1
