@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 # Steps and micro-batches that are looked at, and how often where dropout, augmentation or masking are random.
 STEPS, MICRO_BATCHES, DRAWS = 8, 64, 4
+# Where losses at snapshots agree, the way between them is the likely cause.
+INTERPOLATED = (
+    "parameters between snapshots are interpolated, so record with more snapshots_per_epoch; if that does not help, "
+)
 # What may differ, as a share: at recorded parameters, in half precision, and between snapshots.
 LOSS = {"exact": 0.01, "half": 0.05, "between": 0.1}
 NORM = {"exact": 0.02, "half": 0.1, "between": 0.4}
@@ -134,7 +138,8 @@ def check_agreement(run: Run) -> None:
             continue
         logger.warning(
             f"The objective of {len(recorded)} micro-batches, computed again, is {float(again.mean()):.4g} in the "
-            f"mean where the run recorded {float(recorded.mean()):.4g} (off by {off:.0%}): {_cause(run)}."
+            f"mean where the run recorded {float(recorded.mean()):.4g} (off by {off:.0%}): "
+            f"{'' if exact else INTERPOLATED}{_cause(run)}."
         )
         return
     _check_gradients(run, seen)
