@@ -191,12 +191,17 @@ def add_influence(
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
     processes = Processes.current()
+    if processes.broadcast(fingerprint) != fingerprint:
+        raise ValueError(
+            "The processes of this launch call add_influence with different arguments: pass the same rows, model and "
+            "settings in each of them."
+        )
     cache = SharedCache(record.path / "scores", processes)
     works = [
         SharedCache(cache.directory / f"{PREFIX}{Hasher.hash([*swept, draw] if draw else swept)}", processes)
         for draw in range(config.draws)
     ]
-    if not _complete(cache.directory, fingerprint):
+    if not processes.broadcast(_complete(cache.directory, fingerprint)):
         scorer.prepare(works, fingerprint)
     with processes.main_first():
         scored = dataset.map(

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_prune._core import trackers
+from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError
 from hf_prune.record.recording import Recording
 from hf_prune.record.start import Settings, Training, start_recording
@@ -175,6 +176,7 @@ class TrajectoryCallback(TrainerCallback):
             self._unfinished = None
         self._do(lambda recording: recording.close())
         self._recording = None
+        Processes.current().barrier()  # the record is whole, in all processes, when `train` returns
 
     def _do(self, event: Callable[[Recording], None]) -> None:
         """Runs an event of the recording, if there is one, and handles its failure as `on_error` says."""

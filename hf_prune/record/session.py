@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from hf_prune._core import io
+from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError, TrajectoryError
 from hf_prune.trajectory import files
 from hf_prune.trajectory.ledger import read_rows
@@ -43,7 +42,7 @@ _FIXED = (
 )
 
 
-def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | None, main: bool) -> Session:
+def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | None, processes: Processes) -> Session:
     """
     Makes or continues the record on the main process, and tells the others; if it cannot be done, all of them raise.
 
@@ -52,18 +51,18 @@ def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | Non
         root (`Path`): The trajectory's directory.
         step (`int`): The Trainer's `global_step`: more than 0 if it resumed.
         own_run (`str`, *optional*): A run that this very callback began and that never ended; it may be replaced.
-        main (`bool`): Whether this process is the main one.
+        processes (`Processes`): Those of the run.
     """
-    outcome: list[Any] = [None]
-    if main:
+    outcome: Any = None
+    if processes.rank == 0:
         try:
-            outcome[0] = _prepare(manifest, root, step, own_run)
+            outcome = _prepare(manifest, root, step, own_run)
         except (RecordingError, TrajectoryError, OSError) as error:
-            outcome[0] = RecordingError(str(error))
-    broadcast_object_list(outcome)
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
+            outcome = RecordingError(str(error))
+    outcome = processes.broadcast(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> Session:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from hf_prune._core import compat
+from hf_prune._core.processes import Processes
 from hf_prune.record import describe, support
 from hf_prune.record.hooks import Hooks
 from hf_prune.record.optimizer import RecordedOptimizer
@@ -92,12 +93,13 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
         [`RecordingError`]: if the run cannot be recorded. Nothing is attached and no file is open then.
     """
     support.check_processes(training.args, training.optimizer.accelerator_state.distributed_type)
+    processes = Processes.current()
     optimizer = RecordedOptimizer.of(training.optimizer, training.model, settings.parameters)
     rows = RowIds.find(settings.id_column, training.args, training.dataloader)
     plan = (training.state.max_steps, training.steps_per_epoch, settings.window, settings.snapshots_per_epoch)
     manifest = _manifest(settings, training, optimizer, rows, window_start=planned_steps(*plan)[0])
     root, now = settings.output_dir, training.state.global_step
-    session = open_or_resume(manifest, root, now, own_run, training.main)
+    session = open_or_resume(manifest, root, now, own_run, processes)
     manifest = session.manifest
     due = due_steps(*plan)
     snapshots = _snapshots(settings, training, due)
