@@ -100,6 +100,34 @@ def masks_for_vmap() -> Iterator[None]:
         ALL_MASK_ATTENTION_FUNCTIONS["eager"] = before
 
 
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """The model of a PEFT adapter before that was trained: its base, or what trl copied to the adapter `"ref"`."""
+    if "ref" not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    before = model.active_adapter
+    model.set_adapter("ref")
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
+
+
+def trl_trainer(args: Any) -> str | None:
+    """The trainer of trl that arguments of this class belong to, such as `"SFTTrainer"`; `None` for any other."""
+    found = (kind.__name__ for kind in type(args).__mro__ if kind.__module__.startswith("trl."))
+    name = next((name for name in found if name.endswith("Config")), None)
+    return None if name is None else name.removesuffix("Config") + "Trainer"
+
+
+def sentence_losses(model: Any) -> list[str]:
+    """The classes of the losses that a SentenceTransformerTrainer trains, as its model's card names them."""
+    described = getattr(getattr(model, "model_card_data", None), "train_datasets", None) or []
+    return [one["loss"]["fullname"].rpartition(".")[2] for one in described if "loss" in one]
+
+
 # ---- accelerate ----
 
 

@@ -28,6 +28,7 @@ from hf_prune.influence.checks import check_arguments, check_chance, check_datas
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.scorer import Scorer, logit_curvature
+from hf_prune.model.losses import takes_model
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
 
@@ -99,8 +100,9 @@ def add_influence(
             `"expected"`: in expectation over the order of batches, rows drawn as often as the record shows;
             `"visits"`: through the row's own recorded visits.
         curvature (`str`, *optional*, defaults to `"auto"`):
-            `"exact"`, `"gauss-newton"`, `"fisher"` (cheapest) or `"none"`; auto: Gauss-Newton for Adam, exact for SGD.
-            Gauss-Newton is multiplied by how much more the loss curves along the run's steps, which is measured first.
+            `"exact"`, `"gauss-newton"`, `"fisher"` (cheapest) or `"none"`; auto: Gauss-Newton for Adam; for SGD, pairs
+            and `loss(model, batch)` exact where the engine is dense. Gauss-Newton is multiplied by how much more the
+            loss curves along the run's steps, which is measured first.
         batch_size (`int`, *optional*, defaults to 32):
             Rows in one forward pass over rows; the run's steps keep their own batches.
         num_proc (`int`, *optional*):
@@ -111,8 +113,10 @@ def add_influence(
             Each row's loss, where the run was trained on another one than the model's own (class weights, weights in a
             column, distillation, `compute_loss_func`): `(logits, labels)` or `(logits, labels, inputs)` to losses of
             shape `(batch,)`, or to a pair of these and of their weights where the mean was weighted. `inputs` holds
-            all that the collator made. What the Trainer multiplied the mean by is measured; its own label smoothing
-            needs no `loss`.
+            all that the collator made. A function whose parameters are named `(model, batch)` computes the losses by
+            itself, for rows of several sequences or models without logits; `batch` holds what the collator made, rows
+            first (of pairs `(batch, 2, ...)`). What the Trainer multiplied the mean by is measured; its own label
+            smoothing, trl's DPOTrainer and its RewardTrainer need no `loss`.
         seed (`int`, *optional*, defaults to 0):
             Seed of the random directions.
         column (`str`, *optional*, defaults to `"influence"`):
@@ -164,7 +168,8 @@ def add_influence(
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, whole)
-    engine, curvature = choose_engine(engine, curvature, whole.manifest, directions)
+    of_logits = loss is None or not takes_model(loss)
+    engine, curvature = choose_engine(engine, curvature, whole.manifest, directions, of_logits=of_logits)
     digest = None if eval_dataset is None else content_digest(eval_dataset)
     config = replace(config, engine=engine, curvature=curvature, eval_digest=digest)
     if eval_dataset is None:

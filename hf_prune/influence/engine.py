@@ -69,20 +69,32 @@ def make_engine(
     )
 
 
-def choose_engine(engine: str, curvature: str, manifest: Manifest, directions: int) -> tuple[str, str]:
+def choose_engine(
+    engine: str, curvature: str, manifest: Manifest, directions: int, *, of_logits: bool = True
+) -> tuple[str, str]:
     """
     The engine and the curvature that `"auto"` stands for.
 
     Dense where its vectors are small, or the exact curvature is asked for by name; projected otherwise. Exact
-    curvature for SGD, Gauss-Newton for Adam, whose steps are short.
+    curvature for SGD, Gauss-Newton for Adam, whose steps are short. Of a pair's scores and of a user's
+    `loss(model, batch)` Gauss-Newton holds little or nothing: exact in the dense engine, and in the projected one the
+    gradients' outer product for the latter.
+
+    Args:
+        of_logits (`bool`, *optional*, defaults to `True`): Whether the loss is a function of logits or scores.
 
     Raises:
-        `ValueError`: when exact curvature is asked of the projected engine.
+        `ValueError`: when exact curvature is asked of the projected engine, or Gauss-Newton of a loss without logits.
         `UnsupportedError`: when the projected engine is asked for an optimizer that it has no adjoint for.
     """
     if engine == "projected" and curvature == "exact":
         raise ValueError(
             "The projected engine has no exact curvature; use curvature='gauss-newton', or engine='dense'."
+        )
+    if curvature == "gauss-newton" and not of_logits:
+        raise ValueError(
+            "A loss(model, batch) has no logits for curvature='gauss-newton'; use 'exact' or 'fisher', or leave it "
+            "out."
         )
     scaled = adjoint_class(manifest.optimizer["name"]).has_second_moment
     small = scoring_bytes(manifest.n_parameters, directions) <= SMALL_SWEEP
@@ -92,10 +104,13 @@ def choose_engine(engine: str, curvature: str, manifest: Manifest, directions: i
     if engine == "projected" and coupled:
         raise UnsupportedError("The projected engine has no adjoint for Adam with coupled weight decay; use AdamW.")
     if curvature == "auto":
-        curvature = "exact" if not scaled and engine == "dense" else "gauss-newton"
+        held = of_logits and manifest.pairs is None and scaled
+        curvature = "gauss-newton" if of_logits else "fisher"
+        if engine == "dense" and not held:
+            curvature = "exact"
         if not scaled and engine == "projected":
             logger.warning(
-                "SGD at this size is scored with Gauss-Newton curvature, which is less faithful than the exact one "
+                f"SGD at this size is scored with curvature={curvature!r}, which is less faithful than the exact one "
                 "where the learning rate is large; curvature='exact' takes many times as long."
             )
     return engine, curvature

@@ -103,10 +103,12 @@ def logit_curvature(replay: Replay, held_out: Rows | None, batch_size: int) -> f
     """
     The mean curvature of the held-out loss in a row's logits, `mean of trace(d^2 l / d z^2) / C`, at the run's end.
 
-    `None` without held-out rows, or where a row has many logits.
+    `None` without held-out rows, or where a row has many logits or none.
     """
     objective = replay.objective
     if held_out is None or objective.width(held_out.batch([0])) > FACTORED_LOGITS:
+        return None
+    if objective.loss(held_out.batch([0])).is_output:
         return None
     theta, total = replay.theta(replay.last), 0.0
     for _, batch in held_out.batches(batch_size, "Reading held-out rows"):

@@ -46,12 +46,14 @@ class ExampleLoss:
         items (`Callable`): `labels -> (B,)`, the number of items of each example: 1, or its labelled tokens.
         counted (`Callable`): `labels -> (B, T)`, which positions' logits the loss looks at; `None` for all of them.
         by_tokens (`bool`): whether the items are tokens.
+        is_output (`bool`): whether the logits are the losses, so that there is no curvature in them.
     """
 
     losses: OfLogits
     items: Callable[[torch.Tensor], torch.Tensor] = labelled_row
     counted: Callable[[torch.Tensor], torch.Tensor | None] = every_output
     by_tokens: bool = False
+    is_output: bool = False
 
     def of(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The losses `(B,)` of a batch with these logits."""
@@ -113,10 +115,19 @@ class UserLoss(ExampleLoss):
 
 
 def _takes_inputs(function: Callable[..., Any]) -> bool:
+    return "inputs" in _parameters(function)
+
+
+def takes_model(function: Callable[..., Any]) -> bool:
+    """Whether a user's loss is `(model, batch) -> (B,)`, which its parameters' names say, and not of logits."""
+    return _parameters(function)[:2] == ["model", "batch"]
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
     try:
-        return "inputs" in inspect.signature(function).parameters
+        return list(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # some builtins have none
-        return False
+        return []
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
@@ -170,6 +181,10 @@ def _answer_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.T
     return functional.cross_entropy(logits.transpose(1, 2), inside, reduction="none", ignore_index=IGNORED).mean(1)
 
 
+def _its_output(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits[:, 0]
+
+
 CROSS_ENTROPY = ExampleLoss(_cross_entropy)
 SOFT_CROSS_ENTROPY = ExampleLoss(_soft_cross_entropy)
 SQUARED_ERROR = ExampleLoss(_squared_error)
@@ -177,6 +192,7 @@ BINARY_CROSS_ENTROPY = ExampleLoss(_binary_cross_entropy)
 TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items, _labelled, by_tokens=True)
 CAUSAL_CROSS_ENTROPY = ExampleLoss(_next_token_cross_entropy, _next_token_items, _labelled_next, by_tokens=True)
 ANSWER_CROSS_ENTROPY = ExampleLoss(_answer_cross_entropy)
+ITS_OUTPUT = ExampleLoss(_its_output, is_output=True)
 
 
 def fitting_losses(logits: torch.Tensor, labels: torch.Tensor, kinds: int = 1) -> list[ExampleLoss]:
@@ -236,12 +252,15 @@ def infer_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, k
         f"The model's loss ({figure:.4g}) is not the mean of a per-example cross-entropy, squared error or "
         f"binary cross-entropy of its logits {tuple(logits.shape)} and labels {tuple(labels.shape)}; pass "
         "loss=, a function (logits, labels, inputs) -> losses of shape (batch,), or a pair of these and of the "
-        "weights of the mean."
+        "weights of the mean; or one (model, batch) -> losses."
     )
 
 
 def from_user(function: Callable[..., Any]) -> ExampleLoss:
-    """A user's loss; where there is one label a token its items are the labelled tokens, unless it returns weights."""
+    """
+    A user's loss of logits; where there is one label a token its items are the labelled tokens, unless it returns
+    weights.
+    """
     return UserLoss(function, _user_items)
 
 

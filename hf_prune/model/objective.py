@@ -17,8 +17,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hf_prune._core import compat
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.batch import Batch
-from hf_prune.model.losses import ExampleLoss, from_user, infer_loss, smoothed
-from hf_prune.model.outputs import logits_in, loss_in
+from hf_prune.model.forward import Applied, Forward, OfLoss, logits_of
+from hf_prune.model.losses import ITS_OUTPUT, ExampleLoss, from_user, infer_loss, smoothed, takes_model
+from hf_prune.model.outputs import loss_in
+from hf_prune.model.pairs import forward_of, loss_of
 from hf_prune.trajectory.manifest import Parameter
 
 
@@ -32,9 +34,11 @@ class Objective:
         parameters (`Sequence[Parameter]`):
             The recorded parameters; their values come as the flat vector `theta (p,)`, all others are the model's.
         loss (`Callable`, *optional*):
-            A user's loss; by default found from the model's own loss on the first batch.
+            A user's loss, of logits or `(model, batch) -> (B,)`; by default that of the pairs, or else found from the
+            model's own loss on the first batch.
         label_names (`Sequence[str]`, *optional*, defaults to `("labels",)`): under which the model is given labels.
         smoothing (`float`, *optional*, defaults to 0): the Trainer's label smoothing.
+        pairs (`Mapping`, *optional*): the manifest's, of a run whose rows are pairs of sequences.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): the precision of everything computed.
     """
 
@@ -46,6 +50,7 @@ class Objective:
         loss: Callable[..., Any] | None = None,
         label_names: Sequence[str] = ("labels",),
         smoothing: float = 0.0,
+        pairs: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
         self.half = any(p.dtype.itemsize == 2 for p in model.parameters())
@@ -62,7 +67,8 @@ class Objective:
         self.fixed = {name: value.detach() for name, value in own.items() if name not in recorded}
         self.other_parameters = [name for name, value in self.fixed.items() if value.numel()]
         self.fixed |= {name: value.detach() for name, value in self.model.named_buffers()}
-        self._loss: ExampleLoss | None = from_user(loss) if loss is not None else None
+        self.forward, self._loss = _read(loss, pairs)
+        self._applied = Applied(self.model, self.forward)
         self._uses_items: bool | None = None
         self._width: int | None = None
 
@@ -97,9 +103,14 @@ class Objective:
 
     def logits(self, theta: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The logits `(B, ...)` at `theta`."""
+        return self.apply(self.unflatten(theta), inputs)
+
+    def apply(self, values: Mapping[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The same with these `values` of the recorded parameters, by name."""
+        named = {f"model.{name}": value for name, value in (self.fixed | dict(values)).items()}
         with compat.masks_for_vmap():
-            outputs = functional_call(self.model, (self.unflatten(theta), self.fixed), kwargs=inputs)
-        return logits_of(outputs)
+            logits: torch.Tensor = functional_call(self._applied, named, (inputs,))
+        return logits
 
     def losses(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each example `(B,)` at `theta`."""
@@ -182,15 +193,18 @@ def _check_parameters(own: Mapping[str, nn.Parameter], recorded: Sequence[Parame
             )
 
 
-def logits_of(outputs: Any) -> torch.Tensor:
-    """The logits, which must be there."""
-    logits = logits_in(outputs)
-    if logits is None:
-        raise UnsupportedError(
-            "The model's logits must be one tensor with the examples first: return it by the name 'logits', or in a "
-            "tuple after the loss."
+def _read(loss: Callable[..., Any] | None, pairs: Mapping[str, Any] | None) -> tuple[Forward, ExampleLoss | None]:
+    """What is made of the model's outputs, and the loss of that, where it is known already."""
+    if loss is not None and takes_model(loss):
+        return OfLoss(loss), ITS_OUTPUT
+    if pairs is None:
+        return Forward(), None if loss is None else from_user(loss)
+    if loss is not None:
+        raise ValueError(
+            f"{pairs['trainer']} trains on pairs, whose loss is no function of (logits, labels); leave out loss=, or "
+            "pass one of (model, batch)."
         )
-    return logits
+    return forward_of(pairs), loss_of(pairs)
 
 
 def accepted_inputs(model: nn.Module) -> set[str]:

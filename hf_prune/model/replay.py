@@ -79,8 +79,9 @@ class Replay:
             loss=loss,
             label_names=label_names(manifest),
             smoothing=manifest.label_smoothing,
+            pairs=manifest.pairs,
         )
-        rows = Rows(dataset, objective.model, data_collator, manifest)
+        rows = Rows(dataset, objective.model, data_collator, manifest, objective.forward)
         positions = row_positions(dataset, trajectory)
         return cls(trajectory, objective, rows, positions=positions, own_loss=loss is not None)
 
@@ -182,11 +183,12 @@ class Replay:
         if self.trajectory.manifest.loss != "custom":
             counted = any(micro.num_items is not None for micro in step.micro_batches)
             return Reduction(counted and self.objective.uses_items(batch))
-        if not self.own_loss and not self.objective.smoothing:
+        if not self.own_loss and not self.objective.smoothing and self.trajectory.manifest.pairs is None:
             raise UnsupportedError(
                 "The run was trained on another loss than the one its model returns (by compute_loss or "
                 "compute_loss_func), or on more than that; pass loss=, a function (logits, labels, inputs) -> losses "
-                "of shape (batch,), or a pair of these and of the weights of the mean."
+                "of shape (batch,), or a pair of these and of the weights of the mean; or one (model, batch) -> "
+                "losses."
             )
         return measure_reduction(self)
 

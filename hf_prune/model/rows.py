@@ -14,8 +14,10 @@ from torch import nn
 
 from hf_prune.model.batch import Batch
 from hf_prune.model.chance import Chance
+from hf_prune.model.forward import Forward
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import accepted_inputs, required_inputs
+from hf_prune.model.sequences import by_row
 from hf_prune.trajectory.manifest import Manifest
 
 LABELS = ("labels", "label", "label_ids")
@@ -33,6 +35,7 @@ class Rows:
         data_collator (`Callable`, *optional*): As given to the Trainer. By default rows are stacked.
         manifest (`Manifest`, *optional*):
             Of the run: how the Trainer's own tokenizer padded, which columns it left out, and what are labels.
+        forward (`Forward`, *optional*): What is made of the model's outputs; by default its logits.
     """
 
     def __init__(
@@ -41,12 +44,15 @@ class Rows:
         model: nn.Module,
         data_collator: Callable[..., Any] | None = None,
         manifest: Manifest | None = None,
+        forward: Forward | None = None,
     ):
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.label_names = label_names(manifest)
         self.accepted = accepted_inputs(model) | set(manifest.inputs or () if manifest else ())
         self.required = required_inputs(model)
+        self.recorded = set(manifest.dataset_columns) if manifest else set()
+        self.model, self.forward = model, forward or Forward()
         self.keeps_columns = manifest is not None and not manifest.remove_unused_columns
         with_tokenizer = manifest is not None and manifest.collator == "DataCollatorWithPadding"
         self.order = LABELS_WITH_TOKENIZER if with_tokenizer and data_collator is None else LABELS
@@ -110,8 +116,9 @@ class Rows:
                 f"None of the dataset's columns {sorted(found[0]) if found else []} is an input of {self.name}, which "
                 f"takes {sorted(self.accepted)}; apply the same preprocessing as for training."
             )
-        columns = self._stacked(rows) if self.collator is None else dict(self.collator(rows))
-        tensors = {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
+        tensors = self._tensors(rows)
+        if self.forward.takes_all:
+            return self._whole(tensors, rows)
         self._check_first_dimension(tensors, len(rows))
         named, labels = self._labels(tensors)
         taken = {*self.label_names, *LABELS}
@@ -119,6 +126,18 @@ class Rows:
         inputs = {name: value for name, value in others.items() if name in self.accepted}
         inputs |= {name: value for name, value in named.items() if name in self.required}
         return Batch(inputs, labels, {name: value for name, value in others.items() if name not in self.accepted})
+
+    def _tensors(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        columns = self._stacked(rows) if self.collator is None else dict(self.collator(rows))
+        return {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
+
+    def _whole(self, tensors: dict[str, torch.Tensor], rows: list[dict[str, Any]]) -> Batch:
+        """All that the collator made, for a loss that is computed of it; labels, if there are any, are among it."""
+        count = len(rows)
+        several = any(value.ndim > 0 and len(value) > count for value in tensors.values())
+        tensors = by_row(tensors, count, self._tensors(rows[:1])) if several else tensors
+        inputs = {name: value for name, value in tensors.items() if value.shape[:1] == (count,)}
+        return Batch(self.forward.complete(self.model, inputs), torch.zeros(count, device=self.device))
 
     def _labels(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The labels by the names that the model knows them by, and as one tensor."""
@@ -146,7 +165,8 @@ class Rows:
 
     def _reaches_collator(self, column: str) -> bool:
         """Whether the Trainer's removal of unused columns leaves this one."""
-        return self.keeps_columns or column in self.accepted or column in LABELS or column in self.label_names
+        known = column in self.recorded or column in self.accepted
+        return self.keeps_columns or known or column in LABELS or column in self.label_names
 
     def _formatted(self, dataset: Dataset) -> Dataset:
         if self.collator is not None or dataset.format["type"] is not None:

@@ -75,17 +75,21 @@ class PendingMicroBatch:
 
     @classmethod
     def of(cls, positions: list[int] | None, column: torch.Tensor | None, measured: Measured) -> PendingMicroBatch:
-        forward = measured.forward or Forward(None, None)
+        forward, gradient = measured.forward or Forward(None, None), None
         if measured.forward is not None:
             ids = column if positions is None else positions
-            check_forward(forward, None if ids is None else len(ids))
+            rows = None if ids is None else len(ids)
+            check_forward(forward, rows)
+            # Without logits, or of rows of several sequences, the model's own loss is no mean of losses of rows.
+            whole = forward.rows is not None and (rows in (None, forward.rows) or forward.flattened)
+            gradient = forward.gradient if forward.backwards == 1 and whole else None
         num_items = forward.num_items
         return cls(
             positions=positions,
             column=_copy(column),
             num_items=HostCopy(num_items) if isinstance(num_items, torch.Tensor) else num_items,
             loss=_copy(forward.loss),
-            gradient=_copy(forward.gradient if forward.backwards == 1 else None),
+            gradient=_copy(gradient),
             objective=_copy(measured.objective),
             statistics=_copy(forward.statistics),
         )

@@ -168,11 +168,12 @@ class Recording:
         loss = "custom" if self.manifest.loss == "custom" or None in row.scales else "model"
         if loss != self.manifest.loss:
             self._update_manifest(loss=loss)
-            if loss == "custom" and self._main and not self.manifest.label_smoothing:
+            known = self.manifest.label_smoothing or self.manifest.pairs is not None
+            if loss == "custom" and self._main and not known:
                 logger.warning(
                     "This run trains on another loss than the one that its model returns, or on more than that: "
-                    "recording goes on, and add_influence will need loss=, a function (logits, labels, inputs) -> "
-                    "losses of shape (batch,)."
+                    "recording goes on, and add_influence will need loss=, a function (logits, labels, inputs) or "
+                    "(model, batch) -> losses of shape (batch,)."
                 )
 
     def _give_up_statistics(self) -> None:

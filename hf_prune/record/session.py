@@ -39,6 +39,7 @@ _FIXED = (
     "snapshot_dtype",
     "max_grad_norm",
     "row_statistics",
+    "pairs",
 )
 
 

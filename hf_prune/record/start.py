@@ -24,6 +24,7 @@ from hf_prune.record.row_statistics import RowStatistics
 from hf_prune.record.schedule import Snapshots, due_steps, most_at_once, planned_steps
 from hf_prune.record.session import open_or_resume
 from hf_prune.record.snapshot_writer import disk_warning, snapshot_bytes
+from hf_prune.record.trainers import find_pairs
 from hf_prune.record.writers import Writers
 from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.manifest import Manifest
@@ -163,6 +164,7 @@ def _manifest(
         window=settings.window,
         snapshot_dtype=settings.snapshot_dtype,
         row_statistics=settings.row_statistics,
+        pairs=find_pairs(training.args, training.model, columns),
         updates_before_start=optimizer.updates() or 0,
     )
 

@@ -127,16 +127,11 @@ def check_forward(forward: Forward, rows: int | None) -> None:
         forward (`Forward`): The forward pass of a micro-batch.
         rows (`int`, *optional*): How many rows the micro-batch holds, where that is known.
     """
-    if forward.rows is None:
-        raise RecordingError(
-            "The model returned no logits, so its rows could never be scored: let its forward return them, by the "
-            "name 'logits' or in a tuple after the loss."
-        )
-    if rows is not None and forward.rows != rows and not forward.flattened:
+    if rows and forward.rows and forward.rows % rows and not forward.flattened:
         raise RecordingError(
             f"The model was given {forward.rows} sequences for a micro-batch of {rows} rows, so rows cannot be told "
-            "apart (pairs of a DPO or reward trainer, rows cut or laid end to end): train with a collator that makes "
-            "one sequence of each row, or without TrajectoryCallback."
+            "apart (rows cut or laid end to end): train with a collator that makes one sequence of each row, or as "
+            "many of each, or without TrajectoryCallback."
         )
 
 

@@ -90,6 +90,10 @@ class Manifest:
             before the first step.
         inputs (`tuple[str, ...]`, *optional*): What the model was given in the first step, by name.
         label_column (`str`, *optional*): The dataset's column that these labels came from, where one has their values.
+        pairs (`dict[str, Any]`, *optional*):
+            Of rows that are pairs of sequences, what their loss is made of: `trainer` (`"DPOTrainer"` or
+            `"RewardTrainer"`), `reference` (where the reference's log-probabilities come from: `"columns"` or
+            `"adapter"`) and the trainer's settings.
         complete (`bool`): Whether training ended as it should, with everything recorded.
         last_step (`int`, *optional*): Number of optimizer steps made, once the run is complete.
         stopped (`str`, *optional*): Why recording stopped while training went on.
@@ -131,6 +135,7 @@ class Manifest:
     loss: str | None = None
     inputs: tuple[str, ...] | None = None
     label_column: str | None = None
+    pairs: dict[str, Any] | None = None
     complete: bool = False
     last_step: int | None = None
     stopped: str | None = None

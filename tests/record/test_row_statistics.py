@@ -248,11 +248,6 @@ def test_ignored_classes_have_no_statistics_and_others_do(tmp_path: Path) -> Non
     assert (np.isnan(visits.loss) == (visits.ids % 4 == 0)).all()
 
 
-def test_a_model_without_logits_is_refused_in_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="returned no logits"):
-        train(Silent(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")])
-
-
 class Pairs(Mlp):
     """Sees each row twice, as trainers of preferences do."""
 
@@ -262,9 +257,26 @@ class Pairs(Mlp):
         return {"loss": (logits[half:] - logits[:half]).square().mean(), "logits": logits}
 
 
+@pytest.mark.parametrize("kind", [Silent, Pairs])
+def test_where_the_models_loss_is_no_mean_over_rows_a_loss_of_ones_own_is_asked_for(
+    kind: type[Mlp], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(kind(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")])
+    assert Trajectory.open(tmp_path / "t").manifest.loss == "custom"
+    assert "add_influence will need loss=, a function (logits, labels, inputs) or (model, batch)" in caplog.text
+
+
+class Cut(Pairs):
+    """Sees half a row more."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.net(torch.cat([x, x[: len(x) // 2]]))
+        return {"loss": logits.square().mean(), "logits": logits}
+
+
 def test_a_model_that_sees_other_sequences_than_the_rows_is_refused_in_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="16 sequences for a micro-batch of 8 rows"):
-        train(Pairs(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")])
+    with pytest.raises(RecordingError, match="12 sequences for a micro-batch of 8 rows"):
+        train(Cut(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")])
 
 
 def test_statistics_of_sft_trainer_are_those_of_its_log_probabilities(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def logit_factors(
     """
     residual = loss.logit_gradients(logits, batch)
     one, nothing = torch.ones_like(logits.flatten(1)[:, 0]), torch.zeros_like(logits.flatten(1)[:, 0])
+    if loss.is_output:
+        return [LogitFactor(residual, one, one)]  # the gradient's outer product
     if logits[0].numel() <= FACTORED_LOGITS:
         values, vectors = _eigen(loss, logits, batch)
         first = vectors[:, :, 0]

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import vjp, vmap
 
-from hf_prune._core import compat
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.layer_rules import GradientSketcher, rule_for
-from hf_prune.model.objective import Objective, logits_of
+from hf_prune.model.objective import Objective
+from hf_prune.model.pairs import SEQUENCES
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class PerExampleVjp:
                 self._layers[module] = own
             else:
                 self._owners |= dict.fromkeys(own.values(), module)
-        self._batch = 0
+        self._batch, self._sequences = 0, 1
         self.sketcher: GradientSketcher | None = None
         self._ranks: dict[nn.Module, int] = {}
 
@@ -76,11 +76,11 @@ class PerExampleVjp:
         self._batch = len(next(iter(inputs.values())))
         parameters = self.objective.unflatten(theta.detach())
         copies = {place: self._copies(parameters[self.objective.names[place]], place) for place in self._owners}
-        values = parameters | {self.objective.names[place]: copy for place, copy in copies.items()}
+        each = {self.objective.names[place]: self._by_sequence(copy) for place, copy in copies.items()}
         autocast = torch.autocast(self.objective.device.type, torch.bfloat16, enabled=bf16)
-        with torch.enable_grad(), compat.masks_for_vmap(), autocast:
-            outputs = functional_call(self.objective.model, (values, self.objective.fixed), kwargs=inputs)
-        return _Forward(self, theta, inputs, logits_of(outputs).float(), copies)
+        with torch.enable_grad(), autocast:
+            logits = self.objective.apply(parameters | each, inputs)
+        return _Forward(self, theta, inputs, logits.float(), copies)
 
     def _copies(self, value: torch.Tensor, place: int) -> torch.Tensor:
         """One copy of a parameter per example: in its first dimension if that is 1, else in a new one."""
@@ -92,6 +92,10 @@ class PerExampleVjp:
             .expand(self._batch, *[1] * between, *value.shape)
             .requires_grad_()
         )
+
+    def _by_sequence(self, copy: torch.Tensor) -> torch.Tensor:
+        """The copies for the sequences that go through the model, of which an example may have several."""
+        return copy if self._sequences == 1 else copy.repeat_interleave(self._sequences, 0)
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
@@ -119,8 +123,9 @@ class PerExampleVjp:
 
     def _on_forward(self, module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         x = arguments[0].detach()
-        if output.shape[0] == 1 < self._batch:
-            output = output.expand(self._batch, *output.shape[1:])
+        rows = self._batch * self._sequences
+        if output.shape[0] == 1 < rows:
+            output = output.expand(rows, *output.shape[1:])
         if not output.requires_grad:
             output = output.detach().requires_grad_()
         output.register_hook(lambda d: self._on_output_grad(module, x, d))
@@ -129,8 +134,10 @@ class PerExampleVjp:
     def _on_output_grad(self, module: nn.Module, x: torch.Tensor, d: torch.Tensor) -> None:
         assert self.sketcher is not None
         B = self._batch
-        if len(d) != B:  # examples cut into windows, or tokens laid end to end: both example by example
-            d, x = d.reshape(B, -1, d.shape[-1]), x.reshape(B, -1, x.shape[-1])
+        if len(d) != B:  # examples of several sequences or cut into windows, or tokens laid end to end
+            x = x.expand(len(d), *x.shape[1:]) if len(x) == 1 else x
+            inner = x.shape[d.ndim - 1 :]  # ids have no last dimension
+            d, x = d.reshape(B, -1, d.shape[-1]), x.reshape(B, -1, *inner)
         rule = rule_for(module)
         assert rule is not None
         rule(module, x.expand(B, *x.shape[1:]), d, self._layers[module], self.sketcher)
@@ -146,17 +153,20 @@ class PerExampleVjp:
         none: list[torch.Tensor | None] = [None] * len(self.sketch.sizes)
         whole = self.sketch.sketch(vjp_fn(cotangents)[0][None], none)[0]
         self._note_ranks(theta, inputs)
-        try:
-            with self._hooks():
-                forward = self._run(theta, inputs, False)
-                found = forward.vjp(cotangents, none).sum(0)
-                alone = torch.zeros_like(cotangents)
-                alone[0] = cotangents[0]
-                others = forward.vjp(alone, none)[1:]
-        except (RuntimeError, ValueError, IndexError):
-            return False
         limit = TOLERANCE * whole.norm()
-        return bool((found - whole).norm() <= limit and others.norm() <= limit)
+        for self._sequences in (1, SEQUENCES):
+            try:
+                with self._hooks():
+                    forward = self._run(theta, inputs, False)
+                    found = forward.vjp(cotangents, none).sum(0)
+                    alone = torch.zeros_like(cotangents)
+                    alone[0] = cotangents[0]
+                    others = forward.vjp(alone, none)[1:]
+            except (RuntimeError, ValueError, IndexError):
+                continue
+            if (found - whole).norm() <= limit and others.norm() <= limit:
+                return True
+        return False
 
     def _loose(self, theta: torch.Tensor) -> list[torch.Tensor]:
         parameters = self.objective.unflatten(theta)
