@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from torch import nn
+from transformers import Trainer
 
 from hf_prune.diagnosis.checks import check, replayed_part
 from hf_prune.diagnosis.diagnosis import Diagnosis
@@ -16,17 +17,18 @@ from hf_prune.diagnosis.experiment import Experiment
 from hf_prune.diagnosis.prediction import scored_rows
 from hf_prune.influence.checks import check_dataset
 from hf_prune.model.replay import Replay
+from hf_prune.model.trainer import Given
 from hf_prune.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
 
 def diagnose(
-    dataset: Dataset,
+    dataset: Dataset | Trainer,
     trajectory: str | Path | Trajectory,
     *,
-    model: nn.Module,
-    eval_dataset: Dataset,
+    model: nn.Module | None = None,
+    eval_dataset: Dataset | None = None,
     groups: Sequence[float] = (0.05, 0.05, 0.2, 0.2),
     steps: int | None = None,
     batch_size: int | None = None,
@@ -50,15 +52,16 @@ def diagnose(
     the correlation is below 0.7: the predictions then explain less than half of the truth's variance.
 
     Args:
-        dataset (`Dataset`):
+        dataset (`Dataset` or `Trainer`):
             The rows that were trained on. If `add_influence` scored them from this trajectory and `eval_dataset`,
-            those columns are judged; otherwise they are scored here first, with `mode="visits"`.
+            those columns are judged; otherwise they are scored here first, with `mode="visits"`. Or the Trainer, whose
+            `train_dataset`, `model`, `data_collator` and `eval_dataset` are then taken where no others are passed.
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded.
-        model (`nn.Module`):
-            The trained model. It is copied, and left as it is.
-        eval_dataset (`Dataset`):
-            Held-out rows, neither in the training nor in the test set.
+        model (`nn.Module`, *optional*):
+            The trained model, by default the Trainer's. It is copied, and left as it is.
+        eval_dataset (`Dataset`, *optional*):
+            Held-out rows, neither in the training nor in the test set; by default the Trainer's.
         groups (`Sequence[float]`, *optional*, defaults to `(0.05, 0.05, 0.2, 0.2)`):
             The share of the visited rows in each random group, in (0, 0.5].
         steps (`int`, *optional*):
@@ -89,6 +92,9 @@ def diagnose(
     >>> print(diagnose(train, "run/trajectory", model=model, eval_dataset=dev))
     ```
     """
+    given = Given.of(dataset, model=model, eval_dataset=eval_dataset, data_collator=data_collator)
+    dataset, eval_dataset, data_collator = given.dataset, given.eval_dataset, given.data_collator
+    model = given.trained_model
     check(dataset, eval_dataset, groups, steps, batch_size)
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset, whole)

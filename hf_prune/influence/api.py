@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
+from transformers import Trainer
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
@@ -30,6 +31,7 @@ from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
 from hf_prune.model.replay import Replay
+from hf_prune.model.trainer import Given
 from hf_prune.trajectory.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,10 @@ BATCH_SIZE = 32
 
 
 def add_influence(
-    dataset: Dataset,
+    dataset: Dataset | Trainer,
     trajectory: str | Path | Trajectory,
     *,
-    model: nn.Module,
+    model: nn.Module | None = None,
     eval_dataset: Dataset | None = None,
     directions: int = 64,
     space: str = "outputs",
@@ -57,7 +59,7 @@ def add_influence(
     seed: int = 0,
     column: str = "influence",
     engine: str = "auto",
-    train_dataset: Dataset | None = None,
+    train_dataset: Dataset | Trainer | None = None,
     max_memory: int | None = None,
     until: int | None = None,
     draws: int = 1,
@@ -84,12 +86,14 @@ def add_influence(
     gradient is not the recorded one; rows that are random take `draws`.
 
     Args:
-        dataset (`Dataset`):
-            The rows that the Trainer got as `train_dataset`, in the same order; further columns are fine.
+        dataset (`Dataset` or `Trainer`):
+            The rows that the Trainer got as `train_dataset`, in the same order; further columns are fine. Or the
+            Trainer itself, whose `train_dataset`, `model`, `data_collator` and `eval_dataset` are then taken where no
+            others are passed: trl's Trainers train on rows of their own making.
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded.
-        model (`nn.Module`):
-            The trained model. It is copied, left as it is, and compared with the record.
+        model (`nn.Module`, *optional*):
+            The trained model, by default the Trainer's. It is copied, left as it is, and compared with the record.
         eval_dataset (`Dataset`, *optional*):
             Held-out rows, neither in the training nor in the test set. Without it, queries are about training rows.
         directions (`int`, *optional*, defaults to 64):
@@ -125,9 +129,9 @@ def add_influence(
             `"dense"` carries k vectors of the parameters' length through the window: exact, for small models.
             `"projected"` sketches every visit's gradient once, keeps the sketches with the trajectory, and sweeps in
             their dimensions: any k in about the time of one pass over the window. auto: by size.
-        train_dataset (`Dataset`, *optional*):
-            What the Trainer got, where `dataset` holds other rows, such as a pool of candidates. Their columns then
-            tell minus what adding a row would have done. Only in the mode `"expected"`.
+        train_dataset (`Dataset` or `Trainer`, *optional*):
+            What the Trainer got, or the Trainer, where `dataset` holds other rows, such as a pool of candidates. Their
+            columns then tell minus what adding a row would have done. Only in the mode `"expected"`.
         max_memory (`int`, *optional*):
             Bytes that a dense sweep may take; with fewer it goes over the window several times. By default what is
             free.
@@ -148,6 +152,13 @@ def add_influence(
     Returns:
         `Dataset`: the same rows with the columns; a second call with the same arguments comes from the cache.
 
+    Example:
+
+    ```py
+    >>> scored = add_influence(trainer, "run/trajectory")
+    >>> kept = prune(scored, keep=0.5).selection.apply(raw_rows)
+    ```
+
     Raises:
         `TrajectoryError`: for a damaged trajectory, or one of another dataset or model.
         `UnsupportedError`: for an optimizer or a loss that has no adjoint here.
@@ -165,6 +176,15 @@ def add_influence(
         until=until,
         draws=draws,
     )
+    given = Given.of(
+        dataset,
+        train_dataset=train_dataset,
+        model=model,
+        eval_dataset=eval_dataset,
+        data_collator=data_collator,
+    )
+    dataset, train_dataset, eval_dataset = given.dataset, given.train_dataset, given.eval_dataset
+    model, data_collator = given.trained_model, given.data_collator
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, whole)

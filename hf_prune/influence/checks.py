@@ -25,6 +25,7 @@ NORM_TOLERANCE = 0.1
 GROWTH_LIMIT = 100.0
 # In runs of fewer updates a row is a large part of Adam's second moment (ARCHITECTURE.md tells what was measured).
 FEW_STEPS = 64
+_AS_TRAINED = "pass trainer.train_dataset, or the trainer in place of the dataset, as in add_influence(trainer, ...)"
 
 
 def check_arguments(
@@ -76,21 +77,20 @@ def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
     if len(dataset) != trajectory.n_rows:
         raise TrajectoryError(
             f"The dataset has {len(dataset)} rows and the recorded one had {trajectory.n_rows}; "
-            "pass the train_dataset that the Trainer got, without added or removed rows."
+            f"{_AS_TRAINED}, without added or removed rows."
         )
     shared = [name for name in trajectory.dataset_columns if name in dataset.column_names]
     if trajectory.dataset_columns and not shared:
         raise TrajectoryError(
             f"The dataset has none of the recorded columns {sorted(trajectory.dataset_columns)}; "
-            "pass the train_dataset that the Trainer got, after the same preprocessing."
+            f"{_AS_TRAINED}, which has them prepared."
         )
     found = column_digests(dataset, shared)
     changed = [name for name in shared if found[name] != trajectory.dataset_columns[name]]
     if changed:
         raise TrajectoryError(
             f"Column {changed[0]!r} is not what was recorded (content digest {found[changed[0]][:12]} instead of "
-            f"{trajectory.dataset_columns[changed[0]][:12]}): rows were changed or reordered; pass the train_dataset "
-            "that the Trainer got."
+            f"{trajectory.dataset_columns[changed[0]][:12]}): rows were changed or reordered; {_AS_TRAINED}."
         )
 
 

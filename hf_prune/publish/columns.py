@@ -40,7 +40,8 @@ def published(pruned: PrunedDataset, *, include_scores: bool, include_tokens: bo
     if tokens:
         logger.warning(
             f"The columns {', '.join(tokens)} are tokens of what the rows say, and are left out: pass "
-            "include_tokens=True to publish them."
+            "include_tokens=True to publish them. Trainers may also have put an ending such as <eos> to every text: "
+            "selection.apply(raw) takes the same rows as they were before."
         )
     return pruned.remove_columns([*left_out, *tokens]) if left_out or tokens else pruned
 

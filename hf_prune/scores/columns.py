@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
+from transformers import Trainer
 
 from hf_prune._core import compat
 from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
@@ -20,6 +21,7 @@ from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.influence.checks import check_dataset
 from hf_prune.model.replay import Replay, row_positions
 from hf_prune.model.rows import Rows
+from hf_prune.model.trainer import Given
 from hf_prune.scores import grand, target
 from hf_prune.scores.formulas import FORMULAS, RowVisits, el2n
 from hf_prune.scores.last_layer import last_layer_influence
@@ -35,7 +37,7 @@ BATCH_SIZE = 32
 
 
 def add_scores(
-    dataset: Dataset,
+    dataset: Dataset | Trainer,
     trajectory: str | Path | Trajectory,
     *,
     model: nn.Module | None = None,
@@ -84,8 +86,10 @@ def add_scores(
     alone. Rows that were never visited have NaN in the columns of visits, and a warning says how many they are.
 
     Args:
-        dataset (`Dataset`):
-            The rows that the Trainer got as `train_dataset`, in the same order; further columns are fine.
+        dataset (`Dataset` or `Trainer`):
+            The rows that the Trainer got as `train_dataset`, in the same order; further columns are fine. Or the
+            Trainer itself, whose `train_dataset`, `model`, `data_collator` and `eval_dataset` are then taken where no
+            others are passed.
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded with `row_statistics=True`.
         model (`nn.Module`, *optional*):
@@ -113,6 +117,8 @@ def add_scores(
         `TrajectoryError`: for a trajectory without row statistics, a damaged one, or one of another dataset.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
+    given = Given.of(dataset, model=model, eval_dataset=eval_dataset, data_collator=data_collator)
+    dataset, model, eval_dataset, data_collator = given.dataset, given.model, given.eval_dataset, given.data_collator
     _check(dataset, eval_dataset, early, batch_size)
     for name, asked in (("last_layer", last_layer), ("eval_dataset", eval_dataset is not None)):
         if asked and model is None:

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from datasets import Dataset, load_from_disk
 
-from hf_prune import TrajectoryCallback, add_influence, prune, replay, with_example_ids
+from hf_prune import TrajectoryCallback, TrajectoryError, add_influence, prune, replay, with_example_ids
 from hf_prune.publish.replay import ReplayError
 from tests.record.test_sft import WORDS, model, tokenizer
 
 trl = pytest.importorskip("trl", reason="trl is an optional integration")
-TEMPLATE = "{% for m in messages %}{{ m['content'] }} <eos> {% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }} <eos> {% endgeneration %}"
+    "{% else %}{{ m['content'] }} <eos> {% endif %}{% endfor %}"
+)
 N = 48
 
 
@@ -31,13 +35,15 @@ def raw_rows(kind: str, long: bool) -> Dataset:
     sides = [
         ({"role": "user", "content": p}, {"role": "assistant", "content": words(i)}) for i, p in enumerate(prompts)
     ]
+    if kind == "messages":
+        return Dataset.from_dict({"messages": [list(side) for side in sides]})
     return Dataset.from_dict({"prompt": [[user] for user, _ in sides], "completion": [[said] for _, said in sides]})
 
 
 def first_word(kind: str, row: dict[str, Any]) -> str:
     """Which row it is, as its text says it."""
-    text = row["text"] if kind == "text" else row["completion"]
-    return (text if isinstance(text, str) else text[0]["content"]).split()[0]
+    text = row[{"text": "text", "messages": "messages"}.get(kind, "completion")]
+    return (text if isinstance(text, str) else text[-1]["content"]).split()[0]
 
 
 def trained(rows: Dataset, directory: Path, **options: Any) -> Any:
@@ -74,11 +80,11 @@ def scoring(trainer: Any) -> dict[str, Any]:
     return {"model": trainer.model, "eval_dataset": trainer.eval_dataset, "data_collator": trainer.data_collator}
 
 
-@pytest.mark.parametrize("kind", ["text", "prompt", "chat"])
+@pytest.mark.parametrize("kind", ["text", "prompt", "chat", "messages"])
 def test_the_kept_rows_are_the_raw_ones_although_the_trainer_shuffled_and_dropped(kind: str, tmp_path: Path):
     rows = raw_rows(kind, long=True)
-    trainer = trained(rows, tmp_path, shuffle_dataset=True)
-    scored = add_influence(trainer.train_dataset, tmp_path / "t", directions=8, **scoring(trainer))
+    trainer = trained(rows, tmp_path, shuffle_dataset=True, assistant_only_loss=kind == "messages")
+    scored = add_influence(trainer, tmp_path / "t", directions=8)
     assert len(scored) == (N if kind == "text" else 40)
     kept = prune(scored, keep=20)
     pruned = kept.selection.apply(rows, unseen="drop")
@@ -95,7 +101,7 @@ def test_the_kept_rows_are_the_raw_ones_although_the_trainer_shuffled_and_droppe
 def test_raw_rows_are_published_without_tokens_and_replayed_from_the_run(tmp_path: Path):
     rows = raw_rows("prompt", long=True)
     trainer = trained(rows, tmp_path, shuffle_dataset=True)
-    scored = add_influence(trainer.train_dataset, tmp_path / "t", directions=8, **scoring(trainer))
+    scored = add_influence(trainer, tmp_path / "t", directions=8)
     pruned = prune(scored, keep=20).selection.apply(rows, unseen="keep")
     pruned.save_to_disk(tmp_path / "half")
     loaded = load_from_disk(str(tmp_path / "half"))
@@ -114,11 +120,25 @@ def test_raw_rows_are_published_without_tokens_and_replayed_from_the_run(tmp_pat
         replay(half, source=rows.shuffle(seed=1))
 
 
+@pytest.mark.parametrize("kind", ["text", "prompt", "messages"])
+def test_raw_rows_that_are_scored_themselves_are_refused_with_the_way_out(kind: str, tmp_path: Path):
+    rows = raw_rows(kind, long=False)
+    trainer = trained(rows, tmp_path)
+    with pytest.raises(
+        TrajectoryError, match=r"pass trainer.train_dataset, or .* as in add_influence\(trainer, ...\)"
+    ):
+        add_influence(rows, tmp_path / "t", model=trainer.model, directions=8)
+    with pytest.raises(
+        TrajectoryError, match=r"pass trainer.train_dataset, or .* as in add_influence\(trainer, ...\)"
+    ):
+        add_influence(rows.select(range(9)), tmp_path / "t", model=trainer.model, directions=8)
+
+
 def test_numbers_survive_what_changes_every_text(tmp_path: Path):
     rows = raw_rows("text", long=False)
     numbered = with_example_ids(rows)
     other = numbered.map(lambda row: {"text": "w55 " + row["text"]})
     trainer = trained(other, tmp_path / "numbered", shuffle_dataset=True)
-    scored = add_influence(trainer.train_dataset, tmp_path / "numbered" / "t", directions=8, **scoring(trainer))
+    scored = add_influence(trainer, tmp_path / "numbered" / "t", directions=8)
     kept = prune(scored, keep=20)
     assert kept.selection.apply(numbered)["text"][:] == [rows["text"][i] for i in sorted(kept["hf_prune_id"])]
