@@ -58,8 +58,8 @@ class Sgd(OptimizerAdjoint):
         if not self.momentum.any():
             return u
         v = M.add_(u * torch.where(nesterov > 0, mu, torch.ones_like(mu)))
-        # torch starts the momentum buffer with the first gradient, undampened.
-        d = v * (1 - damp if updates > 0 else 1) + u * nesterov
+        # torch starts the momentum buffer with the first gradient, undampened; a group without momentum has none.
+        d = v * (1 - torch.where(mu > 0, damp, 0.0) if updates > 0 else 1) + u * nesterov
         M.mul_(mu)
         return d
 
