@@ -43,7 +43,7 @@ def one_by_one(
 def herd(vectors: np.ndarray, count: int) -> Iterator[int]:
     """Rows of `vectors` `(n, d)`, one by one: each brings the mean of those taken nearest to the mean of all."""
     lengths = (vectors**2).sum(axis=1)
-    mean, total = vectors.mean(axis=0, dtype=np.float64), np.zeros(vectors.shape[1])
+    mean, total = vectors.sum(axis=0, dtype=np.float64) / max(len(vectors), 1), np.zeros(vectors.shape[1])
     for size in range(1, count + 1):
         # |size mean - total - v|^2 without what is the same for all v
         row = int((lengths - 2 * (vectors @ (size * mean - total).astype(vectors.dtype))).argmin())
