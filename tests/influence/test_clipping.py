@@ -30,7 +30,7 @@ class Step:
 
     def __init__(self, seed: int):
         generator = torch.Generator().manual_seed(seed)
-        self.gradients = normal(B, P, seed=seed)
+        self.gradients = normal(B, P, seed=seed) * 10 ** -(2 * torch.rand(1, generator=generator).double())
         self.weights = torch.rand(B, generator=generator).double() + 0.1
         self.groups = torch.randint(0, 3, (B,), generator=generator)
         self.growth = 1 + torch.rand(B, generator=generator).double()
