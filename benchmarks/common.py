@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def main(name: str, run: Callable[[str], tuple[list[dict[str, Any]], dict[str, Any]]]) -> None:
+def main(
+    name: str,
+    run: Callable[[str], tuple[list[dict[str, Any]], dict[str, Any]]],
+    profiles: Iterable[str] = ("quick", "full"),
+) -> None:
     """Runs `run(profile) -> (rows, summary)`, prints the rows as a table and writes the result file."""
     parser = argparse.ArgumentParser(description=f"The {name} benchmark.")
-    parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument("--profile", choices=tuple(profiles), default="quick")
     parser.add_argument("--out", type=Path, help="where to write the results as JSON")
     options = parser.parse_args()
     rows, summary = run(options.profile)

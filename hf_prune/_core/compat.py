@@ -188,8 +188,10 @@ def listen_to_backward(listener: BackwardListener) -> None:
 
     @functools.wraps(original)
     def backward(self: Accelerator, loss: torch.Tensor, **kwargs: Any) -> None:
+        # Some versions of transformers (5.2) divide by the accumulated batches and let accelerate do so once more.
+        again = self.gradient_accumulation_steps
         for each in _backward_listeners:
-            each.observe_backward(loss)
+            each.observe_backward(loss / again if again > 1 else loss)
         original(self, loss, **kwargs)
 
     backward._hf_prune_original = original  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_prune.record import TrajectoryCallback
 from hf_prune.record.snapshot_writer import SnapshotWriter
@@ -61,6 +61,8 @@ def test_recorded_factors_reproduce_the_step(
 def test_factors_hold_with_gradient_checkpointing(tmp_path: Path) -> None:
     data = tokens(24)
     callback = TrajectoryCallback(tmp_path / "t", **EVERY_STEP)
+    newer = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if newer else "gradient_checkpointing"
     train(
         bert(),
         data,
@@ -68,8 +70,8 @@ def test_factors_hold_with_gradient_checkpointing(tmp_path: Path) -> None:
         [callback],
         optim="sgd",
         num_train_epochs=1,
-        activation_checkpointing=True,
         gradient_accumulation_steps=2,
+        **{name: True},
     )
     assert_steps_come_out_the_same(tmp_path / "t", bert().train(), data)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_prune.record import TrajectoryCallback, with_example_ids
 from tests.toys import arguments
@@ -63,6 +63,7 @@ class Case:
     kind: str = "map"  # or "numbered" (a Dataset with ids), "stream"
 
 
+SAMPLING = TrainingArguments.__dataclass_fields__["train_sampling_strategy"].metadata["choices"]
 STREAM = {"remove_unused_columns": False, "max_steps": 9}
 CASES = {
     "plain": Case(),
@@ -72,9 +73,6 @@ CASES = {
     "two workers": Case(rows=37, arguments={"dataloader_num_workers": 2}),
     "persistent workers": Case(arguments={"dataloader_num_workers": 1, "dataloader_persistent_workers": True}),
     "group by length": Case(rows=37, arguments={"train_sampling_strategy": "group_by_length"}),
-    "batch rebalance": Case(
-        rows=37, arguments={"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 2}
-    ),
     "sequential": Case(arguments={"train_sampling_strategy": "sequential"}),
     "max steps": Case(arguments={"max_steps": 7, "gradient_accumulation_steps": 2}),
     "sampler of torch": Case(rows=37, arguments={"accelerator_config": {"use_seedable_sampler": False}}),
@@ -91,6 +89,9 @@ CASES = {
     "stream": Case(kind="stream", arguments={**STREAM, "gradient_accumulation_steps": 2}),
     "dispatched stream": Case(kind="stream", arguments={**STREAM, "accelerator_config": {"dispatch_batches": True}}),
 }
+if "batch_rebalance" in SAMPLING:  # older versions of transformers do not have it
+    rebalanced = {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 2}
+    CASES["batch rebalance"] = Case(rows=37, arguments=rebalanced)
 
 
 def run(
