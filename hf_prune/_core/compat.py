@@ -86,18 +86,26 @@ def hub_commit(model: Any) -> str | None:
 @contextmanager
 def masks_for_vmap() -> Iterator[None]:
     """Builds attention masks without looking at their values, which `vmap` cannot do."""
+    from transformers import masking_utils
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+
+    def pieces(position_ids: torch.Tensor) -> torch.Tensor:
+        steps = position_ids.diff(prepend=position_ids[:, :1] - 1, dim=-1)
+        return (steps != 1).cumsum(-1)
 
     def whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
         kwargs["allow_is_bidirectional_skip"] = False
         return eager_mask(*args, **kwargs)
 
     before = ALL_MASK_ATTENTION_FUNCTIONS["eager"]
+    looking = masking_utils.find_packed_sequence_indices
     ALL_MASK_ATTENTION_FUNCTIONS["eager"] = whole_mask
+    masking_utils.find_packed_sequence_indices = pieces
     try:
         yield
     finally:
         ALL_MASK_ATTENTION_FUNCTIONS["eager"] = before
+        masking_utils.find_packed_sequence_indices = looking
 
 
 @contextmanager

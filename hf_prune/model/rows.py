@@ -12,8 +12,10 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from torch import nn
 
+from hf_prune._core.columns import PACKED
 from hf_prune.model.batch import Batch
 from hf_prune.model.chance import Chance
+from hf_prune.model.end_to_end import lies_end_to_end, under_each_other
 from hf_prune.model.forward import Forward
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import accepted_inputs, required_inputs
@@ -129,6 +131,8 @@ class Rows:
 
     def _tensors(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         columns = self._stacked(rows) if self.collator is None else dict(self.collator(rows))
+        if self.collator is not None and lies_end_to_end(columns):
+            columns = under_each_other([dict(self.collator([row])) for row in rows])
         return {name: self._place(value) for name, value in columns.items() if isinstance(value, torch.Tensor)}
 
     def _whole(self, tensors: dict[str, torch.Tensor], rows: list[dict[str, Any]]) -> Batch:
@@ -158,9 +162,8 @@ class Rows:
             if value.ndim == 0 or len(value) != rows:
                 raise ValueError(
                     f"The batch of {rows} rows has {name!r} of shape {tuple(value.shape)}, so rows cannot be told "
-                    "apart; pass a data_collator that pads rows instead of laying them end to end, such as "
-                    "DataCollatorForTokenClassification, or trl's with padding_free=False: a run without padding is "
-                    "scored with it just as well."
+                    "apart; pass a data_collator that makes one sequence of each row, or one that lays them end to "
+                    "end and returns position_ids."
                 )
 
     def _reaches_collator(self, column: str) -> bool:
@@ -178,6 +181,11 @@ class Rows:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     def _stacked(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if PACKED in rows[0]:
+            raise ValueError(
+                f"Rows were packed of several ({PACKED!r}), and only the Trainer's own collator keeps these apart: "
+                "pass data_collator=trainer.data_collator, or the trainer in place of the dataset."
+            )
         arrays = {name: [np.asarray(row[name]) for row in rows] for name in rows[0]}
         arrays = {name: values for name, values in arrays.items() if values[0].dtype.kind in "biuf"}  # not texts
         ragged = {name for name, values in arrays.items() if len({value.shape for value in values}) > 1}

@@ -40,11 +40,6 @@ def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
             f"One process drives {args.n_gpu} GPUs (DataParallel), which hides the examples of each; start one "
             "process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
         )
-    if getattr(args, "packing", False):
-        raise RecordingError(
-            "packing=True builds each training example from pieces of several rows, so the record could not name "
-            "rows; train with packing=False."
-        )
     if getattr(args, "parallelism_config", None) is not None:
         raise RecordingError(
             "Tensor, context or sequence parallelism splits an example over processes and is not supported; train "

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_prune._core.columns import ID_COLUMN
+from hf_prune._core.columns import ID_COLUMN, PACKED
 from hf_prune._core.row_digests import array_digests, joined, row_digests
 from hf_prune.selection.certificate import Certificate
 from hf_prune.selection.identity import RowIdentity
@@ -100,6 +100,12 @@ def match(identity: RowIdentity, rows: Dataset, on: list[str] | None = None) -> 
 
 
 def _matched(identity: RowIdentity, rows: Dataset, columns: dict[str, np.ndarray]) -> np.ndarray:
+    if PACKED in identity.columns and PACKED not in columns:
+        raise ValueError(
+            "The scored rows were packed, each of several raw ones (packing=True): let a Trainer prepare the raw rows "
+            "with packing=False (no need to train), score those with train_dataset= the trainer that trained, and "
+            "apply that selection."
+        )
     if not columns:
         raise ValueError(
             "No column of the raw rows is as it was when rows were scored (they were mapped or renamed), so "

@@ -19,7 +19,7 @@ from datasets import Dataset, Features, Value
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers.trainer_utils import RemoveColumnsCollator
 
 from hf_prune._core import compat
@@ -138,6 +138,26 @@ def test_masks_need_the_patch_under_vmap_and_are_the_same_with_it():
     with compat.masks_for_vmap():
         torch.testing.assert_close(vmap(one)(ids, mask), whole)
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, whole)
+
+
+def test_packed_pieces_need_the_patch_under_vmap_and_do_not_see_each_other_with_it():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, attn_implementation="eager", use_cache=False, **sizes)).eval()
+    ids, places = torch.arange(12).reshape(2, 6), torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 0, 1, 2, 3]])
+
+    def one(ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        inputs = {"input_ids": ids[None], "position_ids": places[None]}
+        return functional_call(model, dict(model.named_parameters()), (), inputs).logits[0]
+
+    with pytest.raises(RuntimeError, match="data-dependent"):
+        vmap(one)(ids, places)
+    with compat.masks_for_vmap():
+        found = vmap(one)(ids, places)
+        torch.testing.assert_close(model(input_ids=ids, position_ids=places).logits, found)
+    for row, cut in enumerate((3, 2)):
+        pieces = [model(input_ids=ids[row : row + 1, part]).logits[0] for part in (slice(0, cut), slice(cut, None))]
+        torch.testing.assert_close(found[row], torch.cat(pieces))
 
 
 # ---- accelerate ----

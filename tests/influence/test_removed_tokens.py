@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_prune import Trajectory, TrajectoryCallback, add_influence
+from hf_prune import RecordingError, Trajectory, TrajectoryCallback, add_influence
 from hf_prune.influence.queries import parameter_queries
 from hf_prune.trajectory import Step
 from tests import toys
@@ -87,7 +87,7 @@ def removals(
         directions=20,
         space="parameters",
         mode="visits",
-        data_collator=collator,
+        data_collator=trained_with or collator,
         engine=engine,
     )
 
@@ -161,16 +161,25 @@ def test_label_smoothing_of_tokens(accumulation: int, tmp_path: Path):
     assert distance(predicted, true) < 2e-3
 
 
-def test_a_run_without_padding_is_scored_with_padding_and_refused_without(tmp_path: Path):
+@pytest.mark.parametrize("more", [{}, {"return_flash_attn_kwargs": True, "return_seq_idx": True}])
+@pytest.mark.parametrize("engine", ["dense", "projected"])
+def test_rows_that_are_laid_end_to_end_are_scored_with_the_collator_that_does_it(
+    engine: str, more: dict[str, Any], tmp_path: Path
+):
     torch.manual_seed(0)
     rows = ragged(label="none").map(lambda row: {"labels": row["input_ids"]})
-    flat, padded = DataCollatorWithFlattening(), DataCollatorForTokenClassification(tokenizer())
-    model = llama()
-    assert distance(*removals(model, rows, tmp_path, padded, trained_with=flat)) < 2e-3
-    with pytest.raises(ValueError, match="pass a data_collator that pads rows"):
-        add_influence(
-            rows, tmp_path / "t", model=model, directions=8, data_collator=flat, batch_size=1, engine="projected"
-        )
+    flat, padded = DataCollatorWithFlattening(**more), DataCollatorForTokenClassification(tokenizer())
+    # truth is of batches that are padded
+    predicted, true = removals(llama(), rows, tmp_path, padded, trained_with=flat, engine=engine)
+    assert distance(predicted, true) < (2e-3 if engine == "dense" else 0.12)
+
+
+def test_rows_end_to_end_without_positions_are_refused_in_the_first_step(tmp_path: Path):
+    rows = ragged(label="none").map(lambda row: {"labels": row["input_ids"]})
+    flat = DataCollatorWithFlattening(return_position_ids=False)
+    args, recorder = toys.arguments(tmp_path / "out"), TrajectoryCallback(tmp_path / "t")
+    with pytest.raises(RecordingError, match=r"given 1 sequences for a micro-batch of 8 rows"):
+        Trainer(llama(), args, train_dataset=rows, data_collator=flat, callbacks=[recorder]).train()
 
 
 def expected_run(directory: Path) -> Run:

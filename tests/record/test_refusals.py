@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 
 from hf_prune import RecordingError, TrajectoryError, add_influence
 from hf_prune.record import TrajectoryCallback, with_example_ids
@@ -101,14 +101,6 @@ def test_other_optimizers_are_refused(optim: str, tmp_path: Path) -> None:
 def test_sharded_training_is_refused(kind: DistributedType, tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="DDP"):
         check_processes(arguments(tmp_path), kind)
-
-
-def test_packing_is_refused(tmp_path: Path) -> None:
-    class Packing(TrainingArguments):
-        packing = True
-
-    with pytest.raises(RecordingError, match="packing=False"):
-        check_processes(Packing(str(tmp_path), use_cpu=True), DistributedType.NO)
 
 
 def test_parameters_that_match_nothing_are_refused_with_examples(tmp_path: Path) -> None:
