@@ -8,6 +8,7 @@ Libraries are imported where they are used, so that reading a dataset does not w
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -123,6 +124,13 @@ def without_adapter(model: Any) -> Iterator[None]:
         model.set_adapter(before)
 
 
+def quantization(model: Any) -> str | None:
+    """What quantised the model's weights, as transformers names it; `None` for a model as it is."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    method = getattr(base, "quantization_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
 def trl_trainer(args: Any) -> str | None:
     """The trainer of trl that arguments of this class belong to, such as `"SFTTrainer"`; `None` for any other."""
     found = (kind.__name__ for kind in type(args).__mro__ if kind.__module__.startswith("trl."))
@@ -134,6 +142,55 @@ def sentence_losses(model: Any) -> list[str]:
     """The classes of the losses that a SentenceTransformerTrainer trains, as its model's card names them."""
     described = getattr(getattr(model, "model_card_data", None), "train_datasets", None) or []
     return [one["loss"]["fullname"].rpartition(".")[2] for one in described if "loss" in one]
+
+
+# ---- bitsandbytes ----
+
+
+class Decode:
+    """
+    What makes numbers of the weights of a layer that holds them in 4 or 8 bits.
+
+    Args:
+        held (`torch.Tensor`): The weights as they are held.
+        scales (`Any`): Of 4 bits bitsandbytes' `QuantState`, of 8 bits the largest magnitude in each row.
+    """
+
+    def __init__(self, held: torch.Tensor, scales: Any):
+        self.held, self.scales = held, scales
+
+    def __call__(self, held: torch.Tensor) -> torch.Tensor:
+        """The weights `(out_features, in_features)`."""
+        if self._of_bytes:
+            return held.float() * (self.scales.float() / 127)[:, None]
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(held, self.scales)
+
+    @property
+    def _of_bytes(self) -> bool:
+        import torch
+
+        return isinstance(self.scales, torch.Tensor)
+
+
+def decode_of(layer: nn.Module) -> Decode | None:
+    """How the weights of one of bitsandbytes' linear layers are read; `None` for any other layer."""
+    if "bitsandbytes" not in sys.modules:
+        return None
+    import bitsandbytes as bnb
+    import torch
+
+    if not isinstance(layer, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
+        return None
+    weight: Any = layer.weight
+    held = weight.detach().as_subclass(torch.Tensor)
+    if isinstance(layer, bnb.nn.Linear8bitLt):
+        return Decode(held, weight.SCB if layer.state.SCB is None else layer.state.SCB)
+    state = weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):  # what a pass in eval mode makes of them on some CPUs
+        held, state = bnb.functional._convert_weight_packed_for_cpu_inverse(held, copy.copy(state))
+    return Decode(held, state)
 
 
 # ---- accelerate ----

@@ -153,14 +153,18 @@ def has_few_steps(trajectory: Trajectory) -> bool:
     return trajectory.updates_before(trajectory.window[1]) < FEW_STEPS
 
 
-def warn_of_few_steps(trajectory: Trajectory, engine: str) -> None:
-    """Warns where a sketch, which holds Adam's second moment, is asked about steps that the moment is made of."""
+def warn_of_few_steps(replay: Replay, engine: str) -> None:
+    """Warns where the second moment is held, and steps that it is made of are asked about."""
+    trajectory = replay.trajectory
     adam = adjoint_class(trajectory.manifest.optimizer["name"]).has_second_moment
-    if adam and engine == "projected" and has_few_steps(trajectory):
+    if adam and has_few_steps(trajectory) and (engine == "projected" or replay.rounded):
+        where = "engine='projected' holds as it was. Use engine='dense' where it fits into memory, or"
+        if replay.rounded:
+            where = "is held as it was, because parameters were kept in half precision. Keep them in float32, or"
         logger.warning(
             f"The run made {trajectory.updates_before(trajectory.window[1])} updates: in so few steps a row makes up "
-            "much of Adam's second moment, which engine='projected' holds as it was. Use engine='dense' where it fits "
-            "into memory, or train longer; diagnose() measures how far the scores can be trusted."
+            f"much of Adam's second moment, which {where} train longer; diagnose() measures how far the scores can be "
+            "trusted."
         )
 
 

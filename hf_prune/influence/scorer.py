@@ -56,7 +56,7 @@ class Scorer:
             key (`str`): a digest of all that the scores depend on.
         """
         check_objective(self.replay)
-        warn_of_few_steps(self.replay.trajectory, self.config.engine)
+        warn_of_few_steps(self.replay, self.config.engine)
         shifts = np.zeros(())
         for draw, cache in enumerate(caches):
             if self.targets.chance.number is not None:

@@ -21,6 +21,7 @@ from hf_prune.model.forward import Applied, Forward, OfLoss, logits_of
 from hf_prune.model.losses import ITS_OUTPUT, ExampleLoss, from_user, infer_loss, smoothed, takes_model
 from hf_prune.model.outputs import loss_in
 from hf_prune.model.pairs import forward_of, loss_of
+from hf_prune.model.quantized import replaced
 from hf_prune.trajectory.manifest import Parameter
 
 
@@ -53,13 +54,15 @@ class Objective:
         pairs: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
-        self.half = any(p.dtype.itemsize == 2 for p in model.parameters())
+        self.half = any(p.dtype.itemsize <= 2 for p in model.parameters())
         self.model = _differentiable_copy(model, dtype)
         self.label_names, self.smoothing = tuple(label_names), smoothing
         self.names = [parameter.name for parameter in parameters]
         self.shapes = [parameter.shape for parameter in parameters]
         self.sizes = [torch.Size(shape).numel() for shape in self.shapes]
         self.dtype = dtype
+        given = dict(model.named_parameters())
+        self.rounded = any(given[name].dtype.itemsize == 2 for name in self.names if name in given)
         own = dict(self.model.named_parameters())
         _check_parameters(own, parameters)
         self.device = own[self.names[0]].device
@@ -163,7 +166,8 @@ class Objective:
 
 def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in eval mode whose attention has forward-mode and second derivatives (fused kernels have neither)."""
-    clone = copy.deepcopy(model).to(dtype).eval()
+    # transformers' own `to` refuses quantised models
+    clone = nn.Module.to(copy.deepcopy(model, replaced(model)), dtype).eval()
     for module in clone.modules():
         # Hooks of the training run, and a `forward` that a Trainer patched in, belong to the caller's model.
         compat.remove_hooks(module)

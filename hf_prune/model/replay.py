@@ -105,6 +105,11 @@ class Replay:
         """The number of optimizer steps after which the window ends."""
         return self.trajectory.window[1]
 
+    @property
+    def rounded(self) -> bool:
+        """Whether parameters are known in half precision alone, so that what a step moved them by is not."""
+        return self.objective.rounded or self.trajectory.manifest.snapshot_dtype != "float32"
+
     def steps(self) -> list[Step]:
         """The steps of the window whose update was made."""
         found = (self.trajectory.step(t) for t in range(*self.trajectory.window))

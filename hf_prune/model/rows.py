@@ -48,7 +48,7 @@ class Rows:
         manifest: Manifest | None = None,
         forward: Forward | None = None,
     ):
-        first = next(model.parameters())
+        first = next(p for p in model.parameters() if p.is_floating_point())
         self.device, self.dtype = first.device, first.dtype
         self.label_names = label_names(manifest)
         self.accepted = accepted_inputs(model) | set(manifest.inputs or () if manifest else ())

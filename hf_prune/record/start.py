@@ -95,6 +95,7 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
     """
     support.check_processes(training.args, training.optimizer.accelerator_state.distributed_type)
     processes = Processes.current()
+    support.check_quantized(training.model)
     optimizer = RecordedOptimizer.of(training.optimizer, training.model, settings.parameters)
     rows = RowIds.find(settings.id_column, training.args, training.dataloader)
     plan = (training.state.max_steps, training.steps_per_epoch, settings.window, settings.snapshots_per_epoch)

@@ -47,6 +47,17 @@ def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
         )
 
 
+def check_quantized(model: nn.Module) -> None:
+    """Refuses weights that are quantised in a way that cannot be read again."""
+    method = compat.quantization(model)
+    if method not in (None, "bitsandbytes"):
+        raise RecordingError(
+            f"The base model's weights are quantised by {method}, and influence can be computed through those of "
+            "bitsandbytes; load it with BitsAndBytesConfig(load_in_4bit=True) or load_in_8bit=True, or without "
+            "quantization."
+        )
+
+
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside accelerate's wrapper, if it is one that can be recorded."""
     inner = getattr(optimizer, "optimizer", optimizer)

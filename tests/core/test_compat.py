@@ -16,6 +16,7 @@ import transformers
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderDispatcher
 from datasets import Dataset, Features, Value
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader
@@ -306,6 +307,60 @@ def test_the_collator_is_found_behind_the_trainers_removal_of_columns():
     assert compat.collator(plain) is own
     removing = RemoveColumnsCollator(own, ["x"])
     assert compat.collator(torch.utils.data.DataLoader([1, 2], collate_fn=removing)) is own
+
+
+def test_the_model_without_its_adapter_is_the_base_or_the_copy_of_it():
+    torch.manual_seed(0)
+    base, inputs = bert(), {"input_ids": torch.arange(6)[None]}
+    before = base(**inputs).logits
+    config = LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    model = get_peft_model(base, config).eval()
+    after = model(**inputs).logits
+    with compat.without_adapter(model):
+        assert torch.equal(model(**inputs).logits, before)
+    model.add_adapter("ref", config)
+    with compat.without_adapter(model):
+        assert not torch.equal(model(**inputs).logits, before)
+    assert torch.equal(model(**inputs).logits, after)
+
+
+def test_trls_trainers_are_known_by_their_arguments(tmp_path: Path):
+    trl = pytest.importorskip("trl", reason="trl is an optional integration")
+
+    class Own(trl.DPOConfig):
+        pass
+
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    assert compat.trl_trainer(Own(**settings)) == "DPOTrainer"
+    assert compat.trl_trainer(trl.SFTConfig(**settings)) == "SFTTrainer"
+    assert compat.trl_trainer(transformers.TrainingArguments(str(tmp_path), use_cpu=True)) is None
+
+
+def test_a_plain_model_names_no_losses_of_sentences_and_no_quantisation():
+    # those of models that do are in tests/influence/test_model_loss.py and test_quantized.py
+    assert compat.sentence_losses(bert()) == []
+    assert compat.quantization(bert()) is None
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_weights_in_4_and_8_bits_are_read_as_bitsandbytes_reads_them(double: bool):
+    bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is an optional integration")
+    torch.manual_seed(0)
+    dense = torch.randn(32, 64)
+    layers = [
+        bnb.nn.Linear4bit(64, 32, bias=False, quant_type="nf4", compress_statistics=double),
+        bnb.nn.Linear8bitLt(64, 32, bias=False, has_fp16_weights=False),
+    ]
+    for layer, error in zip(layers, (0.15, 0.02), strict=True):
+        layer.load_state_dict({"weight": dense})
+        layer.to("cpu")
+        x = torch.randn(3, 64, requires_grad=True)
+        layer(x).sum().backward()
+        decode = compat.decode_of(layer)
+        assert decode is not None
+        assert torch.allclose(x.grad, decode(decode.held).sum(0).expand(3, -1), atol=1e-4)
+        assert float((decode(decode.held) - dense).norm() / dense.norm()) < error
+    assert compat.decode_of(nn.Linear(2, 2)) is None
 
 
 def test_every_item_has_a_test_here():

@@ -28,19 +28,19 @@ ROWS = 16
 
 def llama(kind: type = LlamaForCausalLM, **more: Any) -> Any:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=WORDS + 2,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        eos_token_id=1,
+    config = {
+        "vocab_size": WORDS + 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
         **more,
-    )
-    return kind(config)
+    }
+    return kind(LlamaConfig(**config))
 
 
 def pairs(rows: int = ROWS) -> Dataset:

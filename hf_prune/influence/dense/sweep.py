@@ -74,7 +74,8 @@ class DenseSweep:
         manifest = replay.trajectory.manifest
         groups = [parameter.group for parameter in manifest.parameters]
         self.adjoint = adjoint_for(manifest.optimizer, replay.objective.sizes, groups)
-        self.follows_second_moment = self.adjoint.follows_second_moment and has_few_steps(replay.trajectory)
+        follows = self.adjoint.follows_second_moment and not replay.rounded
+        self.follows_second_moment = follows and has_few_steps(replay.trajectory)
 
     def visits(self, queries: torch.Tensor) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits: leave-one-out of this very run."""
