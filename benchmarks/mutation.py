@@ -324,9 +324,8 @@ def chosen(profile: str, only: str | None) -> list[Mutant]:
     if profile == "quick" and only is None:
         return [mutant for path, count in QUICK.items() for mutant in draw.sample(mutants_of(path), count)]
     for path in dict.fromkeys(paths):
-        if only is None or path.startswith(only):
-            own = mutants_of(path)
-            found.append(draw.sample(own, len(own)))
+        own = [mutant for mutant in mutants_of(path) if mutant.name.startswith(only or path)]
+        found.append(draw.sample(own, len(own)))
     turns = [mutant for turn in itertools.zip_longest(*found) for mutant in turn if mutant is not None]
     return turns if profile == "full" or only else turns[:SAMPLE]
 
@@ -338,7 +337,7 @@ def tests_of(mutant: Mutant) -> tuple[str, ...]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--profile", choices=("quick", "sample", "full"), default="quick")
-    parser.add_argument("--only", help="only files whose path begins so")
+    parser.add_argument("--only", help="only mutants whose name begins so: a file, or a file and a function")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     parser.add_argument("--out", type=Path, help="where to write the results as JSON")
     options = parser.parse_args()

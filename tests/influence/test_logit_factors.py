@@ -74,6 +74,21 @@ def test_a_single_factor_stands_for_both_only_where_gradient_and_curvature_agree
     assert torch.allclose(curvature_of(factors), hessian_of(logits), atol=1e-9)
 
 
+def test_one_factor_is_not_enough_where_only_the_gradient_lies_along_it():
+    logits = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
+    factors = made(CROSS_ENTROPY, logits, torch.tensor([0]))  # the gradient is an eigenvector of the Hessian
+    assert len(factors) == 3
+    assert torch.allclose(curvature_of(factors), hessian_of(logits), atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_what_may_lie_outside_of_the_one_factor_is_a_share_of_the_batch(rows: int):
+    logits = torch.tensor([[0.0, 0.0, -8.1]], dtype=torch.float64).expand(rows, 3)  # a third class of chance 1.5e-4
+    assert len(made(CROSS_ENTROPY, logits, torch.zeros(rows, dtype=torch.long))) == 1
+    nearer = torch.tensor([[0.0, 0.0, -5.0]], dtype=torch.float64).expand(rows, 3)
+    assert len(made(CROSS_ENTROPY, nearer, torch.zeros(rows, dtype=torch.long))) > 1
+
+
 def test_of_many_alike_eigenvalues_a_random_sum_stands_for_the_rest():
     logits = drawn(10, 0.1)[0][:1].expand(4000, 10)
     factors = made(CROSS_ENTROPY, logits, torch.zeros(4000, dtype=torch.long))

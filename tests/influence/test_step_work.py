@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hf_prune.influence.dense.curvature import Parts, StepWork, step_work
+from hf_prune.influence.dense.curvature import Parts, StepWork, _chunks, step_work
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 from hf_prune.trajectory.manifest import Parameter
@@ -78,3 +80,13 @@ def test_one_group_is_the_whole_batch(setting):
     _, _, _, weights, _, G, _ = setting
     parts = Parts((weights @ G)[None], torch.zeros(B, dtype=torch.long))
     assert torch.allclose(parts.own(G[2:5], slice(2, 5)), G[2:5] @ (weights @ G))
+
+
+@given(total=st.integers(1, 50), each=st.integers(1, 1000), budget=st.integers(0, 20_000))
+def test_chunks_hold_as_much_as_the_budget_and_one_at_least(total: int, each: int, budget: int):
+    sizes = [part.stop - part.start for part in _chunks(total, each, budget)]
+    parts = [row for part in _chunks(total, each, budget) for row in range(total)[part]]
+    assert parts == list(range(total))
+    assert all(size * each <= max(budget, each) for size in sizes)
+    assert len(set(sizes[:-1])) <= 1
+    assert len(sizes) == 1 or (sizes[0] + 1) * each > budget

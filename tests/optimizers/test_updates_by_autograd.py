@@ -9,12 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_prune.errors import UnsupportedError
 from hf_prune.optimizers import GroupLayout, OptimizerAdjoint, adjoint_for
 from hf_prune.testing import check_adjoint
 
 SIZES, GROUPS = [4, 3, 2], [1, 0, 1]
 P, K = sum(SIZES), 3
 SHARES = st.floats(0, 0.95)
+# The Trainer decays one of its groups and not the other.
+DECAYS = st.one_of(st.just(0.0), SHARES)
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:
@@ -36,7 +39,7 @@ def sgd(draw: st.DrawFn) -> dict[str, Any]:
     momentum, nesterov = draw(st.one_of(st.just(0.0), st.floats(0.1, 0.99))), draw(st.booleans())
     nesterov = nesterov and momentum > 0
     dampening = 0.0 if nesterov else draw(SHARES)
-    return {"momentum": momentum, "nesterov": nesterov, "dampening": dampening, "weight_decay": draw(SHARES)}
+    return {"momentum": momentum, "nesterov": nesterov, "dampening": dampening, "weight_decay": draw(DECAYS)}
 
 
 @settings(max_examples=25)
@@ -61,7 +64,7 @@ def test_the_adjoint_of_adam_is_its_derivative_whatever_its_options(
     check_adjoint(lambda groups: kind(groups, lr=0.1, **options), steps=4, tolerance=1e-5)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(pair=st.tuples(sgd(), sgd()), seed=st.integers(0, 1000), rates=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_shifted_gradients_move_the_end_as_the_transpose_says(
     pair: tuple[dict[str, Any], dict[str, Any]], seed: int, rates: tuple[float, float]
@@ -99,10 +102,10 @@ def test_shifted_gradients_move_the_end_as_the_transpose_says(
 @st.composite
 def adam(draw: st.DrawFn) -> dict[str, Any]:
     betas = draw(st.tuples(st.floats(0.1, 0.95), st.floats(0.2, 0.99)))
-    return {"betas": betas, "eps": draw(st.sampled_from([1e-8, 1e-2])), "weight_decay": draw(SHARES)}
+    return {"betas": betas, "eps": draw(st.sampled_from([1e-8, 1e-2])), "weight_decay": draw(DECAYS)}
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(
     pair=st.tuples(adam(), adam()),
     name=st.sampled_from(["Adam", "AdamW"]),
@@ -224,3 +227,14 @@ def test_weight_decay_is_decoupled_by_the_class_or_by_the_option():
     assert not adjoint("AdamW", [plain] * 2).decays_before_scaling
     assert not adjoint("Adam", [plain | {"decoupled_weight_decay": True}] * 2).decays_before_scaling
     assert not adjoint("Adam", [plain | {"weight_decay": 0.0}] * 2).decays_before_scaling
+
+
+def test_sgd_decays_in_its_own_units_and_has_no_second_moment():
+    found = adjoint("SGD", [{"weight_decay": 0.1, "momentum": 0.9}] * 2)
+    assert not found.decays_before_scaling
+    assert not found.follows_second_moment
+
+
+def test_one_group_that_is_maximized_is_refused():
+    with pytest.raises(UnsupportedError, match="maximize=True has no adjoint"):
+        adjoint("SGD", [{"weight_decay": 0.1}, {"weight_decay": 0.1, "maximize": True}])

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hf_prune._core.config import SelectionConfig
-from hf_prune.selection import buckets, difficulty, harm
+from hf_prune.selection import buckets, difficulty, harm, select
 from hf_prune.selection.annealing import anneal
 from hf_prune.selection.choice import class_codes, drop_counts, drop_largest, ranks
 from hf_prune.selection.classes import Classes, largest_remainder
@@ -86,6 +86,8 @@ def test_where_nothing_balances_the_nearest_point_is_taken_at_the_price_of_imbal
         return float(cost @ weights + SLACK_COST * np.abs((weights @ vectors - target) / unit).sum())
 
     assert len(solution.reduced_cost) == 8
+    assert (solution.reduced_cost[solution.weights > 1 - 1e-9] < 1e-9).all()
+    assert (solution.reduced_cost[solution.weights < 1e-9] > -1e-9).all()
     np.testing.assert_allclose(np.bincount(codes, solution.weights), totals, atol=1e-6)
     for _ in range(200):
         other = rng.random(8) * rng.integers(0, 2, 8)
@@ -185,6 +187,24 @@ def test_representation_keeps_the_sure_rows_leaves_out_the_cut_and_herds_the_res
         others = free if len(sure) + len(free) >= wanted else np.setdiff1d(own, sure)
         chosen = others[list(herd(vectors[others], int(wanted - len(sure))))]
         assert np.array_equal(kept, np.sort(np.concatenate([sure, chosen])))
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 1000), share=st.floats(0.2, 0.9), hard=st.floats(0, 1), cut=st.floats(0, 0.5))
+def test_the_default_represents_each_class_in_the_space_of_its_rows(seed: int, share: float, hard: float, cut: float):
+    dataset = scored(40, k=4, classes=2, seed=seed)
+    data, norm = problem_of(dataset), np.array(dataset["influence_norm"], dtype=np.float64)
+    selection = select(dataset, share, hard=hard, cut=cut, seed=seed)
+    codes, kept = class_codes(data), np.isin(np.arange(40), selection.keep_indices)
+    gone = norm.argsort().argsort() / 39 > 1 - cut
+    for code in (0, 1):
+        own, count = np.flatnonzero(codes == code), int(kept[codes == code].sum())
+        sure = own[np.argsort(-norm[own])][: int(np.floor(hard * count))]
+        free = np.array([row for row in own if row not in sure and not gone[row]], dtype=int)
+        if len(sure) + len(free) < count:  # what was to be left out is needed
+            free = np.array([row for row in own if row not in sure], dtype=int)
+        chosen = free[list(herd(Representation.of(data).take(free), count - len(sure)))]
+        assert set(own[kept[own]]) == {*sure, *chosen}
 
 
 @given(weights=st.lists(st.integers(0, 50), min_size=1, max_size=8), share=st.floats(0, 1))
