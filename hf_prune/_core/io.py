@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-_TEMPORARY = ".tmp"
+_TEMPORARY, _WHOLE = ".tmp", ".whole"
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""A full disk, and a place that may not be written to."""
+
+
+@contextmanager
+def writing(what: str, directory: str | os.PathLike[str]) -> Iterator[None]:
+    """
+    Says in one sentence where the disk is full or the directory may not be written to.
+
+    Args:
+        what (`str`): What is written, such as `"The selection"`.
+        directory (`str` or `os.PathLike`): Where.
+
+    Raises:
+        `OSError`: the sentence; a `PermissionError` where the directory may not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        kind = PermissionError if isinstance(error, PermissionError) or error.errno == errno.EROFS else OSError
+        raise kind(
+            f"{what} cannot be written to {directory} ({os.strerror(error.errno)}): free disk space, or choose a "
+            "directory that you may write to, and call this again."
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -23,7 +54,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write (`Callable[[Path], Any]`):
             Writes the whole file at the path that it is given.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -46,6 +77,81 @@ def json_made_once(path: Path, make: Callable[[], Any]) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_together(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """
+    Writes files that belong together into a directory that exists: who reads them where [`together`] says finds all
+    of the old ones or all of the new ones, however the process ends. Other files stay as they are.
+
+    They are made in a directory of their own, whose new name makes them count, and copied to their places from there.
+    """
+    with held(directory):
+        for remains in directory.glob(f"{_WHOLE}.*{_TEMPORARY}"):
+            shutil.rmtree(remains, ignore_errors=True)
+        _put_in_place(directory)
+        staged = _aside(directory)
+        try:
+            staged.mkdir()
+            for name, content in contents.items():
+                write_bytes(staged / name, content)
+            staged.rename(directory / _WHOLE)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        sync_directory(directory)
+        _put_in_place(directory)
+
+
+def together(directory: Path) -> Path:
+    """Where to read what [`write_together`] wrote into `directory`: there, or in a directory that it has to copy."""
+    whole = directory / _WHOLE
+    return whole if whole.is_dir() else directory
+
+
+def _put_in_place(directory: Path) -> None:
+    whole = directory / _WHOLE
+    if not whole.is_dir():
+        return
+    for file in whole.iterdir():
+        write_bytes(directory / file.name, file.read_bytes())
+    aside = _aside(directory)
+    whole.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    remove_temporaries(directory)
+
+
+def _aside(directory: Path) -> Path:
+    return directory / f"{_WHOLE}.{uuid4().hex}{_TEMPORARY}"
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """
+    One process at a time runs the block for this directory; the operating system ends that with the process. Where the
+    file system has no such locks, the block runs all the same.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process is in [`held`] for this directory, or may be."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def sync_directory(directory: Path) -> None:

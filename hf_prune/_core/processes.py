@@ -17,14 +17,14 @@ from hf_prune._core import compat
 
 Value = TypeVar("Value")
 
-_FOR_EVER = timedelta(days=365)
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Processes:
     """
-    They wait for each other over connections of their own, on which a process that works is waited for however long
-    that takes, whatever the timeout of the launch's process group, and a process that ends is noticed at once.
+    They wait for each other over connections of their own, on which a process that works is waited for, for a day,
+    whatever the timeout of the launch's process group, and a process that ends is noticed at once.
 
     Attributes:
         rank (`int`): This process.
@@ -96,8 +96,8 @@ class Processes:
 
 @lru_cache(maxsize=1)
 def _patient(launch: Any) -> Any:
-    """A group of all processes of the `launch` whose operations never time out."""
-    return dist.new_group(backend="gloo", timeout=_FOR_EVER)
+    """A group of all processes of the `launch` with a timeout of its own."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
+from hf_prune._core.io import writing
 from hf_prune._core.processes import Processes
 from hf_prune._core.records import RecordedRun, ScoringRecord
 from hf_prune._core.row_checks import with_checks
@@ -25,7 +28,7 @@ from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.cache_eviction import PREFIX
-from hf_prune.influence.checks import check_arguments, check_chance, check_dataset
+from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.scorer import Scorer, logit_curvature
@@ -164,6 +167,7 @@ def add_influence(
         `UnsupportedError`: for an optimizer or a loss that has no adjoint here.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
+    processes = Processes.current()
     config = ScoringConfig(
         version=VERSION,
         engine=engine,
@@ -188,6 +192,7 @@ def add_influence(
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, whole)
+    check_model(model, whole)
     of_logits = loss is None or not takes_model(loss)
     engine, curvature = choose_engine(engine, curvature, whole.manifest, directions, of_logits=of_logits)
     digest = None if eval_dataset is None else content_digest(eval_dataset)
@@ -197,6 +202,7 @@ def add_influence(
     trained, rows_at_once = dataset if train_dataset is None else train_dataset, batch_size or BATCH_SIZE
     replay = Replay.of(trained, whole, model, data_collator=data_collator, loss=loss)
     record = replay.end(until)
+    check_window(record)
     config = replace(config, until=None if len(record) == len(whole) else record.window[1])
     targets = replay.rows if train_dataset is None else replay.rows.of(dataset)
     held_out = None if eval_dataset is None else replay.rows.of(eval_dataset)
@@ -215,7 +221,6 @@ def add_influence(
     fingerprint = Hasher.hash([compat.fingerprint(dataset), asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
-    processes = Processes.current()
     if processes.broadcast(fingerprint) != fingerprint:
         raise ValueError(
             "The processes of this launch call add_influence with different arguments: pass the same rows, model and "
@@ -228,24 +233,27 @@ def add_influence(
     ]
     if not processes.broadcast(_complete(cache.directory, fingerprint)):
         scorer.prepare(works, fingerprint)
-    with processes.main_first():
-        scored = dataset.map(
-            scorer if found is None else WithFeatures(scorer, found),
-            batched=True,
-            batch_size=rows_at_once,
-            with_indices=True,
-            num_proc=num_proc,
-            features=features,
-            new_fingerprint=fingerprint,
-            cache_file_name=str(cache.directory / f"{fingerprint}.arrow"),
-            desc="Writing scores",
+    writable = os.access(cache.directory, os.W_OK)  # complete scores can be read by whoever may not add to them
+    with cache.in_use() if writable else nullcontext():
+        with processes.main_first(), writing("Scores", cache.directory):
+            scored = dataset.map(
+                scorer if found is None else WithFeatures(scorer, found),
+                batched=True,
+                batch_size=rows_at_once,
+                with_indices=True,
+                num_proc=num_proc,
+                features=features,
+                new_fingerprint=fingerprint,
+                cache_file_name=str(cache.directory / f"{fingerprint}.arrow"),
+                desc="Writing scores",
+            )
+        curvature_of_loss = cache.value(
+            f"held-out-{Hasher.hash(asked)}.json", lambda: logit_curvature(replay, held_out, rows_at_once)
         )
-    curvature_of_loss = cache.value(
-        f"held-out-{Hasher.hash(asked)}.json", lambda: logit_curvature(replay, held_out, rows_at_once)
-    )
-    for work in works:
-        work.remove(f"effects-{fingerprint}-*")
-    works[0].remove_superseded()
+    if writable:
+        for work in works:
+            work.remove(f"effects-{fingerprint}-*")
+        works[0].remove_superseded()
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
     trained_columns = [name for name in dataset.column_names if name in record.dataset_columns]

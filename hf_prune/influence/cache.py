@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hf_prune._core.io import json_made_once, write_atomically
+from hf_prune._core.io import json_made_once, write_atomically, writing
 from hf_prune._core.processes import Processes
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.cache_eviction import in_use, remove_superseded, remove_unused
@@ -31,13 +32,20 @@ class SharedCache:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """No process removes what is in the directory while the block runs."""
-        with in_use(self.directory):
+        """
+        No process removes what is in the directory while the block runs.
+
+        Raises:
+            `OSError`: if the directory may not be written to.
+        """
+        with ExitStack() as stack:
+            with writing("Scores, which are kept with the record,", self.directory):
+                stack.enter_context(in_use(self.directory))
             yield
 
     def value(self, name: str, make: Callable[[], Any]) -> Any:
         """What the JSON file `name` holds; where it is missing, the main process makes it first."""
-        with self.processes.main_first():
+        with self.processes.main_first(), writing("Scores", self.directory):
             return json_made_once(self.directory / name, make)
 
     def missing(self, names: Iterable[str]) -> list[str]:
@@ -49,9 +57,15 @@ class SharedCache:
         return self.missing(list(names)[self.processes.rank :: self.processes.world])
 
     def write(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
-        """Writes a safetensors file."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.directory / name, lambda temporary: save_file(tensors, temporary))
+        """
+        Writes a safetensors file.
+
+        Raises:
+            `OSError`: where there is no room for it; what was written before is found again.
+        """
+        with writing("Intermediate results of scoring", self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.directory / name, lambda temporary: _save(tensors, temporary))
 
     def read(self, name: str) -> dict[str, torch.Tensor]:
         """
@@ -74,3 +88,11 @@ class SharedCache:
     def remove_superseded(self) -> None:
         """Removes directories of other rows, models or states of the run, unless a process uses them."""
         remove_superseded(self.directory)
+
+
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))  # all that is left of the error of the operating system
+        raise OSError(int(code[1]) if code else None, str(error)) from error

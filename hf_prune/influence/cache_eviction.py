@@ -15,6 +15,8 @@ from hf_prune._core.io import remove_temporaries
 # Directories of intermediates are named so.
 PREFIX = "work-"
 _MARKS = "in-use-*.lock"
+# What `Dataset.map` writes columns to before they get their name.
+_DATASETS_TEMPORARY = "tmp????????"
 
 
 @contextmanager
@@ -77,6 +79,7 @@ def _free(mark: Path) -> bool:
 
 def _remove_remains(directory: Path) -> None:
     """What killed processes left."""
-    for file in directory.glob(_MARKS):
-        file.unlink(missing_ok=True)
+    for pattern in (_MARKS, _DATASETS_TEMPORARY):
+        for file in directory.glob(pattern):
+            file.unlink(missing_ok=True)
     remove_temporaries(directory)

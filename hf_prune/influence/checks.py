@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from torch import nn
 
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
@@ -15,7 +18,7 @@ from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 from hf_prune.optimizers import adjoint_class
-from hf_prune.trajectory.trajectory import Trajectory
+from hf_prune.trajectory.trajectory import Step, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,10 @@ GROWTH_LIMIT = 100.0
 # In runs of fewer updates a row is a large part of Adam's second moment (ARCHITECTURE.md tells what was measured).
 FEW_STEPS = 64
 _AS_TRAINED = "pass trainer.train_dataset, or the trainer in place of the dataset, as in add_influence(trainer, ...)"
+_CONVERGE = (
+    "training diverged, and no score could tell anything; train with a lower learning rate, more warm-up or clipping, "
+    "and record that run."
+)
 
 
 def check_arguments(
@@ -92,6 +99,37 @@ def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
             f"Column {changed[0]!r} is not what was recorded (content digest {found[changed[0]][:12]} instead of "
             f"{trajectory.dataset_columns[changed[0]][:12]}): rows were changed or reordered; {_AS_TRAINED}."
         )
+
+
+def check_model(model: nn.Module, trajectory: Trajectory) -> None:
+    """
+    Refuses a model that diverged.
+
+    Raises:
+        `UnsupportedError`: if a parameter is NaN or infinite.
+    """
+    for name, value in model.named_parameters():
+        if not torch.isfinite(value).all():
+            step = _first_diverged(trajectory.steps())
+            since = "" if step is None else f", since the gradient of step {step.index} was {step.grad_norm}"
+            raise UnsupportedError(f"The parameter {name!r} of the model is NaN or infinite{since}: {_CONVERGE}")
+
+
+def check_window(trajectory: Trajectory) -> None:
+    """
+    Refuses a window in which the run diverged.
+
+    Raises:
+        `UnsupportedError`: if a gradient that moved the model was NaN or infinite.
+    """
+    first, last = trajectory.window
+    step = _first_diverged(trajectory.steps()[first:last])
+    if step is not None:
+        raise UnsupportedError(f"The gradient of step {step.index} was {step.grad_norm}: {_CONVERGE}")
+
+
+def _first_diverged(steps: list[Step]) -> Step | None:
+    return next((step for step in steps if not step.skipped and not math.isfinite(step.grad_norm)), None)
 
 
 def check_chance(rows: Rows, held_out: Rows | None, draws: int) -> int:

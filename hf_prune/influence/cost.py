@@ -14,7 +14,7 @@ from hf_prune.influence import features
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.store import SHARD
-from hf_prune.influence.sketch.window_pass import NARROWER, WIDE
+from hf_prune.influence.sketch.window_pass import step_bytes
 
 # A sweep that holds no more than this is cheap, and exact.
 SMALL_SWEEP = 1 << 29
@@ -83,9 +83,7 @@ def scoring_cost(
         )
     sketch = CountSketch(shapes, WIDTH, seed=0, device=torch.device("meta"))
     width = sketch.width
-    unscaled = width // NARROWER if width >= WIDE else width
-    vjps = visits_per_step * vjps_per_visit
-    a_step = vjps * (width + unscaled) + 4 * vjps**2  # entries of a byte, and the gram
+    a_step = step_bytes(visits_per_step * vjps_per_visit, width)
     return ScoringCost(
         engine="projected",
         memory_bytes=int(
@@ -94,7 +92,7 @@ def scoring_cost(
             + 4 * SHARD * a_step
             + 4 * (directions + 1) * width * (_ARRAYS_OF_SWEEP + segments)
         ),
-        disk_bytes=int(window_steps * a_step) + columns,
+        disk_bytes=window_steps * a_step + columns,
         steps=window_steps * (_FORWARD + _VJP * vjps_per_visit),
     )
 

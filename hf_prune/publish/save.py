@@ -6,22 +6,21 @@ import ctypes
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from glob import escape
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from datasets import Dataset
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from hf_prune._core.io import held, is_held, writing
 from hf_prune.publish import columns, files, media
 
 _ROWS = re.compile(r"data-\d{5}-of-\d{5}\.arrow|state\.json|dataset_info\.json")
 """What `Dataset.save_to_disk` writes."""
-_REMAINS = 24 * 3600
-"""Seconds."""
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
@@ -66,9 +65,10 @@ def save(
     target = Path(root).resolve()
     if target in {Path(file["filename"]).resolve().parent for file in pruned.cache_files}:
         raise PermissionError(f"The rows are read from {target}, which is not overwritten: save to another directory.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing("The rows", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     _remove_remains(target)
-    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    staged = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
         staged.mkdir()
     except OSError as error:
@@ -78,22 +78,31 @@ def save(
             return
         raise ValueError(f"{target} cannot be replaced ({error.strerror}): save to a new directory.") from error
     try:
-        if target.is_dir():
-            shutil.copytree(
-                target, staged, symlinks=True, ignore=_old_rows(target), copy_function=_link, dirs_exist_ok=True
-            )
-        write_rows(pruned, staged)
-        files.put(fs, str(staged), contents)
-        _replace(target, staged)
+        with writing("The rows", target), held(staged):
+            if target.is_dir():
+                shutil.copytree(
+                    target, staged, symlinks=True, ignore=_old_rows(target), copy_function=_link, dirs_exist_ok=True
+                )
+            write_rows(pruned, staged)
+            files.put(fs, str(staged), contents)
+            _replace(target, staged)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def _remove_remains(target: Path) -> None:
-    """What killed processes left; a younger directory may be one that another process writes now."""
+    """
+    What killed processes left, but not what another process writes now. Where directories cannot be exchanged, a
+    directory that was there before is put back if the new one did not take its place.
+    """
     for path in target.parent.glob(f".{escape(target.name)}.*.tmp"):
-        if path.stat().st_mtime < time.time() - _REMAINS:
+        if not is_held(path):
             shutil.rmtree(path, ignore_errors=True)
+    for path in target.parent.glob(f".{escape(target.name)}.*.old"):
+        if target.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(target)
 
 
 def _old_rows(target: Path) -> Callable[[str, list[str]], list[str]]:
@@ -115,7 +124,7 @@ def _replace(target: Path, staged: Path) -> None:
         return
     if _exchange(target, staged):
         return
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    old = target.with_name(f".{target.name}.{uuid4().hex}.old")
     try:
         target.rename(old)
     except OSError as error:

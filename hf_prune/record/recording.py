@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +22,7 @@ from hf_prune.record.row_ids import RowIds
 from hf_prune.record.schedule import Snapshots
 from hf_prune.record.session import write_manifest
 from hf_prune.record.writers import Writers
+from hf_prune.trajectory.ledger import LedgerRow
 from hf_prune.trajectory.manifest import Manifest
 from hf_prune.trajectory.window import in_window
 
@@ -66,6 +68,7 @@ class Recording:
         self._skip, self._undo, self._dataset = skip, undo, dataset
         self._finished: deque[PendingStep] = deque()  # steps that are not written yet
         self._begun: PendingStep | None = None
+        self._diverged = False
 
     def begin_epoch(self) -> None:
         self._rows.begin_epoch(self._skip)
@@ -165,6 +168,7 @@ class Recording:
         if self.manifest.row_statistics and statistics is None:
             self._give_up_statistics()
         self._writers.write(row, statistics)
+        self._warn_of_divergence(row)
         loss = "custom" if self.manifest.loss == "custom" or None in row.scales else "model"
         if loss != self.manifest.loss:
             self._update_manifest(loss=loss)
@@ -175,6 +179,16 @@ class Recording:
                     "recording goes on, and add_influence will need loss=, a function (logits, labels, inputs) or "
                     "(model, batch) -> losses of shape (batch,)."
                 )
+
+    def _warn_of_divergence(self, row: LedgerRow) -> None:
+        if self._diverged or row.skipped or math.isfinite(row.grad_norm):
+            return
+        self._diverged = True
+        if self._main:
+            logger.warning(
+                f"The gradient of step {row.step} is {row.grad_norm}: training diverges. Recording goes on, and only "
+                "a window that ends before can be scored; train with a lower learning rate, more warm-up or clipping."
+            )
 
     def _give_up_statistics(self) -> None:
         found = self._hooks.loss.statistics

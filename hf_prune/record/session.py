@@ -57,7 +57,8 @@ def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | Non
     outcome: Any = None
     if processes.rank == 0:
         try:
-            outcome = _prepare(manifest, root, step, own_run)
+            with io.writing("The record", root):
+                outcome = _prepare(manifest, root, step, own_run)
         except (RecordingError, TrajectoryError, OSError) as error:
             outcome = RecordingError(str(error))
     outcome = processes.broadcast(outcome)
@@ -75,7 +76,7 @@ def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> 
         return _continue(manifest, root, step)
     if (root / files.MANIFEST).exists():
         found = read_manifest(root)
-        if found.run_id != own_run and (found.complete or read_rows(root, found.run_id, found.world_size)):
+        if found.run_id != own_run and (found.complete or _has_steps(root, found)):
             raise RecordingError(
                 f"{root} already holds the record of another run, and two runs never mix: choose another output_dir, "
                 "delete that one, or continue its run with trainer.train(resume_from_checkpoint=True)."
@@ -83,6 +84,13 @@ def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> 
     _remove_record(root)
     write_manifest(root, manifest)
     return Session(manifest, part=0)
+
+
+def _has_steps(root: Path, found: Manifest) -> bool:
+    try:
+        return bool(read_rows(root, found.run_id, found.world_size))
+    except TrajectoryError:
+        return True  # whatever it is, it is not ours to replace
 
 
 def _continue(manifest: Manifest, root: Path, step: int) -> Session:

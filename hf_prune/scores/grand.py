@@ -9,7 +9,8 @@ import numpy as np
 import safetensors.numpy
 from datasets.fingerprint import Hasher
 
-from hf_prune._core.io import write_atomically
+from hf_prune._core.io import write_atomically, writing
+from hf_prune.influence.cache_eviction import in_use
 from hf_prune.model.per_example import example_gradients
 from hf_prune.model.replay import Replay
 
@@ -56,8 +57,8 @@ def cached(file: Path) -> np.ndarray | None:
 
 def keep(file: Path, norms: np.ndarray) -> None:
     """Keeps norms for later calls."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda path: safetensors.numpy.save_file({"grand": norms}, path))
+    with writing("Gradient norms, which are kept with the record,", file.parent), in_use(file.parent):
+        write_atomically(file, lambda path: path.write_bytes(safetensors.numpy.save({"grand": norms})))
 
 
 def file_of(replay: Replay, *options: Any) -> Path:

@@ -10,6 +10,7 @@ buckets in turn, each swapping rows so as to cancel what the others leave (block
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,9 @@ def drop_rows(
     Returns:
         `tuple[np.ndarray, int]`: Mask of the dropped rows, bool of shape `(n,)`, and the number of buckets whose
         balance could not be met exactly.
+
+    Raises:
+        `RuntimeError`: If a worker process was killed.
     """
     codes = problem.classes.codes if len(counts) > 1 and problem.classes else np.zeros(problem.n, dtype=np.int64)
     rows = partition(codes, buckets, rng)
@@ -115,7 +119,13 @@ def drop_rows(
     bar = tqdm(tasks(), total=buckets, desc="Selecting", unit="bucket", disable=problem.n < SLOW or None)
     # no backend and no n_jobs: the user's `joblib.parallel_config` decides where the buckets run; and no generator of
     # results, which Ray and Spark cannot return: results are only row ids, it is the tasks that are large
-    parts = Parallel()(bar)
+    try:
+        parts = Parallel()(bar)
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            "A worker process was killed while rows were selected, for lack of memory perhaps: select again, with "
+            "more buckets or fewer workers (joblib.parallel_config(n_jobs=...))."
+        ) from error
     dropped = np.zeros(problem.n, dtype=bool)
     for part in parts:
         dropped[part.dropped] = True

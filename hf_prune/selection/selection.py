@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.io import write_bytes
+from hf_prune._core.io import together, write_together, writing
 from hf_prune._core.notebook import selection_html
 from hf_prune._core.records import ScoringRecord
 from hf_prune.selection.certificate import Certificate
@@ -173,8 +173,7 @@ class Selection:
         Writes `selection.json`, `kept_ids.parquet` and `dropped_ids.parquet` into a directory, and `rows.parquet` if
         the selection knows its rows.
 
-        Each file is written next to its place and then moved there, `selection.json` with the digests of the others
-        last: what a killed process leaves is either the old selection, the new one, or an error when it is loaded.
+        What a killed process leaves is the old selection or the new one, whole.
 
         Args:
             path (`str` or `os.PathLike`): The directory; it is made if it does not exist.
@@ -182,28 +181,28 @@ class Selection:
         directory = Path(path)
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory} is a file: pass a directory to save the selection in.")
-        directory.mkdir(parents=True, exist_ok=True)
         tables = {file: pa.table({"id": pa.array(getattr(self, name))}) for name, file in ID_FILES.items()}
         if self.identity is not None:
             tables[IDENTITY_FILE] = self.identity.to_table()
-        digests = {}
+        contents = {}
         for file, table in tables.items():
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink)
-            content = sink.getvalue().to_pybytes()
-            digests[file] = hashlib.sha256(content).hexdigest()
-            write_bytes(directory / file, content)
+            contents[file] = sink.getvalue().to_pybytes()
         head = {
             "schema_version": SCHEMA_VERSION,
             "arguments": self.config.to_dict(),
             "resolved": self.resolved,
             "certificate": self.certificate.to_dict(),
             "scoring": None if self.scoring is None else self.scoring.to_dict(),
-            "sha256": digests,
+            "sha256": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
         }
         if self.applied is not None:
             head["applied"] = self.applied.to_dict()
-        write_bytes(directory / SELECTION_FILE, (json.dumps(head, indent=2) + "\n").encode())
+        contents[SELECTION_FILE] = (json.dumps(head, indent=2) + "\n").encode()
+        with writing("The selection", directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            write_together(directory, contents)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
@@ -217,7 +216,7 @@ class Selection:
             `FileNotFoundError`: If a file is missing.
             `ValueError`: If a file is damaged, does not belong to the others, or is of a newer version.
         """
-        directory = Path(path)
+        directory = together(Path(path))
         head = _read_head(directory)
         ids = {name: _read_ids(directory / file, head["sha256"].get(file)) for name, file in ID_FILES.items()}
         identity = None

@@ -63,6 +63,12 @@ def read_rows(root: Path, run_id: str, world_size: int) -> list[list[LedgerRow]]
         for part in sorted(part for r, part in paths if r == rank):
             _supersede(steps, part, _read_part(paths[rank, part], run_id))
         by_rank.append(steps)
+    missing = sorted(set(range(world_size)) - ranks)
+    if missing and any(by_rank):
+        raise TrajectoryError(
+            f"The ledger of process {missing[0]} of {world_size} is missing in {root}: copy the whole directory "
+            "again; where the run was killed in its first steps, record it again."
+        )
     return _common_steps(by_rank)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 
+from hf_prune._core import io
 from hf_prune.publish import save
 from hf_prune.publish.replay import replay
 from hf_prune.selection import prune
@@ -91,12 +92,23 @@ def test_old_rows_go_and_other_files_stay(tmp_path):
     assert os.listdir(tmp_path) == ["half"]
 
 
-def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
-    for name, age in ((".half.1.tmp", 2 * 24 * 3600), (".half.2.tmp", 60), (".other.1.tmp", 2 * 24 * 3600)):
+def test_what_killed_processes_left_is_removed_whatever_the_clock_says(tmp_path):
+    for name in (".half.1.tmp", ".half.2.tmp", ".half.3.tmp", ".other.1.tmp"):
         (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    prune(samples.scored(), keep=0.5).save_to_disk(tmp_path / "half")
+    for name, away in ((".half.1.tmp", 2 * 24 * 3600), (".half.2.tmp", -2 * 24 * 3600)):
+        os.utime(tmp_path / name, (time.time() - away,) * 2)
+    with io.held(tmp_path / ".half.2.tmp"):  # as a process does that writes it now
+        prune(samples.scored(), keep=0.5).save_to_disk(tmp_path / "half")
     assert sorted(os.listdir(tmp_path)) == [".half.2.tmp", ".other.1.tmp", "half"]
+
+
+def test_directory_that_was_moved_away_by_a_killed_process_comes_back(tmp_path):
+    prune(samples.scored(), keep=0.5).save_to_disk(tmp_path / "half")
+    before = contents(tmp_path / "half")
+    (tmp_path / "half").rename(tmp_path / ".half.1.old")
+    save._remove_remains(tmp_path / "half")
+    assert contents(tmp_path / "half") == before
+    assert os.listdir(tmp_path) == ["half"]
 
 
 def test_directories_are_replaced_where_they_cannot_be_exchanged(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_prune.selection import Selection, SelectionConfig, select
-from hf_prune.selection import selection as module
 from tests.selection.scored import scored
 
 
@@ -54,32 +53,6 @@ def test_a_saved_selection_can_be_replaced(saved: Path):
     other = select(scored(), 0.25, seed=1)
     other.save(saved)
     assert Selection.load(saved) == other
-
-
-def test_a_save_that_is_cut_off_never_loads_as_something_else(saved: Path, monkeypatch: pytest.MonkeyPatch):
-    old, new = Selection.load(saved), select(scored(), 0.25, seed=1)
-    for allowed in range(5):
-        old.save(saved)
-        calls = iter(range(10))
-
-        def replace_or_die(source, target, calls=calls, allowed=allowed):
-            if next(calls) >= allowed:
-                raise OSError("killed")
-            Path(source).rename(target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(module.os, "replace", replace_or_die)
-            if allowed < 4:
-                with pytest.raises(OSError, match="killed"):
-                    new.save(saved)
-            else:
-                new.save(saved)
-        assert not [name for name in os.listdir(saved) if name.endswith(".tmp")]
-        if allowed in (1, 2, 3):
-            with pytest.raises(ValueError, match="belongs to another selection"):
-                Selection.load(saved)
-        else:
-            assert Selection.load(saved) == (old if allowed == 0 else new)
 
 
 @pytest.mark.parametrize("file", ["selection.json", "kept_ids.parquet", "dropped_ids.parquet", "rows.parquet"])

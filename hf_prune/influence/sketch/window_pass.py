@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
 from accelerate.utils import find_executable_batch_size
 from datasets.utils import tqdm
@@ -20,6 +22,8 @@ MOST_AT_ONCE = 64
 # The unscaled sketches that are kept are narrower by this factor, if they are wide.
 NARROWER = 4
 WIDE = 1 << 14
+# Steps and examples of each that tell how many factors an example has.
+SAMPLES, EXAMPLES = 4, 16
 
 
 class WindowPass:
@@ -38,9 +42,41 @@ class WindowPass:
         self.per_example = PerExampleVjp(replay.objective, sketch, bf16=bf16)
 
     def run(self, store: Store) -> None:
-        """Sketches this process's share of the missing shards, and waits for the other processes."""
+        """
+        Sketches this process's share of the missing shards, and waits for the other processes.
+
+        Raises:
+            `OSError`: if the disk has no room for all that are missing.
+        """
+        with store.cache.processes.main_first():
+            if store.cache.processes.rank == 0:
+                self._check_room(store)
         find_executable_batch_size(self._run, starting_batch_size=MOST_AT_ONCE)(store)
         store.cache.processes.barrier()
+
+    def missing_bytes(self, store: Store) -> int:
+        """About the disk space of the shards that are still to be sketched, by the factors of a few steps."""
+        shards = [self.replay.trajectory.step(t) for shard in store.missing() for t in shard]
+        steps = [step for step in shards if not step.skipped]
+        chosen = [steps[int((i + 0.5) * len(steps) / SAMPLES)] for i in range(min(SAMPLES, len(steps)))]
+        factors = sum(map(self._count_factors, chosen)) / max(len(chosen), 1)
+        return sum(step_bytes(factors * len(step.ids), self.sketch.width) for step in steps)
+
+    def _count_factors(self, step: Step) -> int:
+        some = self.replay.batch(step).batch.part(slice(EXAMPLES))
+        with torch.no_grad():
+            logits = self.objective.logits(self.replay.theta(step.index), some.inputs)
+        return len(logit_factors(self.objective.loss(some), logits, some, torch.Generator().manual_seed(0)))
+
+    def _check_room(self, store: Store) -> None:
+        directory = store.cache.directory
+        needed, free = self.missing_bytes(store), shutil.disk_usage(directory).free
+        if needed > free:
+            raise OSError(
+                f"Sketching the window takes about {needed / 1e9:.3g} GB ({needed:,} bytes) of disk space in "
+                f"{directory}, and {free / 1e9:.3g} GB are free: free some, or record a smaller window or fewer "
+                "parameters."
+            )
 
     def _run(self, at_once: int, store: Store) -> None:
         own = store.own_share()
@@ -101,6 +137,12 @@ class WindowPass:
             found = torch.stack([sketches[:, part].square().sum() for part in self.sketch.parts])
             total += (found / found.sum()).cpu()
         return total.tolist()
+
+
+def step_bytes(vjps: float, width: int) -> int:
+    """Disk space of a step's sketch: of each VJP two sketches of a byte an entry, and its row of the gram."""
+    unscaled = width // NARROWER if width >= WIDE else width
+    return int(vjps * (width + unscaled + 4 * vjps + 24))
 
 
 def narrow(sketches: torch.Tensor) -> torch.Tensor:

@@ -12,22 +12,8 @@ from datasets import load_from_disk
 
 from hf_prune.publish.replay import replay
 from hf_prune.selection import prune
+from tests.forks import Killer
 from tests.publish import samples
-
-EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree", "ctypes.call_function")
-
-
-class Killer:
-    """Ends the process at the n-th event that has to do with files below a directory."""
-
-    def __init__(self, directory: Path, last: int):
-        self.directory, self.left = str(directory), last
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and (event.startswith("ctypes") or self.directory in str(arguments[:1])):
-            self.left -= 1
-            if self.left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def in_child(act: Any) -> int:
