@@ -193,17 +193,19 @@ def has_few_steps(trajectory: Trajectory) -> bool:
 
 def warn_of_few_steps(replay: Replay, engine: str) -> None:
     """Warns where the second moment is held, and steps that it is made of are asked about."""
-    trajectory = replay.trajectory
-    adam = adjoint_class(trajectory.manifest.optimizer["name"]).has_second_moment
-    if adam and has_few_steps(trajectory) and (engine == "projected" or replay.rounded):
-        where = "engine='projected' holds as it was. Use engine='dense' where it fits into memory, or"
-        if replay.rounded:
-            where = "is held as it was, because parameters were kept in half precision. Keep them in float32, or"
-        logger.warning(
-            f"The run made {trajectory.updates_before(trajectory.window[1])} updates: in so few steps a row makes up "
-            f"much of Adam's second moment, which {where} train longer; diagnose() measures how far the scores can be "
-            "trusted."
-        )
+    trajectory, manifest = replay.trajectory, replay.trajectory.manifest
+    if not adjoint_class(manifest.optimizer["name"]).has_second_moment or not has_few_steps(trajectory):
+        return
+    if engine == "projected":
+        held = "engine='projected' holds as it was. Use engine='dense' where it fits into memory, or"
+    elif replay.rounded or "8bit" in manifest.optimizer["name"]:
+        held = "is held as it was, because parameters or moments were rounded. Keep them in float32, or"
+    else:
+        return
+    logger.warning(
+        f"The run made {trajectory.updates_before(trajectory.window[1])} updates: in so few steps a row makes up much "
+        f"of Adam's second moment, which {held} train longer; diagnose() measures how far the scores can be trusted."
+    )
 
 
 def warn_of_growth(trajectory: Trajectory, growth: float) -> None:

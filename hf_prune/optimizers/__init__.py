@@ -11,10 +11,19 @@ from pkgutil import iter_modules
 from typing import Any
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.optimizers.adjoint import ADJOINTS, KINDS, OptimizerAdjoint, adjoint_of
+from hf_prune.optimizers.adjoint import ADJOINTS, KINDS, OptimizerAdjoint, adjoint_of, optimizer_name
 from hf_prune.optimizers.layout import GroupLayout
 
-__all__ = ["ADJOINTS", "KINDS", "GroupLayout", "OptimizerAdjoint", "adjoint_class", "adjoint_for", "adjoint_of"]
+__all__ = [
+    "ADJOINTS",
+    "KINDS",
+    "GroupLayout",
+    "OptimizerAdjoint",
+    "adjoint_class",
+    "adjoint_for",
+    "adjoint_of",
+    "optimizer_name",
+]
 
 for _found in iter_modules(__path__):
     import_module(f"{__name__}.{_found.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -44,7 +44,7 @@ class Adam(OptimizerAdjoint):
     layout: GroupLayout
 
     @classmethod
-    def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Adam:
+    def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Self:
         beta1, beta2 = (layout.spread([group["betas"][place] for group in groups]) for place in (0, 1))
         eps = layout.spread([group["eps"] for group in groups])
         weight_decay = layout.spread([group["weight_decay"] for group in groups])

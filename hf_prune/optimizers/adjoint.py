@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -114,6 +114,12 @@ class OptimizerAdjoint(ABC):
         return {key: group[key] for key in (*cls.hyper_parameters, "maximize") if key in group}
 
     @classmethod
+    def second_moment_of(cls, state: Mapping[str, Any]) -> torch.Tensor | None:
+        """The second moment in the optimizer's state of a parameter; `None` before its first update."""
+        # With amsgrad the update divides by the largest moment so far.
+        return state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+
+    @classmethod
     def denominator(
         cls, groups: list[dict[str, Any]], layout: GroupLayout, second_moment: torch.Tensor, updates: int
     ) -> torch.Tensor:
@@ -121,27 +127,42 @@ class OptimizerAdjoint(ABC):
         raise NotImplementedError(f"{cls.__name__} says that it has a second moment but defines no denominator.")
 
 
-KINDS: dict[str, type[torch.optim.Optimizer]] = {}
-"""The optimizers that have an adjoint, by the name that records know them by."""
+KINDS: dict[str, type[torch.optim.Optimizer] | None] = {}
+"""The optimizers that have an adjoint, by the name that records know them by; `None` for those of other libraries."""
 ADJOINTS: dict[str, type[OptimizerAdjoint]] = {}
 """Their adjoints."""
 
 Adjoint = TypeVar("Adjoint", bound=type[OptimizerAdjoint])
 
 
-def adjoint_of(*kinds: type[torch.optim.Optimizer]) -> Callable[[Adjoint], Adjoint]:
+def adjoint_of(*kinds: type[torch.optim.Optimizer] | str) -> Callable[[Adjoint], Adjoint]:
     """
     Registers a class as the adjoint of optimizers, which can then be recorded and scored.
 
     Args:
-        kinds (`type[torch.optim.Optimizer]`): The optimizers. Classes derived from them are others.
+        kinds (`type[torch.optim.Optimizer]` or `str`):
+            The optimizers. Classes derived from them are others. Those of libraries that need not be installed are
+            given by the name that [`optimizer_name`] has for them.
     """
 
     def register(adjoint: Adjoint) -> Adjoint:
         for kind in kinds:
-            if kind.__name__ in KINDS:
-                raise ValueError(f"An adjoint of {kind.__name__!r} is already registered: rename the class.")
-            KINDS[kind.__name__], ADJOINTS[kind.__name__] = kind, adjoint
+            name, known = (kind, None) if isinstance(kind, str) else (kind.__name__, kind)
+            if name in KINDS:
+                raise ValueError(f"An adjoint of {name!r} is already registered: rename the class.")
+            KINDS[name], ADJOINTS[name] = known, adjoint
         return adjoint
 
     return register
+
+
+def optimizer_name(optimizer: torch.optim.Optimizer) -> str | None:
+    """The name that records know an optimizer by; `None` if it has no adjoint here."""
+    kind = type(optimizer)
+    library, name = kind.__module__.partition(".")[0], kind.__name__
+    if library == "bitsandbytes":  # of its names some tell how many bits the moments have, and whether they are paged
+        plain = name.removeprefix("Paged").removesuffix("8bit").removesuffix("32bit")
+        name = f"{plain}{getattr(getattr(optimizer, 'args', None), 'optim_bits', 32)}bit"
+    if library in ("bitsandbytes", "torchao"):
+        name = f"{library}.{name}"
+    return name if name in KINDS and KINDS[name] in (None, kind) else None

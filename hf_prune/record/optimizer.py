@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_prune.optimizers import ADJOINTS
+from hf_prune.optimizers import ADJOINTS, OptimizerAdjoint, optimizer_name
 from hf_prune.record import support
 from hf_prune.record.pending import HostCopy
 from hf_prune.trajectory.manifest import Parameter
@@ -65,7 +65,13 @@ class RecordedOptimizer:
 
     @property
     def has_second_moment(self) -> bool:
-        return ADJOINTS[type(self.inner).__name__].has_second_moment
+        return self._adjoint.has_second_moment
+
+    @property
+    def _adjoint(self) -> type[OptimizerAdjoint]:
+        name = optimizer_name(self.inner)
+        assert name is not None, "inner_optimizer lets no other through"
+        return ADJOINTS[name]
 
     @property
     def learning_rates(self) -> list[float]:
@@ -101,7 +107,5 @@ class RecordedOptimizer:
         return HostCopy(samples_of(self.others))
 
     def _second_moment(self, tensor: torch.Tensor) -> torch.Tensor:
-        state = self.inner.state.get(tensor, {})
-        # With amsgrad the update divides by the largest moment so far.
-        moment = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+        moment = self._adjoint.second_moment_of(self.inner.state.get(tensor, {}))
         return torch.zeros_like(tensor) if moment is None else moment

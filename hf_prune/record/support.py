@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from hf_prune._core import compat
 from hf_prune.errors import RecordingError
-from hf_prune.optimizers import ADJOINTS, KINDS
+from hf_prune.optimizers import ADJOINTS, optimizer_name
 from hf_prune.trajectory.manifest import Parameter
 
 if TYPE_CHECKING:
@@ -26,6 +26,21 @@ _PROCESSES = (
     DistributedType.MULTI_XPU,
     DistributedType.MULTI_NPU,
 )
+
+
+_SIGN = "its step is the sign of a mean gradient, which has no derivative"
+_AVERAGED = "the parameters that gradients are taken at are not those that the model is left with"
+# Optimizers that the Trainer knows, and why they have no adjoint here.
+_NO_ADJOINT = {
+    "Adafactor": "its denominators are products of means over rows and columns, and its steps are clipped by them",
+    "AdamW4bit": "its second moment is rounded to 4 bits, which leaves too little of it",
+    "AdamWScheduleFree": _AVERAGED,
+    "Lion": _SIGN,
+    "Muon": "its step is an orthogonal matrix near the mean gradient, and not taken entry by entry",
+    "RAdamScheduleFree": _AVERAGED,
+    "SGDScheduleFree": _AVERAGED,
+    "SignSGD": _SIGN,
+}
 
 
 def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
@@ -61,17 +76,21 @@ def check_quantized(model: nn.Module) -> None:
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside accelerate's wrapper, if it is one that can be recorded."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    if KINDS.get(type(inner).__name__) is not type(inner):
+    if optimizer_name(inner) is None:
+        kind = type(inner)
         raise RecordingError(
-            f"{type(inner).__name__} is not supported; supported optimizers are {', '.join(KINDS)} "
-            "(optim='adamw_torch_fused', 'adamw_torch' or 'sgd')."
+            f"The optimizer {kind.__module__}.{kind.__qualname__} cannot be recorded, because "
+            f"{_NO_ADJOINT.get(kind.__name__, 'no adjoint of its update is known here')}; train with "
+            "optim='adamw_torch_fused', 'adamw_torch' or 'sgd', or in less memory with 'adamw_8bit', "
+            "'paged_adamw_8bit', 'paged_adamw_32bit' or 'adamw_torch_8bit'."
         )
     return inner
 
 
 def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Name and hyper-parameters as the manifest keeps them; learning rates are in the ledger."""
-    name = type(optimizer).__name__
+    name = optimizer_name(optimizer)
+    assert name is not None, "inner_optimizer lets no other through"
     adjoint = ADJOINTS[name]
     groups = [
         {key: to_jsonable(value) for key, value in adjoint.describe(name, group).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_prune.optimizers import GroupLayout, adjoint_for
+from hf_prune.optimizers import ADJOINTS, GroupLayout, OptimizerAdjoint, adjoint_for, optimizer_name
 from hf_prune.record.support import describe_optimizer, inner_optimizer
 
 SIZES = (5, 3)
@@ -92,9 +92,13 @@ class _Run:
         return torch.cat([tensor.detach() for tensor in self.tensors])
 
     def _moment(self) -> torch.Tensor | None:
-        states = [self.optimizer.state.get(tensor, {}) for tensor in self.tensors]
-        found = [state.get("max_exp_avg_sq", state.get("exp_avg_sq")) for state in states]
-        return None if found[0] is None else torch.cat([moment.detach() for moment in found])
+        adjoint = ADJOINTS.get(optimizer_name(self.optimizer) or "", OptimizerAdjoint)
+        found = [adjoint.second_moment_of(self.optimizer.state.get(tensor, {})) for tensor in self.tensors]
+        return (
+            torch.cat([moment.detach() for moment in found if moment is not None])
+            if any(moment is not None for moment in found)
+            else None
+        )
 
     def _hold(self, wanted: tuple[torch.Tensor, ...]) -> None:
         """Sets the second moments so that the next step finds those that are wanted, whatever its gradient is."""

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_prune import RecordingError, TrajectoryError, add_influence
 from hf_prune.record import TrajectoryCallback, with_example_ids
-from hf_prune.record.support import check_processes
+from hf_prune.record.support import check_processes, inner_optimizer
 from hf_prune.trajectory import Trajectory
 from tests.record.test_ledger_truth import recorded
 from tests.record.truth import CASES, Telling, pad, run, telling_rows
@@ -91,10 +91,35 @@ def test_ids_that_disagree_with_the_sampler_are_refused(tmp_path: Path) -> None:
         Trainer(Telling(20), args, train_dataset=rows, data_collator=shuffling, callbacks=[callback]).train()
 
 
-@pytest.mark.parametrize("optim", ["adafactor", "adagrad", "rmsprop"])
-def test_other_optimizers_are_refused(optim: str, tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="AdamW, Adam, SGD"):
-        train(Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], optim=optim)
+@pytest.mark.parametrize(
+    ("optim", "why"),
+    [
+        ("adafactor", r"Adafactor cannot be recorded, because its denominators are products"),
+        ("lion_32bit", r"bitsandbytes\.optim\.lion\.Lion cannot be recorded, because its step is the sign"),
+        ("schedule_free_adamw", r"AdamWScheduleFree cannot be recorded, because the parameters"),
+        ("rmsprop", r"torch\.optim\.rmsprop\.RMSprop cannot be recorded, because no adjoint"),
+    ],
+)
+def test_other_optimizers_are_refused_before_the_first_step_and_the_reason_is_said(
+    optim: str, why: str, tmp_path: Path
+) -> None:
+    if optim.startswith("schedule_free"):
+        pytest.importorskip("schedulefree", reason="schedulefree is an optional integration")
+    seen: list[int] = []
+    callback = TrainerCallback()
+    callback.on_step_begin = lambda args, state, control, **kwargs: seen.append(state.global_step)  # type: ignore[method-assign]
+    callbacks = [TrajectoryCallback(tmp_path / "t"), callback]
+    with pytest.raises(RecordingError, match=why + ".*train with optim='adamw_torch_fused'"):
+        train(Mlp(), vectors(), tmp_path / "out", callbacks, optim=optim)
+    assert seen == []
+
+
+def test_a_class_that_only_shares_its_name_with_a_known_optimizer_is_refused_by_its_whole_name() -> None:
+    class AdamW(torch.optim.AdamW):
+        pass
+
+    with pytest.raises(RecordingError, match=r"tests\.record\.test_refusals\.\S*AdamW cannot be recorded"):
+        inner_optimizer(AdamW(Mlp().parameters()))
 
 
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM])
