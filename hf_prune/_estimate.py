@@ -104,7 +104,7 @@ def estimate(
         if p.requires_grad and (parameters is None or re.search(parameters, name))
     ]
     size = sum(map(math.prod, shapes))
-    snapshot = snapshot_bytes(size, snapshot_dtype, second_moment=args.optim.startswith("adam"))
+    snapshot = snapshot_bytes(size, snapshot_dtype, second_moment="adam" in args.optim)
     ledger = total_steps * args.world_size * _row_bytes(args, n_rows, total_steps)
     scoring = scoring_cost(
         shapes,

@@ -54,7 +54,8 @@ class Manifest:
         model (`dict[str, Any]`):
             `class`, and where it came from the Hub its id, `name_or_path`, and commit, `revision`.
         optimizer (`dict[str, Any]`):
-            `name` (such as `"AdamW"` or `"bitsandbytes.AdamW8bit"`) and `groups`, one dictionary of hyper-parameters for each group.
+            `name` (such as `"AdamW"` or `"bitsandbytes.AdamW8bit"`) and `groups`, one dictionary of hyper-parameters
+            for each group.
         parameters (`tuple[Parameter, ...]`):
             The recorded parameters, in the order of the flat vector.
         n_rows (`int`, *optional*):
