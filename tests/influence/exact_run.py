@@ -115,7 +115,11 @@ class ExactRun:
             Parameter(name, tuple(p.shape), int("bias" in name)) for name, p in self.model.named_parameters()
         )
         return SimpleNamespace(
-            parameters=parameters, optimizer=self.optimizer, max_grad_norm=self.max_norm, loss="model"
+            parameters=parameters,
+            optimizer=self.optimizer,
+            max_grad_norm=self.max_norm,
+            loss="model",
+            snapshot_dtype="float32",
         )
 
     window = property(lambda self: (0, self.steps_count))

@@ -107,7 +107,7 @@ def test_gauss_newton_is_exact_where_the_model_is_linear():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ({"name": "Adafactor", "groups": [{}]}, "no adjoint here; train with one of AdamW, Adam, SGD"),
+        ({"name": "Adafactor", "groups": [{}]}, "no adjoint here; train with one of AdamW, Adam, .*SGD"),
         ({"name": "AdamW", "groups": [{"maximize": True}]}, "maximize=True has no adjoint"),
         ({"name": "SGD", "groups": [{"maximize": True}]}, "maximize=True has no adjoint"),
     ],
