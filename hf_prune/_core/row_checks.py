@@ -19,6 +19,7 @@ from hf_prune._core.row_digests import joined, row_digests
 
 _BITS = 12
 """Bits of each part of a check sum: vector and norm, held-out loss, features, what was trained on, other columns."""
+_AT_ONCE = 10_000
 _MASK = np.uint64(2**_BITS - 1)
 _SCORES, _TRAINED, _OTHERS = (0, 1, 2), 3, 4
 
@@ -53,8 +54,9 @@ def with_checks(dataset: Dataset, column: str, trained: list[str], others: list[
     if name in dataset.column_names:  # of an earlier scoring
         dataset = dataset.remove_columns(name)
     sums = np.zeros(len(dataset), np.uint64)
-    for part, values in _parts(dataset, column, trained, others).items():
-        sums |= values << np.uint64(_BITS * part)
+    for rows in _slices(len(dataset)):
+        for part, values in _parts(dataset.select(rows), column, trained, others).items():
+            sums[rows.start : rows.stop] |= values << np.uint64(_BITS * part)
     return dataset.add_column(
         name,
         sums.view(np.int64),
@@ -79,9 +81,16 @@ def check(dataset: Dataset, column: str, trained: list[str], others: list[str]) 
         return Checked(len(dataset), 0, 0)
     sums = np.ascontiguousarray(known.fill_null(0).to_numpy()).view(np.uint64)
     wrong = np.zeros((_OTHERS + 1, len(dataset)), dtype=bool)
-    for part, values in _parts(dataset, column, trained, others).items():
-        wrong[part] = (sums >> np.uint64(_BITS * part)) & _MASK != values
+    for rows in _slices(len(dataset)):
+        own = sums[rows.start : rows.stop]
+        for part, values in _parts(dataset.select(rows), column, trained, others).items():
+            wrong[part, rows.start : rows.stop] = (own >> np.uint64(_BITS * part)) & _MASK != values
     return Checked(int(wrong[list(_SCORES)].any(axis=0).sum()), int(wrong[_TRAINED].sum()), int(wrong[_OTHERS].sum()))
+
+
+def _slices(rows: int) -> list[range]:
+    """Rows in turn, so that digests of a large dataset take the memory of some."""
+    return [range(start, min(start + _AT_ONCE, rows)) for start in range(0, rows, _AT_ONCE)]
 
 
 def _parts(dataset: Dataset, column: str, trained: list[str], others: list[str]) -> dict[int, np.ndarray]:

@@ -10,8 +10,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import Trainer
@@ -31,6 +32,7 @@ from hf_prune.influence.cache_eviction import PREFIX
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
+from hf_prune.influence.pool import PART, PoolScorer, score_stream
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
 from hf_prune.model.replay import Replay
@@ -46,7 +48,7 @@ BATCH_SIZE = 32
 
 
 def add_influence(
-    dataset: Dataset | Trainer,
+    dataset: Dataset | IterableDataset | Trainer,
     trajectory: str | Path | Trajectory,
     *,
     model: nn.Module | None = None,
@@ -92,7 +94,8 @@ def add_influence(
         dataset (`Dataset` or `Trainer`):
             The rows that the Trainer got as `train_dataset`, in the same order; further columns are fine. Or the
             Trainer itself, whose `train_dataset`, `model`, `data_collator` and `eval_dataset` are then taken where no
-            others are passed: trl's Trainers train on rows of their own making.
+            others are passed: trl's Trainers train on rows of their own making. With `train_dataset`, other rows, of
+            which an `IterableDataset` is read once, and written to the record with its scores.
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded.
         model (`nn.Module`, *optional*):
@@ -134,7 +137,8 @@ def add_influence(
             their dimensions: any k in about the time of one pass over the window. auto: by size.
         train_dataset (`Dataset` or `Trainer`, *optional*):
             What the Trainer got, or the Trainer, where `dataset` holds other rows, such as a pool of candidates. Their
-            columns then tell minus what adding a row would have done. Only in the mode `"expected"`.
+            columns then tell minus what adding a row would have done. Only in the mode `"expected"`. A sketched run
+            scores them some at a time, in memory that does not grow with their number, without `num_proc`.
         max_memory (`int`, *optional*):
             Bytes that a dense sweep may take; with fewer it goes over the window several times. By default what is
             free.
@@ -204,23 +208,28 @@ def add_influence(
     record = replay.end(until)
     check_window(record)
     config = replace(config, until=None if len(record) == len(whole) else record.window[1])
-    targets = replay.rows if train_dataset is None else replay.rows.of(dataset)
+    streamed = isinstance(dataset, IterableDataset)
+    targets = replay.rows if train_dataset is None or streamed else replay.rows.of(dataset)
     held_out = None if eval_dataset is None else replay.rows.of(eval_dataset)
     config = replace(config, draws=check_chance(replay.rows, held_out, draws))
-    scorer = Scorer(replay, targets, held_out, config, batch_size=rows_at_once, max_memory=max_memory)
-    k = List(Value("float32"), length=directions)
+    in_parts = streamed or (train_dataset is not None and engine == "projected")
+    scorer = Scorer(
+        replay, targets, held_out, config, batch_size=rows_at_once, max_memory=max_memory, in_parts=in_parts
+    )
     columns = InfluenceColumns(column)
-    features = Features({**dataset.features, columns.vector: k, columns.norm: Value("float32")})
+    made = Features({columns.vector: List(Value("float32"), length=directions), columns.norm: Value("float32")})
     if eval_dataset is not None:
-        features[columns.eval_loss] = Value("float32")
-    found = find_features(replay.objective, replay.theta(replay.last), scorer.targets, columns.features)
+        made[columns.eval_loss] = Value("float32")
+    found = find_features(replay.objective, replay.theta(replay.last), targets, columns.features)
     if found is not None:
-        features[columns.features] = List(Value("float32"), length=found.width)
+        made[columns.features] = List(Value("float32"), length=found.width)
     swept = [VERSION, record.digest, compat.fingerprint(trained), replay.objective.digest(), loss, data_collator]
     asked = [swept, config.to_dict(), None if eval_dataset is None else compat.fingerprint(eval_dataset)]
-    fingerprint = Hasher.hash([compat.fingerprint(dataset), asked])
     # The record keeps the scores: a dataset in memory has no cache of its own.
     start = time.perf_counter()
+    # What a stream yields is known once it was read.
+    rows_digest = processes.broadcast(uuid4().hex) if streamed else compat.fingerprint(dataset)
+    fingerprint = Hasher.hash([rows_digest, asked])
     if processes.broadcast(fingerprint) != fingerprint:
         raise ValueError(
             "The processes of this launch call add_influence with different arguments: pass the same rows, model and "
@@ -233,19 +242,27 @@ def add_influence(
     ]
     if not processes.broadcast(_complete(cache.directory, fingerprint)):
         scorer.prepare(works, fingerprint)
+    pool, file = PoolScorer(scorer, found), cache.directory / f"{fingerprint}.arrow"
+    whole_scorer = scorer if found is None else WithFeatures(scorer, found)
     writable = os.access(cache.directory, os.W_OK)  # complete scores can be read by whoever may not add to them
     with cache.in_use() if writable else nullcontext():
         with processes.main_first(), writing("Scores", cache.directory):
-            scored = dataset.map(
-                scorer if found is None else WithFeatures(scorer, found),
-                batched=True,
-                batch_size=rows_at_once,
-                with_indices=True,
-                num_proc=num_proc,
-                features=features,
-                new_fingerprint=fingerprint,
-                cache_file_name=str(cache.directory / f"{fingerprint}.arrow"),
-                desc="Writing scores",
+            if streamed and not file.exists():
+                score_stream(dataset, lambda part: pool.of(replay.rows.of(part)), made, file)
+            scored = (
+                Dataset.from_file(str(file))
+                if streamed
+                else dataset.map(
+                    pool if in_parts else whole_scorer,
+                    batched=True,
+                    batch_size=PART if in_parts else rows_at_once,
+                    with_indices=True,
+                    num_proc=None if in_parts else num_proc,
+                    features=Features({**dataset.features, **made}),
+                    new_fingerprint=fingerprint,
+                    cache_file_name=str(file),
+                    desc="Writing scores",
+                )
             )
         curvature_of_loss = cache.value(
             f"held-out-{Hasher.hash(asked)}.json", lambda: logit_curvature(replay, held_out, rows_at_once)
@@ -256,8 +273,8 @@ def add_influence(
         works[0].remove_superseded()
     first, last = record.window
     log_scoring({"rows": len(scored), "seconds": time.perf_counter() - start, "steps_swept": last - first})
-    trained_columns = [name for name in dataset.column_names if name in record.dataset_columns]
-    other_columns = [name for name in dataset.column_names if name not in (*record.dataset_columns, *columns)]
+    trained_columns = [name for name in scored.column_names if name in record.dataset_columns]
+    other_columns = [name for name in scored.column_names if name not in (*record.dataset_columns, *columns)]
     known = ScoringRecord(
         config,
         RecordedRun.of(record.digest, record.manifest.to_dict()),

@@ -53,14 +53,17 @@ def check_arguments(
     for name, value in (("dataset", dataset), ("eval_dataset", eval_dataset), ("train_dataset", train_dataset)):
         if isinstance(value, DatasetDict | IterableDatasetDict):
             raise TypeError(f"{name} is a DatasetDict; pass one split of it, such as {name}['train'].")
-        if isinstance(value, IterableDataset):
-            raise TypeError(f"{name} is an IterableDataset; load it without streaming=True to score its rows.")
-        if not isinstance(value, Dataset) and not (name != "dataset" and value is None):
+        if isinstance(value, IterableDataset) and (name != "dataset" or train_dataset is None):
+            raise TypeError(
+                f"{name} is an IterableDataset; load it without streaming=True, or pass what was trained on as "
+                "train_dataset= to score a stream of candidates."
+            )
+        if not isinstance(value, Dataset | IterableDataset) and not (name != "dataset" and value is None):
             raise TypeError(f"{name} must be a datasets.Dataset, not {type(value).__name__}.")
     for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number from 1 on, or None, not {value!r}.")
-    if config.directions > len(dataset):
+    if isinstance(dataset, Dataset) and config.directions > len(dataset):
         raise ValueError(
             f"directions={config.directions} is more than the {len(dataset)} rows; ask for fewer directions."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,9 @@ class Engine(Protocol):
 
     def expected(self, queries: Any, rows: Rows) -> np.ndarray:
         """The influence `(m, k)` of each of `rows` in expectation over the order of batches."""
+
+    def candidates(self, queries: Any) -> Callable[[Rows], np.ndarray]:
+        """The same of rows that were not trained on, part by part: what parts share is computed once."""
 
 
 def make_engine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,12 @@ class RowFeatures:
     def width(self) -> int:
         """Numbers a row."""
         return self.projection.shape[1]
+
+    def on(self, rows: Rows) -> RowFeatures:
+        """The features of other rows, by the same projection."""
+        other = copy.copy(self)
+        other.rows = rows
+        return other
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         batch = self.rows.batch(indices)

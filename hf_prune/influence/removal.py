@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,20 +50,32 @@ class Removal:
         return more**2 * whole - 2 * more * own * parts + own**2 * lengths
 
 
-def expected_removal(replay: Replay, rows: Rows, dots: Callable[[Rows], np.ndarray], batch_size: int) -> np.ndarray:
+class ExpectedRemoval:
     """
     The influence `(m, k)` of rows in expectation over the order of batches: `-p_i sum_j <C_j, grad l_i>`,
     with p_i a row's share of the draws (1/n where all are drawn alike).
 
     1/n is a share of the training loss. Where that is a mean over tokens there are fewer without the row, and the
-    others weigh more: then `grad l_i` is taken less the mean over all tokens.
+    others weigh more: then `grad l_i` is taken less the mean over all tokens. What rows that were not trained on need
+    of those that were is computed once.
 
     Args:
+        replay (`Replay`): the recorded run with its model and rows.
         dots (`Callable`): `sum_j <C_j, grad l_i>`, `(m, k)`, of some rows.
+        batch_size (`int`): rows in one pass over rows.
     """
-    found, shares = dots(rows), replay.item_shares(rows, batch_size)
-    if replay.counts_tokens(rows.batch([0])):
-        training = rows is replay.rows
-        mean = shares @ found if training else replay.item_shares(replay.rows, batch_size) @ dots(replay.rows)
-        found = found - mean
-    return -shares[:, None] * found
+
+    def __init__(self, replay: Replay, dots: Callable[[Rows], np.ndarray], batch_size: int):
+        self.replay, self.dots, self.batch_size = replay, dots, batch_size
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        found, shares = self.dots(rows), self.replay.item_shares(rows, self.batch_size)
+        if self.replay.counts_tokens(rows.batch([0])):
+            found = found - (shares @ found if rows is self.replay.rows else self.mean)
+        return -shares[:, None] * found
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """The mean over the training rows of what `dots` gives, `(k,)`."""
+        trained = self.replay.rows
+        return self.replay.item_shares(trained, self.batch_size) @ self.dots(trained)

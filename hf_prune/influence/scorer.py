@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from hf_prune._core.config import ScoringConfig
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.checks import check_objective, warn_of_few_steps
-from hf_prune.influence.engine import make_engine
+from hf_prune.influence.engine import Engine, make_engine
 from hf_prune.influence.queries import Queries, probe
 from hf_prune.model.losses import FACTORED_LOGITS
 from hf_prune.model.replay import Replay
@@ -31,6 +31,7 @@ class Scorer:
         config (`ScoringConfig`): how to score, with engine and curvature chosen.
         batch_size (`int`): rows in one forward pass over rows.
         max_memory (`int`, *optional*): bytes that a dense sweep may take.
+        in_parts (`bool`, *optional*, defaults to `False`): rows were not trained on, and are scored when asked for.
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class Scorer:
         *,
         batch_size: int,
         max_memory: int | None = None,
+        in_parts: bool = False,
     ):
         self.replay, self.targets, self.held_out, self.config = replay, targets, held_out, config
         self.batch_size, self.max_memory = batch_size, max_memory
+        self.in_parts = in_parts
         self.shifts: np.ndarray | None = None
+        self.predictors: list[Callable[[Rows], np.ndarray]] = []
 
     def prepare(self, caches: Sequence[SharedCache], key: str) -> None:
         """
@@ -59,44 +63,68 @@ class Scorer:
         warn_of_few_steps(self.replay, self.config.engine)
         shifts = np.zeros(())
         for draw, cache in enumerate(caches):
-            if self.targets.chance.number is not None:
-                self.targets.chance.number = draw
-            shifts = shifts + self._shifts(cache, key) / len(caches)
-        if not np.isfinite(shifts).all():
-            raise UnsupportedError(
-                "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
-                "record with a smaller window, or train with a lower learning rate or more warm-up."
-            )
-        self.shifts = shifts
+            self._draw(draw)
+            with cache.in_use():
+                engine, encoded = self._asked(cache, key)
+                if self.in_parts:
+                    self.predictors.append(engine.candidates(encoded))
+                    continue
+                visits = self.config.mode == "visits"
+                own = engine.visits(encoded) if visits else engine.expected(encoded, self.targets)
+            shifts = shifts + own / len(caches)
+        if not self.in_parts:
+            self.shifts = _finite(shifts)
 
-    def _shifts(self, cache: SharedCache, key: str) -> np.ndarray:
-        """The predicted shifts `(n, k)`, that of the held-out loss last."""
+    def shifts_of(self, rows: Rows) -> np.ndarray:
+        """The predicted shifts `(m, k)` of rows that were not trained on, that of the held-out loss last."""
+        shifts = np.zeros(())
+        for draw, predictor in enumerate(self.predictors):
+            self._draw(draw)
+            shifts = shifts + predictor(rows) / len(self.predictors)
+        return _finite(shifts)
+
+    def _draw(self, number: int) -> None:
+        if self.targets.chance.number is not None:
+            self.targets.chance.number = number
+
+    def _asked(self, cache: SharedCache, key: str) -> tuple[Engine, Any]:
+        """An engine that is ready, and the queries in its own form."""
         config = self.config
         rows = self.held_out if self.held_out is not None else probe(self.replay.rows, config.seed)
         queries = Queries(config.directions, config.space, config.seed, rows, self.held_out)
-        with cache.in_use():
-            engine = make_engine(
-                config.engine,
-                self.replay,
-                cache,
-                key=key,
-                curvature=config.curvature,
-                batch_size=self.batch_size,
-                max_memory=self.max_memory,
-            )
-            engine.prepare()
-            encoded = engine.encode(queries)
-            visits = config.mode == "visits"
-            return engine.visits(encoded) if visits else engine.expected(encoded, self.targets)
+        engine = make_engine(
+            config.engine,
+            self.replay,
+            cache,
+            key=key,
+            curvature=config.curvature,
+            batch_size=self.batch_size,
+            max_memory=self.max_memory,
+        )
+        engine.prepare()
+        return engine, engine.encode(queries)
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         assert self.shifts is not None, "prepare() comes first"
-        shifts, names, k = self.shifts[indices], InfluenceColumns(self.config.column), self.config.directions
+        return self.columns(self.shifts[indices])
+
+    def columns(self, shifts: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of rows with these shifts `(m, k)`."""
+        names, k = InfluenceColumns(self.config.column), self.config.directions
         vectors = np.ascontiguousarray(shifts[:, :k], dtype=np.float32)
         result = {names.vector: vectors, names.norm: np.linalg.norm(vectors, axis=1)}
         if self.held_out is not None:
             result[names.eval_loss] = shifts[:, k]
         return result
+
+
+def _finite(shifts: np.ndarray) -> np.ndarray:
+    if not np.isfinite(shifts).all():
+        raise UnsupportedError(
+            "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
+            "record with a smaller window, or train with a lower learning rate or more warm-up."
+        )
+    return shifts
 
 
 def logit_curvature(replay: Replay, held_out: Rows | None, batch_size: int) -> float | None:

@@ -54,6 +54,7 @@ class Replay:
         self.positions, self.own_loss = positions, own_loss
         self.max_norm = float(trajectory.manifest.max_grad_norm or 0.0)
         self._reduction: Reduction | None = None
+        self._mean_items: float | None = None
         self._direction: tuple[int, torch.Tensor] | None = None
 
     @classmethod
@@ -227,10 +228,12 @@ class Replay:
         (see [`draw_shares`]), times its share of labelled tokens where the loss is a mean over these. Rows other than
         those of training count as if each were drawn as often as one of n.
         """
-        drawn, items = self.draw_shares, self._items(rows, batch_size)
+        items = self._items(rows, batch_size)
         if rows is self.rows:
-            return drawn * items / (drawn @ items)
-        return items / (drawn @ self._items(self.rows, batch_size)) / len(self.rows)
+            return self.draw_shares * items / (self.draw_shares @ items)
+        if self._mean_items is None:  # once, for all parts of a pool
+            self._mean_items = float(self.draw_shares @ self._items(self.rows, batch_size))
+        return items / self._mean_items / len(self.rows)
 
     @cached_property
     def draw_shares(self) -> np.ndarray:
@@ -242,7 +245,8 @@ class Replay:
         """The number of items of each row's loss, `(m,)`."""
         if not self.own_loss and not self.counts_tokens(rows.batch([0])):
             return self._labelled(rows.dataset)
-        counts = [self.objective.items(batch) for _, batch in rows.batches(batch_size, "Counting items")]
+        bar = "Counting items" if rows is self.rows else None
+        counts = [self.objective.items(batch) for _, batch in rows.batches(batch_size, bar)]
         return torch.cat(counts).double().cpu().numpy()
 
     def _labelled(self, dataset: Dataset) -> np.ndarray:

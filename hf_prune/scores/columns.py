@@ -47,6 +47,7 @@ def add_scores(
     batch_size: int | None = None,
     data_collator: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
+    train_dataset: Dataset | Trainer | None = None,
     until: int | None = None,
 ) -> Dataset:
     """
@@ -106,6 +107,9 @@ def add_scores(
             As given to the Trainer, for what takes a `model`.
         loss (`Callable`, *optional*):
             As in [`add_influence`], for `grand` and `less` of a loss that is not the model's own.
+        train_dataset (`Dataset` or `Trainer`, *optional*):
+            What the Trainer got, or the Trainer, where `dataset` holds other rows, such as a pool of candidates: these
+            get `less` and `rds`.
         until (`int`, *optional*):
             Only the steps before this one count. By default all of them, and for what takes a `model` those up to
             the step whose parameters `model` has.
@@ -117,34 +121,47 @@ def add_scores(
         `TrajectoryError`: for a trajectory without row statistics, a damaged one, or one of another dataset.
         `TypeError`, `ValueError`: for arguments that cannot be worked with.
     """
-    given = Given.of(dataset, model=model, eval_dataset=eval_dataset, data_collator=data_collator)
+    given = Given.of(
+        dataset, train_dataset=train_dataset, model=model, eval_dataset=eval_dataset, data_collator=data_collator
+    )
     dataset, model, eval_dataset, data_collator = given.dataset, given.model, given.eval_dataset, given.data_collator
+    if given.train_dataset is not None and (eval_dataset is None or last_layer):
+        raise ValueError(
+            "Rows that were not trained on get less and rds alone: pass rows of the target task as eval_dataset, and "
+            "no last_layer."
+        )
     _check(dataset, eval_dataset, early, batch_size)
     for name, asked in (("last_layer", last_layer), ("eval_dataset", eval_dataset is not None)):
         if asked and model is None:
             raise ValueError(f"{name} needs the trained model: pass model=trainer.model.")
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     record = whole if until is None else whole.until(until)
+    if given.train_dataset is not None:
+        check_dataset(given.train_dataset, record)
+        options: dict[str, Any] = {"data_collator": data_collator, "loss": loss}
+        replay = Replay.of(given.train_dataset, whole, given.trained_model, **options)
+        replay.end(until)
+        return _of_candidates(dataset, replay, eval_dataset, batch_size or BATCH_SIZE)
     of_visits = record.manifest.row_statistics or eval_dataset is None
     visits = read_visits(record) if of_visits else None
     check_dataset(dataset, record)
     found = {} if visits is None else _of_visits(dataset, record, visits, early)
     key: list[Any] = [VERSION, record.digest, early]
-    rows_at_once, replay = batch_size or BATCH_SIZE, None
+    rows_at_once, run = batch_size or BATCH_SIZE, None
     if model is not None:
-        replay = Replay.of(dataset, whole, model, data_collator=data_collator, loss=loss)
-        replay.end(until)
-        file = grand.file_of(replay, data_collator, loss)
-        found["grand"] = _grand(replay, file, rows_at_once)
+        run = Replay.of(dataset, whole, model, data_collator=data_collator, loss=loss)
+        run.end(until)
+        file = grand.file_of(run, data_collator, loss)
+        found["grand"] = _grand(run, file, rows_at_once)
         key.append(file.name)
     for name in COLUMNS:
         if name in found and not np.isnan(found[name]).all():
             dataset = _with_numbers(dataset, name, found[name], key)
-    if last_layer and replay is not None:
-        vectors = last_layer_influence(replay.objective, replay.theta(replay.last), replay.rows, rows_at_once)
+    if last_layer and run is not None:
+        vectors = last_layer_influence(run.objective, run.theta(run.last), run.rows, rows_at_once)
         dataset = _with_vectors(dataset, LAST_LAYER, vectors, key)
-    if eval_dataset is not None and replay is not None:
-        dataset = _with_target(dataset, replay, replay.rows.of(eval_dataset), rows_at_once, key)
+    if eval_dataset is not None and run is not None:
+        dataset = _with_target(dataset, run, run.rows, run.rows.of(eval_dataset), rows_at_once, key)
     return dataset
 
 
@@ -157,12 +174,18 @@ def _of_visits(dataset: Dataset, record: Trajectory, visits: Visits, early: int)
     return {"el2n": el2n(by_row, early)} | {name: formula(by_row) for name, formula in FORMULAS.items()}
 
 
-def _with_target(dataset: Dataset, replay: Replay, rows: Rows, batch_size: int, key: list[Any]) -> Dataset:
+def _of_candidates(dataset: Dataset, replay: Replay, eval_dataset: Dataset, batch_size: int) -> Dataset:
+    """The scores of rows that were not trained on."""
+    key = [VERSION, replay.trajectory.digest, compat.fingerprint(replay.rows.dataset), replay.objective.digest()]
+    return _with_target(dataset, replay, replay.rows.of(dataset), replay.rows.of(eval_dataset), batch_size, key)
+
+
+def _with_target(dataset: Dataset, replay: Replay, rows: Rows, task: Rows, batch_size: int, key: list[Any]) -> Dataset:
     """Adds `less` and, where the model ends in a linear layer, `rds`."""
-    key = [*key, compat.fingerprint(rows.dataset)]
-    dataset = _with_numbers(dataset, LESS, target.less(replay, rows, batch_size), key)
+    key = [*key, compat.fingerprint(task.dataset)]
+    dataset = _with_numbers(dataset, LESS, target.less(replay, rows, task, batch_size), key)
     try:
-        return _with_vectors(dataset, RDS, target.rds(replay, rows, batch_size), key)
+        return _with_vectors(dataset, RDS, target.rds(replay, rows, task, batch_size), key)
     except UnsupportedError as error:
         logger.warning(f"{error} There is no column {RDS!r}.")
         return dataset

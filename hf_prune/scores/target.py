@@ -19,7 +19,7 @@ WIDTH = 64
 """Target rows that similarities are kept to; of more rows, those to groups of them."""
 
 
-def less(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
+def less(replay: Replay, rows: Rows, target: Rows, batch_size: int) -> np.ndarray:
     """
     `sum_e eta_e cos(mean of grad l(target; theta_e), grad l_i(theta_e) / denominator_e)`, of one target task.
 
@@ -28,7 +28,8 @@ def less(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
     first moment, the same for all rows, is not recorded. Gradients are whole, not projected.
 
     Args:
-        replay (`Replay`): The recorded run with its model and rows.
+        replay (`Replay`): The recorded run with its model.
+        rows (`Rows`): The rows to score, which need not be those of the run.
         target (`Rows`): The rows of the target task.
         batch_size (`int`): Rows in one pass, fewer where their gradients would take more than 1 GiB.
 
@@ -37,13 +38,13 @@ def less(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
     """
     objective, size = replay.objective, rows_at_once(replay, batch_size)
     segments = list(pairwise(replay.trajectory.snapshot_steps))
-    total = np.zeros(len(replay.rows))
+    total = np.zeros(len(rows))
     for place, (first, last) in enumerate(segments):
         theta, divisor = replay.theta(last), replay.denominator(last - 1)
         parts = (batch_gradient(objective, theta, b, theta.new_ones(len(b))) for _, b in target.batches(batch_size))
         wanted = normalize(sum(parts, torch.zeros_like(theta)), dim=0)
         rate = float(np.mean([replay.trajectory.step(t).learning_rates[0] for t in range(first, last)]))
-        for part, batch in replay.rows.batches(size, f"LESS, snapshot {place + 1} of {len(segments)}"):
+        for part, batch in rows.batches(size, f"LESS, snapshot {place + 1} of {len(segments)}"):
             gradients = example_gradients(objective, theta, batch)
             updates = gradients if divisor is None else gradients / divisor
             cosines = normalize(updates, dim=1) @ wanted
@@ -51,7 +52,7 @@ def less(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
     return total.astype(np.float32)
 
 
-def rds(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
+def rds(replay: Replay, rows: Rows, target: Rows, batch_size: int) -> np.ndarray:
     """
     The cosine of each row's representation with each target row's, or its mean over each of 64 groups of them.
 
@@ -59,7 +60,8 @@ def rds(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
     [arXiv 2503.01807](https://hf.co/papers/2503.01807). Where the model has one vector a row, it is that vector.
 
     Args:
-        replay (`Replay`): The recorded run with its model and rows.
+        replay (`Replay`): The recorded run with its model.
+        rows (`Rows`): The rows to score, which need not be those of the run.
         target (`Rows`): The rows of the target task.
         batch_size (`int`): Rows in one pass.
 
@@ -69,14 +71,14 @@ def rds(replay: Replay, target: Rows, batch_size: int) -> np.ndarray:
     Raises:
         `UnsupportedError`: Where no linear layer gives the logits.
     """
-    inputs = LastInputs(replay.objective, replay.theta(replay.last), replay.rows.batch([0]))
+    inputs = LastInputs(replay.objective, replay.theta(replay.last), rows.batch([0]))
 
     def units(batch: Batch) -> torch.Tensor:
         return normalize(by_position(inputs(batch), batch), dim=1)
 
     every = torch.cat([units(batch) for _, batch in target.batches(batch_size)])
     wanted = torch.stack([group.mean(0) for group in every.tensor_split(min(len(every), WIDTH))])
-    found = [(units(batch) @ wanted.T).float().cpu() for _, batch in replay.rows.batches(batch_size, "RDS")]
+    found = [(units(batch) @ wanted.T).float().cpu() for _, batch in rows.batches(batch_size, "RDS")]
     return torch.cat(found).numpy()
 
 

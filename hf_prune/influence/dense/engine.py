@@ -13,7 +13,7 @@ from hf_prune.influence.cost import direction_bytes
 from hf_prune.influence.dense.sweep import DenseSweep, Segment
 from hf_prune.influence.memory import free_memory
 from hf_prune.influence.queries import Queries, loss_query, output_queries, parameter_queries
-from hf_prune.influence.removal import expected_removal
+from hf_prune.influence.removal import ExpectedRemoval
 from hf_prune.model.per_example import example_gradients
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
@@ -74,13 +74,27 @@ class DenseEngine:
         return self._in_chunks(queries, len(self.replay.middles), work)
 
     def _expected(self, queries: torch.Tensor, rows: Rows) -> np.ndarray:
-        segments = self.sweep.segments(queries)
-        return expected_removal(self.replay, rows, lambda some: self._dots(segments, some), self.batch_size)
+        return self._of_any(queries, "Scoring rows")(rows)
 
-    def _dots(self, segments: list[Segment], rows: Rows) -> np.ndarray:
+    def candidates(self, queries: torch.Tensor) -> ExpectedRemoval:
+        """The same of any rows, part by part, with all queries at once."""
+        k, segments = len(queries), len(self.replay.middles)
+        room = free_memory(self.replay.objective.device) if self.max_memory is None else self.max_memory
+        if queries_at_once(queries.shape[1], k, room, segments) < k:
+            raise ValueError(
+                f"The dense engine has no room for {k} directions over a stream at once; use engine='projected', or "
+                "fewer directions."
+            )
+        return self._of_any(queries, None)
+
+    def _of_any(self, queries: torch.Tensor, bar: str | None) -> ExpectedRemoval:
+        dots = partial(self._dots, self.sweep.segments(queries), bar=bar)
+        return ExpectedRemoval(self.replay, dots, self.batch_size)
+
+    def _dots(self, segments: list[Segment], rows: Rows, bar: str | None) -> np.ndarray:
         """`sum_j <C_j, grad l_i(theta_j)>`, `(m, k)`."""
         total = np.zeros((len(rows), len(segments[0].cotangents)))
-        for numbers, batch in rows.batches(self.batch_size, "Scoring rows"):
+        for numbers, batch in rows.batches(self.batch_size, bar):
             turns = rows.turns(len(segments), numbers, batch)
             for segment, drawn in zip(segments, turns, strict=True):
                 dots = example_gradients(self.replay.objective, segment.theta, drawn) @ segment.cotangents.T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from datasets.utils import tqdm
 
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.queries import Queries
-from hf_prune.influence.removal import expected_removal
+from hf_prune.influence.removal import ExpectedRemoval
 from hf_prune.influence.sketch.count_sketch import CountSketch, fast_bfloat16
 from hf_prune.influence.sketch.query_sketches import (
     loss_query_sketch,
@@ -112,8 +113,11 @@ class SketchEngine:
         A training row's gradient in a segment is that of its visits there, or in the nearest segment that has any; of
         other rows it is computed in the middle of each segment.
         """
-        segments = self.segments(queries)
-        return expected_removal(self.replay, rows, lambda some: self._dots_of(segments, some), self.batch_size)
+        return self.candidates(queries)(rows)
+
+    def candidates(self, queries: ScaledSketches) -> ExpectedRemoval:
+        """The same of any rows, part by part."""
+        return ExpectedRemoval(self.replay, partial(self._dots_of, self.segments(queries)), self.batch_size)
 
     def _dots_of(self, segments: list[SketchedSegment], rows: Rows) -> np.ndarray:
         """`sum_j <C_j, grad l_i>`, `(m, k)`."""
@@ -171,7 +175,10 @@ class SketchEngine:
         chosen = rows.select(numbers.tolist())
         total = torch.zeros(len(numbers), len(segments[0].cotangents), device=self.device)
         batches = -(-len(chosen) // self.batch_size)
-        with tqdm(total=batches * len(segments), desc="Scoring unvisited rows", unit="batch") as bar:
+        one_of_many = rows is not self.replay.rows  # parts of a pool, which has a bar of its own
+        with tqdm(
+            total=batches * len(segments), desc="Scoring unvisited rows", unit="batch", disable=one_of_many
+        ) as bar:
             # Segments outside: reading snapshots takes longer than a batch.
             for middle, segment in zip(self.replay.middles, segments, strict=True):
                 theta, scales = self.replay.theta(middle), self.window.scales.at(middle)
