@@ -3,8 +3,8 @@ Processor seconds and peak memory of choosing from a stream of candidates that w
 
 A small Llama with LoRA is trained by trl's SFTTrainer on 64 rows of two kinds; a stream of both kinds is scored with
 16 rows of one of them as the task, and a tenth of it is kept by `method="target"`. Memory is what lies in no file
-(`RssAnon`), sampled while the pool is scored, beyond what there was after a first pool. One thread. `exponent_cpu_s` is
-that of the two largest sizes, and `100k_cpu_s` what follows from it for 100,000 rows: an extrapolation.
+(`RssAnon`), sampled while the pool is scored, beyond what there was after a first pool. One thread. `exponent_cpu_s`
+is that of the two largest sizes, and `100k_cpu_s` what follows from it for 100,000 rows: an extrapolation.
 """
 
 from __future__ import annotations
