@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Self
 
 from hf_prune._core import checks
 from hf_prune._core.checks import flag, one_of, optional, text
 from hf_prune._core.columns import INFLUENCE
+from hf_prune._core.reading import check_fields
 
 ENGINES = ("auto", "dense", "projected")
 MODES = ("expected", "visits")
@@ -69,26 +70,6 @@ class Config:
         """Replaces each value by what its check makes of it: numpy scalars become numbers that JSON can hold."""
         for name, check in allowed.items():
             object.__setattr__(self, name, check(getattr(self, name)))
-
-
-def check_fields(kind: Any, values: Mapping[str, Any]) -> None:
-    """
-    Compares the keys of `values` with the fields of the dataclass `kind`.
-
-    Raises:
-        `ValueError`: names the fields that are unknown, or that are missing and have no default.
-    """
-    known = {field.name: field for field in fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{kind.__name__} has no field {', '.join(map(repr, unknown))}: it was written by a newer version, so "
-            "upgrade hf-prune."
-        )
-    needed = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    missing = sorted(needed - set(values))
-    if missing:
-        raise ValueError(f"{kind.__name__} lacks the field {', '.join(map(repr, missing))}: write it again.")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -68,15 +67,6 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes `content` to a file in a directory that exists, as [`write_atomically`] does."""
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def json_made_once(path: Path, make: Callable[[], Any]) -> Any:
-    """What the JSON file `path` holds; where it is missing, what `make` returns is written to it first."""
-    if not path.exists():
-        content = json.dumps(make()).encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_together(directory: Path, contents: Mapping[str, bytes]) -> None:

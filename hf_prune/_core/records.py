@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hf_prune._core.allowed import commit, hub_id, pick, plain, repository
-from hf_prune._core.config import Config, ScoringConfig, check_fields
+from hf_prune._core.config import Config, ScoringConfig
+from hf_prune._core.reading import check_fields, typed
 
 LIBRARIES = (
     "accelerate",
@@ -99,9 +100,9 @@ class RecordedRun:
                 },
                 "optimizer": optimizer,
                 "schedule": manifest.get("schedule"),
-                "seeds": manifest.get("seeds"),
-                "run": manifest,
-                "versions": manifest.get("versions"),
+                "seeds": manifest.get("seeds") or {},
+                "run": dict(manifest),
+                "versions": manifest.get("versions") or {},
             }
         )
 
@@ -117,10 +118,11 @@ class RecordedRun:
         Raises:
             `ValueError`: for a field that this version does not know, or one that is missing.
         """
-        check_fields(cls, values)
-        model, optimizer = values["model"], values["optimizer"]
+        read = typed(values, cls)
+        model, optimizer = read.model, read.optimizer
+        groups = typed(optimizer.get("groups") or [], list[dict[str, Any]])
         return cls(
-            trajectory_digest=plain(values["trajectory_digest"]),
+            trajectory_digest=plain(read.trajectory_digest),
             model={
                 "class": plain(model.get("class")),
                 "id": repository(model.get("id")),
@@ -129,12 +131,12 @@ class RecordedRun:
             },
             optimizer={
                 "name": plain(optimizer.get("name")),
-                "groups": [pick(group, _GROUP) for group in optimizer.get("groups") or []],
+                "groups": [pick(group, _GROUP) for group in groups],
             },
-            schedule=pick(values["schedule"], _SCHEDULE) or None,
-            seeds=pick(values["seeds"], ("seed", "data_seed")),
-            run=dict.fromkeys(_RUN) | pick(values["run"], _RUN),
-            versions=pick(values["versions"], ("python", *LIBRARIES)),
+            schedule=pick(read.schedule, _SCHEDULE) or None,
+            seeds=pick(read.seeds, ("seed", "data_seed")),
+            run=dict.fromkeys(_RUN) | pick(read.run, _RUN),
+            versions=pick(read.versions, ("python", *LIBRARIES)),
         )
 
 
@@ -188,15 +190,10 @@ class ScoringRecord:
             `ValueError`: for a field that this version does not know, or one that is missing or not allowed.
         """
         check_fields(cls, values)
-        return cls(
-            config=ScoringConfig.from_dict(values["config"]),
-            run=None if values.get("run") is None else RecordedRun.from_dict(values["run"]),
-            recorded_share=values.get("recorded_share"),
-            held_out_curvature=values.get("held_out_curvature"),
-            trained_columns=tuple(values.get("trained_columns") or ()),
-            other_columns=tuple(values.get("other_columns") or ()),
-            candidates=values.get("candidates") is True,
-        )
+        known = {name: value for name, value in values.items() if value is not None}
+        config, run = ScoringConfig.from_dict(values["config"]), known.pop("run", None)
+        read = typed(known | {"config": {}}, cls)
+        return replace(read, config=config, run=None if run is None else RecordedRun.from_dict(run))
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from datasets import Dataset, Features, Value
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.reading import Reader, one_line
 from hf_prune._core.records import ScoringRecord
 from hf_prune._core.row_checks import check
 
 _KEY = "hf_prune"
+_READER = Reader(ValueError, "score the dataset again")
 
 
 def with_scoring(dataset: Dataset, record: ScoringRecord) -> Dataset:
@@ -56,10 +58,14 @@ def scoring_of(dataset: Dataset, column: str | None = None) -> ScoringRecord | N
     stamp = None if norm is None else _stamp(dataset, norm)
     if stamp is None:
         return None
+    where = f"Column {one_line(repr(norm))}"
+    held = _READER.mapping(stamp.encode(errors="replace"), f"The record of {where} of how it was scored")
     try:
-        record = ScoringRecord.from_dict(json.loads(stamp)[_KEY])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"Column {norm!r} has an unreadable record of how it was scored: {error}") from error
+        record = ScoringRecord.from_dict(held[_KEY])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} has an unreadable record of how it was scored ({one_line(error)}): {_READER.mend}."
+        ) from error
     return record if column is None else replace(record, config=replace(record.config, column=column))
 
 

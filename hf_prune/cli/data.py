@@ -181,15 +181,10 @@ def report(
 def _verified(file: Path | None, selection: Any) -> dict[str, Any]:
     if file is None:
         return {}
-    import json
-
     from hf_prune.report import Curve, gaps
     from hf_prune.verification import Verification
 
-    try:
-        found = Verification.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not what `hf-prune verify --out` wrote ({error}): verify again.") from error
+    found = Verification.load(file)
     n, kept = selection.n_rows, len(selection.keep_indices)
     if (found.full.rows, found.pruned.rows) != (n, kept):
         raise ValueError(

@@ -27,11 +27,12 @@ from hf_prune._core.records import RecordedRun, ScoringRecord
 from hf_prune._core.row_checks import with_checks
 from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
-from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.cache import FORMAT, SharedCache
 from hf_prune.influence.cache_eviction import PREFIX
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
+from hf_prune.influence.kept_scores import check_scores, reading
 from hf_prune.influence.pool import PART, PoolScorer, score_stream
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
@@ -237,16 +238,18 @@ def add_influence(
         )
     cache = SharedCache(record.path / "scores", processes)
     works = [
-        SharedCache(cache.directory / f"{PREFIX}{Hasher.hash([*swept, draw] if draw else swept)}", processes)
+        SharedCache(cache.directory / f"{PREFIX}{Hasher.hash([FORMAT, *swept, draw])}", processes)
         for draw in range(config.draws)
     ]
-    if not processes.broadcast(_complete(cache.directory, fingerprint)):
+    kept = processes.broadcast(_complete(cache.directory, fingerprint))
+    if not kept:
         scorer.prepare(works, fingerprint)
     pool, file = PoolScorer(scorer, found), cache.directory / f"{fingerprint}.arrow"
     whole_scorer = scorer if found is None else WithFeatures(scorer, found)
     writable = os.access(cache.directory, os.W_OK)  # complete scores can be read by whoever may not add to them
     with cache.in_use() if writable else nullcontext():
-        with processes.main_first(), writing("Scores", cache.directory):
+        told = reading(cache, fingerprint) if kept else writing("Scores", cache.directory)
+        with processes.main_first(), told:
             if streamed and not file.exists():
                 score_stream(dataset, lambda part: pool.of(replay.rows.of(part)), made, file)
             scored = (
@@ -264,8 +267,12 @@ def add_influence(
                     desc="Writing scores",
                 )
             )
+        rows = len(scored) if streamed else len(dataset)
+        check_scores(scored, cache, fingerprint, list(made), rows=rows, fresh=not kept)
         curvature_of_loss = cache.value(
-            f"held-out-{Hasher.hash(asked)}.json", lambda: logit_curvature(replay, held_out, rows_at_once)
+            f"held-out-{Hasher.hash(asked)}.json",
+            lambda: logit_curvature(replay, held_out, rows_at_once),
+            float | None,
         )
     if writable:
         for work in works:

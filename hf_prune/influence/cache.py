@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,13 +10,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets.fingerprint import Hasher
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from hf_prune._core.io import json_made_once, write_atomically, writing
+from hf_prune._core.io import write_atomically, write_bytes, writing
 from hf_prune._core.processes import Processes
+from hf_prune._core.reading import Reader
 from hf_prune.errors import TrajectoryError
 from hf_prune.influence.cache_eviction import in_use, remove_superseded, remove_unused
+from hf_prune.trajectory.tensor_files import read_tensors
+
+CACHE = Reader(TrajectoryError, "delete it and score again, which computes it again")
+"""Reads intermediate results."""
+FORMAT = 2
+"""Files in another form must not be taken for these."""
+_DIGEST = "xxh64"
+
+
+def write(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes a safetensors file that notes its content and its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {_DIGEST: _digest(file, tensors)}
+    write_atomically(file, lambda temporary: _save(tensors, temporary, metadata))
+
+
+def read(file: Path) -> dict[str, torch.Tensor]:
+    """
+    Reads what [`write`] wrote.
+
+    Raises:
+        `TrajectoryError`: for a file that cannot be read, or is another one.
+    """
+    try:
+        tensors, metadata = read_tensors(CACHE, file)
+    except FileNotFoundError as error:
+        raise TrajectoryError(f"The intermediate result {file} was deleted meanwhile: score again.") from error
+    if metadata.get(_DIGEST) != _digest(file, tensors):
+        raise TrajectoryError(f"The intermediate result {file} is damaged (its digest differs): {CACHE.mend}.")
+    return tensors
+
+
+def _digest(file: Path, tensors: dict[str, torch.Tensor]) -> str:
+    parts: list[Any] = [file.name.encode()]
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), content]
+    return Hasher.hash_bytes(parts)
 
 
 class SharedCache:
@@ -43,10 +85,15 @@ class SharedCache:
                 stack.enter_context(in_use(self.directory))
             yield
 
-    def value(self, name: str, make: Callable[[], Any]) -> Any:
-        """What the JSON file `name` holds; where it is missing, the main process makes it first."""
+    def value(self, name: str, make: Callable[[], Any], kind: Any) -> Any:
+        """What the JSON file `name` holds, a value of a type; where it is missing, the main process makes it first."""
+        file = self.directory / name
         with self.processes.main_first(), writing("Scores", self.directory):
-            return json_made_once(self.directory / name, make)
+            if not file.exists():
+                content = json.dumps(make(), allow_nan=False).encode()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(file, content)
+            return CACHE.typed(CACHE.value(CACHE.content(file) or b"", file), kind, file)
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of the files that are still to be made."""
@@ -64,22 +111,14 @@ class SharedCache:
             `OSError`: where there is no room for it; what was written before is found again.
         """
         with writing("Intermediate results of scoring", self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.directory / name, lambda temporary: _save(tensors, temporary))
+            write(self.directory / name, tensors)
 
     def read(self, name: str) -> dict[str, torch.Tensor]:
         """
         Raises:
             `TrajectoryError`: for a file that cannot be read.
         """
-        file = self.directory / name
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise TrajectoryError(
-                f"The intermediate result {file} cannot be read ({error}); delete it and score again, which "
-                "computes it again."
-            ) from error
+        return read(self.directory / name)
 
     def remove(self, pattern: str) -> None:
         """Removes the files that match, unless another process uses the directory."""
@@ -90,9 +129,9 @@ class SharedCache:
         remove_superseded(self.directory)
 
 
-def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+def _save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
     try:
-        save_file(tensors, file)
+        save_file(tensors, file, metadata)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))  # all that is left of the error of the operating system
         raise OSError(int(code[1]) if code else None, str(error)) from error

@@ -43,7 +43,7 @@ def in_use(directory: Path) -> Iterator[None]:
 def remove_superseded(kept: Path) -> None:
     """Removes the directories of intermediates other than `kept` that no process uses."""
     for directory in kept.parent.glob(f"{PREFIX}*"):
-        if directory != kept:
+        if directory != kept and not directory.is_symlink():
             with _one_at_a_time(directory.parent):
                 if directory.exists() and not _used(directory):
                     shutil.rmtree(directory)

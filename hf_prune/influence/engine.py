@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+from msgspec import Meta
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cache import SharedCache
-from hf_prune.influence.calibration import measure_gn_scale
+from hf_prune.influence.calibration import LEAST, MOST, measure_gn_scale
 from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
 from hf_prune.influence.dense.engine import DenseEngine
 from hf_prune.influence.queries import Queries
@@ -65,7 +66,9 @@ def make_engine(
     """
     scale = 1.0
     if curvature == "gauss-newton":
-        scale = cache.value("gn_scale.json", lambda: measure_gn_scale(replay))
+        scale = cache.value(
+            "gn_scale.json", lambda: measure_gn_scale(replay), Annotated[float, Meta(ge=LEAST, le=MOST)]
+        )
     if name == "projected":
         return SketchEngine(replay, cache, curvature=curvature, gn_scale=scale, batch_size=batch_size)
     return DenseEngine(

@@ -10,7 +10,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from hf_prune.errors import UnsupportedError
+from hf_prune._core.reading import one_line
+from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.optimizers.adjoint import ADJOINTS, KINDS, OptimizerAdjoint, adjoint_of, optimizer_name
 from hf_prune.optimizers.layout import GroupLayout
 
@@ -37,7 +38,9 @@ def adjoint_class(name: str) -> type[OptimizerAdjoint]:
         `UnsupportedError`: if it has none here.
     """
     if name not in ADJOINTS:
-        raise UnsupportedError(f"The optimizer {name} has no adjoint here; train with one of {', '.join(ADJOINTS)}.")
+        raise UnsupportedError(
+            f"The optimizer {one_line(name)} has no adjoint here; train with one of {', '.join(ADJOINTS)}."
+        )
     return ADJOINTS[name]
 
 
@@ -55,9 +58,16 @@ def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) 
 
     Raises:
         `UnsupportedError`: if the optimizer, or an option of it, has no adjoint here.
+        `TrajectoryError`: if its hyper-parameters are not there, or no numbers.
     """
     name, settings = optimizer["name"], optimizer["groups"]
     adjoint = adjoint_class(name)
     if any(group.get("maximize") for group in settings):
         raise UnsupportedError(f"{name} with maximize=True has no adjoint here; train with maximize=False.")
-    return adjoint.from_groups(name, settings, GroupLayout(sizes, groups))
+    try:
+        return adjoint.from_groups(name, settings, GroupLayout(sizes, groups))
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrajectoryError(
+            f"The record's settings of {name} are damaged ({type(error).__name__} {one_line(error)}): copy the whole "
+            "directory again, or record the run again."
+        ) from error

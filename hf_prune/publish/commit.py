@@ -9,8 +9,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from hf_prune._core.reading import one_line
 from hf_prune.publish import patience
-from hf_prune.publish.escape import one_line
 from hf_prune.publish.shards import Shards
 
 logger = logging.getLogger(__name__)

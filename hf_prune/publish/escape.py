@@ -9,21 +9,15 @@ import math
 import re
 from typing import Any
 
-_LONGEST = 200
+from hf_prune._core.reading import one_line
+
 _SPECIAL = re.compile(r"([\\`*_\[\]#~|$!])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 class Safe(str):
     """Text that is Markdown already."""
 
     __slots__ = ()
-
-
-def one_line(value: Any) -> str:
-    """Control characters, line breaks and marks that turn the writing direction become one space; long text is cut."""
-    line = _CONTROL.sub(" ", str(value)).strip()
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def finalize(value: Any) -> Any:

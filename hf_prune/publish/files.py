@@ -102,17 +102,18 @@ def settle(document: dict[str, Any], previous: bytes | None) -> dict[str, Any]:
     """Keeps the date of a previous document that says the same, so that publishing twice changes nothing."""
     old = _read(previous)
     same = old | {"created": None} == document | {"created": None}
-    return document | {"created": old["created"]} if same and isinstance(old["created"], str) else document
+    return document | {"created": old["created"]} if same and isinstance(old.get("created"), str) else document
 
 
 def split_of(previous: bytes | None) -> str | None:
     """The split that a previous provenance.json describes, None where there is none that can be read."""
-    return _read(previous).get("split")
+    split = _read(previous).get("split")
+    return split if isinstance(split, str) else None
 
 
 def _read(previous: bytes | None) -> dict[str, Any]:
     try:
-        return {} if previous is None else limits.json_object(previous, PROVENANCE)
+        return {} if previous is None else limits.READER.mapping(previous, PROVENANCE)
     except limits.ReplayError:
         return {}  # whatever it was, it is replaced by what is known now
 

@@ -60,14 +60,15 @@ def _check_array(array: pa.Array, feature: Any) -> None:
     names = {field.name for field in array.type}
     if {"bytes", "path"} <= names:
         for path in array.field("path").filter(array.field("bytes").is_null()).to_pylist():
-            if path is not None and "://" not in path and not _may_be_read(path):
+            if path is not None and "://" not in path and not may_be_read(path):
                 raise ValueError(
                     f"A row names the file {path}, which is not an image, audio, video or document: its content would "
                     "be published with the rows, so drop the row or give the file its right extension."
                 )
 
 
-def _may_be_read(path: str) -> bool:
+def may_be_read(path: str) -> bool:
+    """Whether a file that a row names is of media by its name, or was downloaded from the Hub or elsewhere."""
     if path.lower().endswith(_MEDIA):
         return True
     place = Path(path).absolute()

@@ -13,6 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.reading import JSON_BYTES
 from hf_prune.publish import card, columns, commit, files, infos, limits, merge, provenance, shards
 from hf_prune.selection.pruned import PrunedDataset
 
@@ -179,7 +180,7 @@ class _Push:
     def operations(self, head: str, uploaded: shards.Shards) -> list[CommitOperationAdd | CommitOperationDelete]:
         """What the commit on top of `head` does: made from the card, the provenance and the rows that are there."""
         folder = card.folder(self.config_name)
-        previous = limits.from_hub(self.repo_id, f"{folder}/{files.PROVENANCE}", head, self.token, limits.JSON_BYTES)
+        previous = limits.from_hub(self.repo_id, f"{folder}/{files.PROVENANCE}", head, self.token, JSON_BYTES)
         document = files.settle(self.document, previous)
         contents = files.make(self.pruned, document, repo_id=self.repo_id, **self.included)
         existing = files.text_of_card(limits.from_hub(self.repo_id, files.CARD, head, self.token, limits.CARD_BYTES))
@@ -289,7 +290,7 @@ def _repository(api: HfApi, repo_id: str, private: bool | None, revision: str | 
 def _refuse_other_split(repo_id: str, head: str, document: dict[str, Any], token: str | None) -> None:
     """A config describes one split: the provenance of another one must not be replaced unasked."""
     path = f"{card.folder(document['config_name'])}/{files.PROVENANCE}"
-    other = files.split_of(limits.from_hub(repo_id, path, head, token, limits.JSON_BYTES))
+    other = files.split_of(limits.from_hub(repo_id, path, head, token, JSON_BYTES))
     if other is not None and other != document["split"]:
         raise ValueError(
             f"{repo_id} describes the pruned split {other!r} in {path}: push {document['split']!r} under another "

@@ -10,8 +10,9 @@ import numpy as np
 from datasets import Dataset
 from huggingface_hub import HfApi
 
+from hf_prune._core.id_files import IDS_BYTES, MOST_ROWS, read_ids
+from hf_prune._core.reading import JSON_BYTES, one_line
 from hf_prune.publish import card, files, limits, rows, scrub, templates
-from hf_prune.publish.escape import one_line
 from hf_prune.publish.limits import ReplayError
 from hf_prune.publish.provenance import SCHEMA_VERSION, ids_digest, scoring_record
 from hf_prune.selection import Certificate, Selection, SelectionConfig
@@ -48,14 +49,15 @@ class Record:
         commit = None if Path(repo_id).is_dir() else _commit(repo_id, revision, token)
         folder = card.folder(config_name)
         document = _document(
-            _read(repo_id, f"{folder}/{files.PROVENANCE}", commit, token, limits.JSON_BYTES),
+            _read(repo_id, f"{folder}/{files.PROVENANCE}", commit, token, JSON_BYTES),
             f"{repo_id}/{folder}/{files.PROVENANCE}",
         )
         of, recorded = document["source"]["rows"], document["result"]
         if document["config_name"] != config_name:
             raise ReplayError(f"{folder} of {repo_id} describes the config {one_line(document['config_name'])!r}.")
-        kept = limits.ids(
-            _read(repo_id, f"{folder}/{files.KEPT_IDS}", commit, token, limits.IDS_BYTES),
+        kept = read_ids(
+            limits.READER,
+            _read(repo_id, f"{folder}/{files.KEPT_IDS}", commit, token, IDS_BYTES),
             f"{repo_id}/{folder}/{files.KEPT_IDS}",
             rows=of,
             kept=recorded["rows"],
@@ -72,18 +74,22 @@ class Record:
         """Returns the selection that was published: publishing it again makes the same provenance.
 
         Raises:
-            `ValueError`: if the provenance has fields that this version does not know.
+            [`ReplayError`]: if the provenance has fields that this version does not know, or values that cannot be.
         """
         recorded = self.provenance["selection"]
-        return Selection(
-            keep_indices=self.keep_indices,
-            drop_indices=self._drop_indices(),
-            certificate=Certificate.from_dict(recorded["certificate"]),
-            config=SelectionConfig.from_dict(recorded["arguments"]),
-            resolved=recorded["resolved"],
-            scoring=scoring_record(self.provenance),
-            applied=self.applied,
-        )
+        try:
+            return Selection(
+                keep_indices=self.keep_indices,
+                drop_indices=self._drop_indices(),
+                certificate=Certificate.from_dict(recorded["certificate"]),
+                config=SelectionConfig.from_dict(recorded["arguments"]),
+                resolved=recorded["resolved"],
+                scoring=scoring_record(self.provenance),
+                applied=self.applied,
+            )
+        except ValueError as error:
+            told = one_line(error).rstrip(".")
+            raise ReplayError(f"{self.repo_id} was published by another version, or is damaged ({told}).") from error
 
     @property
     def applied(self) -> Applied | None:
@@ -125,7 +131,7 @@ def _commit(repo_id: str, revision: str | None, token: str | None) -> str:
 
 def _read(repo_id: str, path: str, commit: str | None, token: str | None, limit: int) -> bytes:
     if commit is None:
-        content = limits.from_directory(Path(repo_id), path, limit)
+        content = limits.READER.content(Path(repo_id) / path, limit)
     else:
         content = limits.from_hub(repo_id, path, commit, token, limit)
     if content is None:
@@ -134,7 +140,7 @@ def _read(repo_id: str, path: str, commit: str | None, token: str | None, limit:
 
 
 def _document(content: bytes, where: str) -> dict[str, Any]:
-    document = limits.json_object(content, where)
+    document = limits.READER.mapping(content, where)
     version = document.get("schema_version")
     if type(version) is not int:
         raise ReplayError(f"{where} is not a provenance file of hf_prune.")
@@ -147,6 +153,6 @@ def _document(content: bytes, where: str) -> dict[str, Any]:
     n, stay = certificate["n"] + applied["unseen"], certificate["kept"] + applied["unseen"] * applied["unseen_kept"]
     if (n, stay) != (rows, kept) or kept > rows:
         raise ReplayError(f"{where} contradicts itself: {kept} of {rows} rows are not those of its certificate.")
-    if rows > limits.MOST_ROWS:
-        raise ReplayError(f"{where} is about {rows:,} rows, and at most {limits.MOST_ROWS:,} are read.")
+    if rows > MOST_ROWS:
+        raise ReplayError(f"{where} is about {rows:,} rows, and at most {MOST_ROWS:,} are read.")
     return document

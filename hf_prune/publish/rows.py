@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetBuilder, concatenate_datasets, config, load_dataset_builder
 from huggingface_hub import HfFileSystem
 
+from hf_prune._core.reading import one_line
 from hf_prune.publish import limits, media, scrub
-from hf_prune.publish.escape import one_line
 from hf_prune.publish.limits import ReplayError
 
 STATE = "state.json"
@@ -88,10 +88,10 @@ def of_directory(directory: Path, config_name: str, split: str, *, rows: int) ->
         [`ReplayError`]: if they are not there or cannot be read.
     """
     _check_names("a/b", "0" * 40, config_name, split)
-    state = limits.from_directory(directory, STATE, limits.JSON_BYTES)
+    state = limits.READER.content(directory / STATE)
     try:
         if state is not None:
-            found = _saved(directory, limits.json_object(state, f"{directory}/{STATE}"))
+            found = _saved(directory, limits.READER.mapping(state, f"{directory}/{STATE}"))
         else:
             folder = directory / ("data" if config_name == "default" else config_name)
             found = _shards(folder, split, rows)
@@ -159,7 +159,7 @@ def _check_card(repo_id: str, commit: str, token: str | None) -> None:
         if content is None:
             continue
         if name.endswith(".json"):
-            limits.json_object(content, where)
+            limits.READER.mapping(content, where)
             continue
         text = limits.utf8(content, where)
         read = limits.card_metadata if name.endswith(".md") else limits.yaml_mapping

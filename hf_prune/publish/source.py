@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from datasets import Dataset
 from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from hf_prune.publish import scrub
+from hf_prune.publish import limits, scrub
 
 logger = logging.getLogger(__name__)
 
@@ -104,18 +102,18 @@ def _license_of_card(repo: str, revision: str | None) -> dict[str, Any]:
     path = try_to_load_from_cache(repo, "README.md", repo_type="dataset", revision=revision)
     if not isinstance(path, str):
         return {}
-    return license_of(Path(path).read_text(encoding="utf-8"))
+    content = limits.READER.content(Path(path), limits.CARD_BYTES)
+    return {} if content is None else license_of(content.decode(errors="replace"))
 
 
 def license_of(card: str) -> dict[str, Any]:
     """Returns the licence keys in the metadata of a card, none if its metadata cannot be read."""
-    block = REGEX_YAML_BLOCK.search(card)
     try:
-        data = yaml.safe_load(block.group(2)) if block else None
-    except yaml.YAMLError as error:
-        logger.warning("The source's card has metadata that is not YAML, so its licence is not known: %s", error)
+        data = limits.card_metadata(card, "the source's card")
+    except limits.ReplayError as error:
+        logger.warning("%s So its licence is not known.", error)
         return {}
-    return scrub.pick(data, _LICENSE_KEYS) if isinstance(data, dict) and data.get("license") else {}
+    return scrub.pick(data, _LICENSE_KEYS) if data.get("license") else {}
 
 
 def _license_of_info(dataset: Dataset) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -84,7 +85,7 @@ def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
         versions=_library_versions(),
         world_size=args.world_size,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
-        max_grad_norm=float(args.max_grad_norm or 0.0),
+        max_grad_norm=_clipped_to(args.max_grad_norm),
         precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
         seeds={"seed": args.seed, "data_seed": args.data_seed},
         per_device_train_batch_size=args.per_device_train_batch_size,
@@ -98,6 +99,11 @@ def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
         },
         **known,
     )
+
+
+def _clipped_to(norm: float | None) -> float:
+    """0 stands for no clipping, as infinity does, which JSON does not have."""
+    return float(norm) if norm and math.isfinite(norm) else 0.0
 
 
 def _library_versions() -> dict[str, str]:

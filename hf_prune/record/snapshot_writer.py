@@ -55,7 +55,6 @@ class SnapshotWriter:
     def take(
         self,
         step: int,
-        updates: int | None,
         vectors: Mapping[str, Sequence[torch.Tensor]],
         samples: HostCopy,
         superseded: Sequence[int],
@@ -65,7 +64,6 @@ class SnapshotWriter:
 
         Args:
             step (`int`): Optimizer steps made.
-            updates (`int`, *optional*): The optimizer's own count of its updates, if it keeps one.
             vectors (`Mapping[str, Sequence[torch.Tensor]]`): For each kind, the tensors that make up the flat vector.
             samples (`HostCopy`): Entries of the parameters that are not recorded.
             superseded (`Sequence[int]`): Steps whose snapshots are removed once this one is on disk.
@@ -75,8 +73,6 @@ class SnapshotWriter:
         for kind, tensors in vectors.items():
             copied = self._copy(kind, tensors) or copied
         metadata = {"run_id": self._run_id, "step": str(step)}
-        if updates is not None:
-            metadata["updates"] = str(updates)
         self._pending = self._pool.submit(self._write, step, list(vectors), metadata, copied, samples, superseded)
 
     def check(self) -> None:

@@ -62,7 +62,7 @@ class Writers:
     def take_snapshot(self, step: int, optimizer: RecordedOptimizer, superseded: Sequence[int]) -> None:
         """Copies the parameters as they are after `step` optimizer steps, and lets older snapshots go."""
         if self.snapshots is not None:
-            self.snapshots.take(step, optimizer.updates(), optimizer.vectors(), optimizer.samples(), superseded)
+            self.snapshots.take(step, optimizer.vectors(), optimizer.samples(), superseded)
 
     def check(self) -> None:
         """Raises the error of a snapshot that could not be written."""

@@ -153,4 +153,5 @@ def _label(dataset: Dataset, column: str | None, value: Any) -> str | None:
     if column is None or value is None:
         return None
     feature = dataset.features[column]
-    return feature.int2str(value) if isinstance(feature, ClassLabel) and value >= 0 else str(value)
+    named = isinstance(feature, ClassLabel) and 0 <= value < feature.num_classes
+    return media.shorten(feature.int2str(value) if named else str(value))

@@ -206,7 +206,7 @@ def _with_vectors(dataset: Dataset, name: str, vectors: np.ndarray, key: list[An
 
 def _grand(replay: Replay, file: Path, batch_size: int) -> np.ndarray:
     """The norms, which are kept in `file` once computed."""
-    norms = grand.cached(file)
+    norms = grand.cached(file, len(replay.rows))
     if norms is None:
         norms = grand.gradient_norms(replay, batch_size)
         grand.keep(file, norms)

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import torch
 from datasets.fingerprint import Hasher
 
-from hf_prune._core.io import write_atomically, writing
+from hf_prune._core.io import writing
+from hf_prune.errors import TrajectoryError
+from hf_prune.influence import cache
 from hf_prune.influence.cache_eviction import in_use
 from hf_prune.model.per_example import example_gradients
 from hf_prune.model.replay import Replay
 
 # Norms made by another version of the computation must not pass for these.
-VERSION = "grand/v1"
+VERSION = "grand/v2"
 # Snapshots that the mean is taken over: each costs a pass over the rows.
 SNAPSHOTS = 4
 # Bytes that the gradients of one batch of rows may take.
@@ -50,15 +52,20 @@ def rows_at_once(replay: Replay, batch_size: int) -> int:
     return max(1, min(batch_size, BUDGET // (4 * replay.trajectory.manifest.n_parameters)))
 
 
-def cached(file: Path) -> np.ndarray | None:
-    """Norms that an earlier call kept."""
-    return safetensors.numpy.load_file(file)["grand"] if file.is_file() else None
+def cached(file: Path, rows: int) -> np.ndarray | None:
+    """Norms of so many rows that an earlier call kept."""
+    if not file.exists():
+        return None
+    found = cache.read(file).get("grand")
+    if found is None or found.shape != (rows,) or found.dtype != torch.float32:
+        raise TrajectoryError(f"{file} does not hold the norms of {rows} rows: {cache.CACHE.mend}.")
+    return found.numpy()
 
 
 def keep(file: Path, norms: np.ndarray) -> None:
     """Keeps norms for later calls."""
     with writing("Gradient norms, which are kept with the record,", file.parent), in_use(file.parent):
-        write_atomically(file, lambda path: path.write_bytes(safetensors.numpy.save({"grand": norms})))
+        cache.write(file, {"grand": torch.from_numpy(norms)})
 
 
 def file_of(replay: Replay, *options: Any) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_prune._core.config import UNITS
 from hf_prune._core.notebook import certificate_html
+from hf_prune._core.reading import Count, Positive, one_line, typed
 from hf_prune._core.records import ScoringRecord
 from hf_prune.selection.evidence import Evidence
 from hf_prune.selection.harm import Harm
@@ -69,10 +70,10 @@ class Certificate:
     """
 
     method: str
-    n: int
-    kept: int
-    k: int
-    audit: int
+    n: Positive
+    kept: Count
+    k: Positive
+    audit: Count
     units: str
     predicted_shift: float
     solver_residual: float
@@ -84,11 +85,22 @@ class Certificate:
     predicted_eval_loss_change: float | None
     random_eval_loss_change: Spread | None
     class_column: str | None
-    classes_before: dict[str, int] | None
-    classes_after: dict[str, int] | None
+    classes_before: dict[str, Count] | None
+    classes_after: dict[str, Count] | None
     notes: tuple[str, ...]
     harm: Harm | None = None
     evidence: Evidence | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept > self.n or self.audit > self.k:
+            raise ValueError(
+                "The certificate keeps more rows than there are, or audits more directions: select again."
+            )
+        if (self.classes_before or {}).keys() != (self.classes_after or {}).keys():
+            raise ValueError("The certificate has other classes after than before: select again.")
+        harmful = () if self.harm is None else self.harm.dropped
+        if len(set(harmful)) < len(harmful) or any(row >= self.n for row in harmful):
+            raise ValueError("The certificate names harmful rows that are not among the rows: select again.")
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate as JSON-able values; `harm` and `evidence` are left out where there are none."""
@@ -110,18 +122,10 @@ class Certificate:
         differing = (set(values) - {"harm", "evidence"}) ^ names
         if differing:
             raise ValueError(
-                f"The certificate's fields differ from this version's ({sorted(differing)}): write it again "
+                f"The certificate's fields differ from this version's ({one_line(sorted(differing))}): write it again "
                 "with this version."
             )
-        read = dict(values) | {"notes": tuple(values["notes"])}
-        if read.get("harm") is not None:
-            read["harm"] = Harm(**(dict(read["harm"]) | {"dropped": tuple(read["harm"]["dropped"])}))
-        if read.get("evidence") is not None:
-            read["evidence"] = Evidence.from_dict(read["evidence"])
-        for name in names:
-            if name.startswith("random_") and read[name] is not None:
-                read[name] = Spread(float(read[name]["mean"]), float(read[name]["sd"]))
-        return cls(**read)
+        return typed(values, cls)
 
     def _repr_html_(self) -> str:
         return certificate_html(self)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from scipy.stats import t
+
+from hf_prune._core.reading import Count, Positive, typed
 
 BALANCED = "balanced"
 """Name of the choice without a preference, which is taken where no other is shown to be better."""
@@ -38,7 +41,7 @@ class Candidate:
     error: float
     ahead: float
     ahead_error: float
-    seeds: int
+    seeds: Positive
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,12 @@ class Evidence:
     """
 
     metric: str
-    budget: str
-    eval_rows: int
+    budget: Annotated[str, Meta(pattern=r"^(epochs|steps)$")]
+    eval_rows: Count
     eval_digest: str
-    trainings: int
+    trainings: Count
     cost: float
-    candidates: tuple[Candidate, ...]
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
     chosen: str
     beats_random: bool
 
@@ -75,7 +78,7 @@ class Evidence:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
         """Reads what `to_dict` wrote."""
-        return cls(**(dict(values) | {"candidates": tuple(Candidate(**c) for c in values["candidates"])}))
+        return typed(values, cls)
 
     def explain(self) -> str:
         """The evidence in one sentence."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_prune._core.reading import Count
 from hf_prune.selection.classes import read_classes
 from hf_prune.selection.problem import Problem
 
@@ -29,8 +30,8 @@ class Harm:
     """
 
     rule: str
-    found: int
-    dropped: tuple[int, ...]
+    found: Count
+    dropped: tuple[Count, ...]
 
     def explain(self) -> str:
         """One plain line."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 
+from hf_prune._core.id_files import reading
+from hf_prune._core.reading import Reader
 from hf_prune._core.row_digests import SIZE, row_digests
 
 _LONGEST_ENDING = 64
 _BATCH = 10_000
 _ENDINGS = b"endings"
+_UNPACKED, _DENSEST = 2**30, 256
+"""Bytes that any file may unpack to, and bytes more for each byte of a file."""
 
 
 class RowIdentity:
@@ -66,18 +72,27 @@ class RowIdentity:
         return pa.table(columns).replace_schema_metadata({_ENDINGS: json.dumps(endings).encode()})
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> RowIdentity:
+    def read(cls, reader: Reader, content: bytes, where: Any, rows: int) -> RowIdentity:
         """
-        Reads what `to_table` made.
+        Reads what `to_table` made from a Parquet file.
 
-        Raises:
-            `ValueError`: for any other table.
+        Args:
+            reader (`Reader`): Says what is wrong.
+            content (`bytes`): The file.
+            where (`Any`): Its name, for messages.
+            rows (`int`): The rows that it should be about; a small file can unpack to very many.
         """
-        if any(kind != pa.binary(SIZE) for kind in table.schema.types) or any(c.null_count for c in table.columns):
-            raise ValueError("it does not hold digests of rows")
-        endings = json.loads((table.schema.metadata or {}).get(_ENDINGS, b"{}"))
-        if not isinstance(endings, dict) or not all(isinstance(value, str) for value in endings.values()):
-            raise ValueError("it does not hold the endings of columns")
+        with reading(reader, where, "rows"):
+            file = pq.ParquetFile(pa.BufferReader(content))
+            schema, size = file.schema_arrow, rows * SIZE * len(file.schema_arrow)
+            if any(kind != pa.binary(SIZE) for kind in schema.types) or len(set(schema.names)) < len(schema):
+                raise reader.error(f"{where} does not hold digests of rows: {reader.mend}.")
+            if file.metadata.num_rows != rows or size > _UNPACKED + _DENSEST * len(content):
+                raise reader.error(f"{where} has {file.metadata.num_rows:,} rows, not {rows:,}: {reader.mend}.")
+            table = file.read(use_threads=False)
+        if any(column.null_count for column in table.columns):
+            raise reader.error(f"{where} lacks the digests of some rows: {reader.mend}.")
+        endings = reader.line((schema.metadata or {}).get(_ENDINGS, b"{}"), dict[str, str], f"{where}, endings,")
         digests = {
             name: np.frombuffer(b"".join(table[name].to_pylist()), np.uint8).reshape(-1, SIZE)
             for name in table.column_names

@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_prune._core.config import SelectionConfig
+from hf_prune._core.id_files import IDS_BYTES, MOST_ROWS, read_ids
 from hf_prune._core.io import together, write_together, writing
 from hf_prune._core.notebook import selection_html
+from hf_prune._core.reading import JSON_BYTES, Count, Reader, one_line, typed
 from hf_prune._core.records import ScoringRecord
 from hf_prune.selection.certificate import Certificate
 from hf_prune.selection.identity import RowIdentity
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from hf_prune.selection.pruned import PrunedDataset
 
 SCHEMA_VERSION = 1
+_READER = Reader(ValueError, "save the selection again")
 SELECTION_FILE = "selection.json"
 ID_FILES = {"keep_indices": "kept_ids.parquet", "drop_indices": "dropped_ids.parquet"}
 IDENTITY_FILE = "rows.parquet"
@@ -43,7 +46,7 @@ class Applied:
     """
 
     columns: tuple[str, ...]
-    unseen: int
+    unseen: Count
     unseen_kept: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,9 +59,9 @@ class Applied:
         Reads what `to_dict` wrote.
 
         Raises:
-            `TypeError`: for a field that is missing or unknown.
+            `ValueError`: for a field that is missing, unknown or of another type.
         """
-        return cls(**{**values, "columns": tuple(values["columns"])})
+        return typed(values, cls)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,77 +220,72 @@ class Selection:
             `ValueError`: If a file is damaged, does not belong to the others, or is of a newer version.
         """
         directory = together(Path(path))
-        head = _read_head(directory)
-        ids = {name: _read_ids(directory / file, head["sha256"].get(file)) for name, file in ID_FILES.items()}
-        identity = None
-        if IDENTITY_FILE in head["sha256"]:
-            identity = _read_identity(directory / IDENTITY_FILE, head["sha256"][IDENTITY_FILE])
-        applied = head.get("applied")
+        file, head = directory / SELECTION_FILE, _read_head(directory)
         try:
-            return cls(
-                keep_indices=ids["keep_indices"],
-                drop_indices=ids["drop_indices"],
-                applied=None if applied is None else Applied.from_dict(applied),
-                identity=identity,
-                certificate=Certificate.from_dict(head["certificate"]),
-                config=SelectionConfig.from_dict(head["arguments"]),
-                resolved=head["resolved"],
-                scoring=None if head["scoring"] is None else ScoringRecord.from_dict(head["scoring"]),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            file = directory / SELECTION_FILE
-            raise ValueError(f"{file} is damaged ({error}): save the selection again.") from error
+            certificate = Certificate.from_dict(head.certificate)
+            applied = None if head.applied is None else Applied.from_dict(head.applied)
+            config = SelectionConfig.from_dict(head.arguments)
+            scoring = None if head.scoring is None else ScoringRecord.from_dict(head.scoring)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({one_line(error).rstrip('.')}): {_READER.mend}.") from error
+        unseen, unseen_kept = (0, False) if applied is None else (applied.unseen, applied.unseen_kept)
+        n, kept = certificate.n + unseen, certificate.kept + unseen * unseen_kept
+        if n > MOST_ROWS:
+            raise ValueError(f"{file} is about {n:,} rows, and at most {MOST_ROWS:,} are read: {_READER.mend}.")
+        keep, drop = (
+            read_ids(_READER, _checked(directory / name, head.sha256), directory / name, count, count)
+            for name, count in zip(ID_FILES.values(), (kept, n - kept), strict=True)
+        )
+        identity, known = None, directory / IDENTITY_FILE
+        if IDENTITY_FILE in head.sha256:
+            identity = RowIdentity.read(_READER, _checked(known, head.sha256), known, certificate.n)
+        try:
+            return cls(keep, drop, certificate, config, head.resolved, scoring, applied, identity)
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({one_line(error).rstrip('.')}): {_READER.mend}.") from error
 
 
-def _read_bytes(file: Path) -> bytes:
-    if not file.is_file():
+@dataclass(frozen=True)
+class SelectionHead:
+    """What `selection.json` holds."""
+
+    schema_version: int
+    arguments: dict[str, Any]
+    resolved: dict[str, Any]
+    certificate: dict[str, Any]
+    scoring: dict[str, Any] | None
+    sha256: dict[str, str]
+    applied: dict[str, Any] | None = None
+
+
+def _read_bytes(file: Path, limit: int) -> bytes:
+    content = _READER.content(file, limit)
+    if content is None:
         raise FileNotFoundError(
             f"There is no {file.name} in {file.parent}: pass the directory that `Selection.save` wrote."
         )
-    return file.read_bytes()
+    return content
 
 
-def _read_head(directory: Path) -> dict[str, Any]:
+def _read_head(directory: Path) -> SelectionHead:
     file = directory / SELECTION_FILE
-    try:
-        head = json.loads(_read_bytes(file))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): save the selection again.") from error
-    version = head.get("schema_version") if isinstance(head, dict) else None
-    if not isinstance(version, int):
+    values = _READER.value(_read_bytes(file, JSON_BYTES), file)
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if type(version) is not int:
         raise ValueError(f"{file} is not a selection: pass the directory that `Selection.save` wrote.")
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"{file} is of schema version {version}, newer than {SCHEMA_VERSION}, which this version reads: upgrade "
             "hf-prune."
         )
-    missing = {"arguments", "certificate", "resolved", "scoring", "sha256"} - set(head)
-    if missing or not isinstance(head["sha256"], dict):
-        raise ValueError(f"{file} lacks {sorted(missing) or ['sha256']}: save the selection again.")
-    return head
+    return _READER.typed(values, SelectionHead, file)
 
 
-def _checked(file: Path, digest: str | None) -> pa.BufferReader:
-    content = _read_bytes(file)
-    if hashlib.sha256(content).hexdigest() != digest:
+def _checked(file: Path, digests: Mapping[str, str]) -> bytes:
+    content = _read_bytes(file, IDS_BYTES)
+    if hashlib.sha256(content).hexdigest() != digests.get(file.name):
         raise ValueError(
             f"{file} is damaged or belongs to another selection (its SHA-256 differs from the one in "
             f"{SELECTION_FILE}): save the selection again."
         )
-    return pa.BufferReader(content)
-
-
-def _read_identity(file: Path, digest: str | None) -> RowIdentity:
-    content = _checked(file, digest)
-    try:
-        return RowIdentity.from_table(pq.read_table(content))
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise ValueError(f"{file} is not a Parquet file of rows ({error}): save the selection again.") from error
-
-
-def _read_ids(file: Path, digest: str | None) -> np.ndarray:
-    content = _checked(file, digest)
-    try:
-        return pq.read_table(content)["id"].to_numpy()
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{file} is not a Parquet file of ids ({error}): save the selection again.") from error
+    return content

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+MOST_PROCESSES = 99_999
+"""As many as the names of files tell apart."""
 MANIFEST = "manifest.json"
 LEDGER = "ledger"
 STATISTICS_DIRECTORY = "statistics"
 SNAPSHOTS = "snapshots"
 
-_PART = re.compile(r"rank-(\d{5})-part-(\d{3,})\.jsonl")
-_SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
+_PART = re.compile(r"rank-([0-9]{5})-part-([0-9]{3,9})\.jsonl")
+_SNAPSHOT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,15})\.safetensors")
 
 
 def part_path(root: Path, rank: int, part: int, directory: str = LEDGER) -> Path:

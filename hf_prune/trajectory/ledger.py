@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Protocol, TypeVar
 
+from msgspec import Meta
+
+from hf_prune._core.reading import Count, Id, one_line
 from hf_prune.errors import TrajectoryError
-from hf_prune.trajectory.files import part_paths
+from hf_prune.trajectory.files import part_path, part_paths
+from hf_prune.trajectory.manifest import RECORD
+
+
+class OfStep(Protocol):
+    """What a line holds: it is of one step."""
+
+    @property
+    def step(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=OfStep)
+_PART_BYTES = 8 * 2**30
+_Digits = Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")]
 
 
 @dataclass(frozen=True)
@@ -28,13 +45,13 @@ class LedgerRow:
         skipped (`bool`): Whether the gradient scaler skipped the update.
     """
 
-    step: int
+    step: Count
     epoch: float
-    ids: list[list[int]]
+    ids: list[list[Id]]
     scales: list[float | None]
     losses: list[float | None]
     num_items: list[float | None]
-    learning_rates: list[float]
+    learning_rates: list[int | float]
     grad_norm: float
     skipped: bool
 
@@ -93,43 +110,45 @@ def _common_steps(by_rank: list[dict[int, tuple[int, LedgerRow]]]) -> list[list[
 
 
 def _read_part(path: Path, run_id: str) -> list[LedgerRow]:
-    return [_row(path, values) for values in read_lines(path, run_id)]
+    rows = read_lines(path, run_id, LedgerRow)
+    for row in rows:
+        if not len(row.ids) == len(row.scales) == len(row.losses) == len(row.num_items):
+            raise TrajectoryError(f"{path}, step {row.step}, has micro-batches that lack something: {RECORD.mend}.")
+        numbers = (row.epoch, *row.learning_rates, *row.scales, *row.losses, *row.num_items)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise TrajectoryError(f"{path}, step {row.step}, holds NaN or infinity: {RECORD.mend}.")
+    return rows
 
 
-def read_lines(path: Path, run_id: str) -> list[dict[str, Any]]:
-    """The whole lines of one part below its header; a tail that was cut off by a kill is left out."""
-    lines = path.read_bytes().split(b"\n")[:-1]
+@dataclass(frozen=True)
+class Header:
+    """The first line of a part."""
+
+    run_id: str
+    rank: _Digits
+    part: _Digits
+
+
+def read_lines(path: Path, run_id: str, kind: type[Row]) -> list[Row]:
+    """
+    The whole lines of one part below its header, of steps that follow one another; a tail that was cut off by a kill
+    is left out.
+    """
+    lines = (RECORD.content(path, _PART_BYTES) or b"").split(b"\n")[:-1]
     if not lines:
         return []  # killed before the header was whole
-    found = _object(path, lines[0]).get("run_id")
-    if found != run_id:
+    header = RECORD.line(lines[0], Header, f"{path}, line 1,")
+    if header.run_id != run_id:
         raise TrajectoryError(
-            f"{path.name} belongs to run {found}, the manifest to run {run_id}: files of two runs were mixed; "
-            "take the ledger and snapshots from the place where the manifest was written."
+            f"{path.name} belongs to run {one_line(header.run_id)}, the manifest to run {one_line(run_id)}: files of "
+            "two runs were mixed; take the ledger and snapshots from the place where the manifest was written."
         )
-    return [_object(path, line) for line in lines[1:]]
-
-
-def _object(path: Path, line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise TrajectoryError(f"{path.name} is damaged ({error}): copy it again, or record the run again.") from error
-    if not isinstance(values, dict):
-        raise TrajectoryError(f"{path.name} is not a ledger that this version reads: record the run again.")
-    return values
-
-
-def _row(path: Path, values: dict[str, Any]) -> LedgerRow:
-    if values.keys() != _NAMES or not _is_sound(values):
-        raise TrajectoryError(f"{path.name} holds a row that is not of this format: record the run again.")
-    return LedgerRow(**values)
-
-
-def _is_sound(values: dict[str, Any]) -> bool:
-    ids, step = values["ids"], values["step"]
-    batches = isinstance(ids, list) and all(isinstance(batch, list) for batch in ids)
-    return type(step) is int and batches and all(type(i) is int for batch in ids for i in batch)
-
-
-_NAMES = {field.name for field in fields(LedgerRow)}
+    if path.name != part_path(path, int(header.rank), int(header.part)).name:
+        raise TrajectoryError(
+            f"{path} is part {header.part} of rank {header.rank} under another name: give it its own name again."
+        )
+    rows = [RECORD.line(line, kind, f"{path}, line {place},") for place, line in enumerate(lines[1:], 2)]
+    for before, after in pairwise(rows):
+        if after.step != before.step + 1:
+            raise TrajectoryError(f"{path}: step {after.step} follows step {before.step}: {RECORD.mend}.")
+    return rows

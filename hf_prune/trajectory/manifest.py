@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from hf_prune._core.reading import Count, Positive, Reader
 from hf_prune.errors import TrajectoryError
-from hf_prune.trajectory.files import MANIFEST
+from hf_prune.trajectory.files import MANIFEST, MOST_PROCESSES
 
 SCHEMA_VERSION = 1
+RECORD = Reader(TrajectoryError, "copy the whole directory again, or record the run again")
+"""Reads the files of a record."""
+_MANIFEST_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,16 +36,13 @@ class Parameter:
     """
 
     name: str
-    shape: tuple[int, ...]
-    group: int
+    shape: tuple[Count, ...]
+    group: Count
 
     @property
     def size(self) -> int:
         """Number of entries that it takes in the flat vector."""
-        product = 1
-        for extent in self.shape:
-            product *= extent
-        return product
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -110,40 +114,49 @@ class Manifest:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     parameters: tuple[Parameter, ...]
-    n_rows: int | None
+    n_rows: Count | None
     dataset_columns: dict[str, str]
     dataset_fingerprint: str | None
     id_column: str | None
-    world_size: int
-    gradient_accumulation_steps: int
-    max_grad_norm: float
-    precision: str
+    world_size: Annotated[int, Meta(ge=1, le=MOST_PROCESSES)]
+    gradient_accumulation_steps: Positive
+    max_grad_norm: Annotated[float, Meta(ge=0)]
+    precision: Literal["no", "bf16", "fp16"]
     seeds: dict[str, int | None]
-    per_device_train_batch_size: int
+    per_device_train_batch_size: Positive
     num_train_epochs: float
-    padding: dict[str, Any] | None
+    padding: dict[str, str | int | None] | None
     collator: str
     remove_unused_columns: bool
     label_names: tuple[str, ...]
     label_smoothing: float
     unrecorded: tuple[str, ...]
     schedule: dict[str, Any]
-    total_steps: int
-    steps_per_epoch: int
-    window_start: int
-    snapshot_dtype: str
-    updates_before_start: int
-    loss: str | None = None
+    total_steps: Count
+    steps_per_epoch: Positive
+    window_start: Count
+    snapshot_dtype: Literal["float32", "bfloat16"]
+    updates_before_start: Count
+    loss: Literal["model", "custom"] | None = None
     inputs: tuple[str, ...] | None = None
     label_column: str | None = None
     pairs: dict[str, Any] | None = None
     complete: bool = False
-    last_step: int | None = None
+    last_step: Count | None = None
     stopped: str | None = None
     row_statistics: bool = False
-    window: float | None = None
+    window: Annotated[int, Meta(ge=1, le=1)] | Annotated[float, Meta(gt=0, le=1)] | None = None
     no_statistics: str | None = None
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        name, groups = self.optimizer.get("name"), self.optimizer.get("groups")
+        if not isinstance(name, str) or not isinstance(groups, list) or not all(isinstance(g, dict) for g in groups):
+            raise ValueError("optimizer has to have a name and groups")
+        if any(parameter.group >= len(groups) for parameter in self.parameters):
+            raise ValueError("a parameter is of a group that the optimizer does not have")
+        if len({parameter.name for parameter in self.parameters}) < len(self.parameters):
+            raise ValueError("two parameters have the same name")
 
     @property
     def n_parameters(self) -> int:
@@ -158,37 +171,21 @@ class Manifest:
     def from_dict(cls, values: dict[str, Any]) -> Manifest:
         """The inverse of `to_dict`. Raises [`TrajectoryError`] for a newer or damaged manifest."""
         found = values.get("schema_version")
-        if not isinstance(found, int):
+        if type(found) is not int:
             raise TrajectoryError("The manifest names no schema_version: this is not the record of a training run.")
         if found > SCHEMA_VERSION:
             raise TrajectoryError(
                 f"The trajectory has schema version {found}, this version of hf_prune reads up to {SCHEMA_VERSION}: "
                 "upgrade hf_prune."
             )
-        try:
-            parameters = tuple(
-                Parameter(name=entry["name"], shape=tuple(entry["shape"]), group=entry["group"])
-                for entry in values["parameters"]
-            )
-            names = {name: tuple(values[name]) for name in ("label_names", "unrecorded", "inputs") if values[name]}
-            return cls(**{**values, "parameters": parameters, **names})
-        except (KeyError, TypeError) as error:
-            raise TrajectoryError(
-                f"The trajectory's manifest is damaged, or of an older version ({error}): record the run again."
-            ) from error
+        return RECORD.typed(values, cls, "The trajectory's manifest")
 
 
 def read_manifest(root: Path) -> Manifest:
     """Reads `manifest.json` of a record, or raises [`TrajectoryError`]."""
-    path = root / MANIFEST
-    if not path.is_file():
+    content = RECORD.content(root / MANIFEST, _MANIFEST_BYTES)
+    if content is None:
         raise TrajectoryError(
             f"There is no trajectory in {root}: pass the directory that TrajectoryCallback wrote to."
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrajectoryError(f"{path} is not valid JSON: record the run again.") from error
-    if not isinstance(values, dict):
-        raise TrajectoryError(f"{path} does not hold a JSON object: record the run again.")
-    return Manifest.from_dict(values)
+    return Manifest.from_dict(RECORD.mapping(content, root / MANIFEST))

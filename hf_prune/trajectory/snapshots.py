@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from hf_prune._core.reading import one_line
 from hf_prune.errors import TrajectoryError
+from hf_prune.trajectory.manifest import RECORD
+from hf_prune.trajectory.tensor_files import read_shapes, read_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARAMETERS = "parameters"
@@ -28,13 +30,11 @@ class Snapshot:
 
     Args:
         step (`int`): Optimizer steps made.
-        updates (`int`, *optional*): The optimizer's own count of its updates; `None` if it keeps none.
         parameters (`torch.Tensor`): Shape (p,), float32.
         second_moment (`torch.Tensor`, *optional*): Shape (p,), float32; `None` for an optimizer without one.
     """
 
     step: int
-    updates: int | None
     parameters: torch.Tensor
     second_moment: torch.Tensor | None
 
@@ -59,40 +59,61 @@ def _entries(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1)[places].float()
 
 
-def read_metadata(path: Path, run_id: str, size: int) -> dict[str, str]:
-    """Reads and checks a snapshot's header: it must be whole, of this run, and of the right length."""
+@dataclass(frozen=True)
+class SnapshotHeader:
+    """
+    What a snapshot says of itself.
+
+    Args:
+        sha256 (`str`): Digest of its tensors.
+        samples (`tuple[float, ...]`): Entries of the parameters that are not recorded, as `samples_of` takes them.
+    """
+
+    sha256: str
+    samples: tuple[float, ...]
+
+
+def read_header(path: Path, step: int, run_id: str, size: int) -> SnapshotHeader:
+    """Reads and checks a snapshot's header: it must be whole, of this step and run, and of the right length."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            shape = file.get_slice(PARAMETERS).get_shape()
+        shapes, metadata = read_shapes(RECORD, path)
     except FileNotFoundError as error:
         raise _removed(path) from error
-    except (SafetensorError, OSError) as error:
-        raise TrajectoryError(f"Snapshot {path.name} is damaged ({error}): record the run again.") from error
     if metadata.get("run_id") != run_id:
         raise TrajectoryError(
-            f"Snapshot {path.name} belongs to run {metadata.get('run_id')}, the manifest to run {run_id}: files of "
-            "two runs were mixed; take the snapshots from the place where the manifest was written."
+            f"Snapshot {path.name} belongs to run {one_line(metadata.get('run_id'))}, the manifest to run "
+            f"{one_line(run_id)}: files of two runs were mixed; take the snapshots from the place where the manifest "
+            "was written."
         )
-    if list(shape) != [size]:
-        raise TrajectoryError(f"Snapshot {path.name} holds {shape} values where the manifest names {size} parameters.")
-    return metadata
+    if metadata.get("step") != str(step):
+        raise TrajectoryError(
+            f"Snapshot {path.name} was taken at step {one_line(metadata.get('step'))}: give it its own name again."
+        )
+    if PARAMETERS not in shapes or not shapes.keys() <= {PARAMETERS, SECOND_MOMENT}:
+        raise TrajectoryError(f"Snapshot {path.name} does not hold what a snapshot does: {RECORD.mend}.")
+    for name, shape in shapes.items():
+        if shape != [size]:
+            raise TrajectoryError(
+                f"Snapshot {path.name} holds {name} of shape {shape} where the manifest names {size} parameters: "
+                f"{RECORD.mend}."
+            )
+    samples = RECORD.line(metadata.get(SAMPLES, "[]").encode(), tuple[float, ...], f"{path.name}, {SAMPLES},")
+    return SnapshotHeader(metadata.get("sha256", ""), samples)
 
 
-def read_snapshot(path: Path) -> Snapshot:
-    """Reads a snapshot, and checks that its bytes are those that were written."""
+def read_snapshot(path: Path, step: int) -> Snapshot:
+    """Reads a snapshot whose header was checked, and checks that its bytes are those that were written."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        tensors, metadata = read_tensors(RECORD, path)
     except FileNotFoundError as error:
         raise _removed(path) from error
-    if tensors_digest(tensors) != metadata["sha256"]:
-        raise TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): record the run again.")
+    if any(tensor.dtype not in DTYPES.values() for tensor in tensors.values()):
+        raise TrajectoryError(f"Snapshot {path.name} holds numbers of another type: {RECORD.mend}.")
+    if PARAMETERS not in tensors or tensors_digest(tensors) != metadata.get("sha256"):
+        raise TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): {RECORD.mend}.")
     moment = tensors.get(SECOND_MOMENT)
     return Snapshot(
-        step=int(metadata["step"]),
-        updates=int(metadata["updates"]) if "updates" in metadata else None,
+        step=step,
         parameters=tensors[PARAMETERS].float(),
         second_moment=None if moment is None else moment.float(),
     )

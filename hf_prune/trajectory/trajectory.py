@@ -18,8 +18,8 @@ from hf_prune._core.notebook import trajectory_html
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.ledger import LedgerRow, read_rows
-from hf_prune.trajectory.manifest import Manifest, read_manifest
-from hf_prune.trajectory.snapshots import SAMPLES, Snapshot, read_metadata, read_snapshot
+from hf_prune.trajectory.manifest import RECORD, Manifest, read_manifest
+from hf_prune.trajectory.snapshots import Snapshot, read_header, read_snapshot
 from hf_prune.trajectory.window import in_window
 
 
@@ -106,7 +106,7 @@ class Trajectory:
             first = min(in_window(list(self._files), 1.0 if manifest.window is None else manifest.window), default=0)
         self._snapshots = {step: file for step, file in self._files.items() if step >= first}
         self._headers = {
-            step: read_metadata(file, manifest.run_id, manifest.n_parameters) for step, file in self._files.items()
+            step: read_header(file, step, manifest.run_id, manifest.n_parameters) for step, file in self._files.items()
         }
         self._loaded: dict[int, Snapshot] = {}
         self.manifest = manifest
@@ -134,7 +134,7 @@ class Trajectory:
                 f"The ledger ends after step {len(rows)}, but the run made {manifest.last_step} steps: a ledger file "
                 "is missing or damaged; copy the whole directory again."
             )
-        _check_ids(rows, manifest)
+        _check_rows(rows, manifest)
         return cls(root, manifest, rows, snapshot_paths(root))
 
     def __len__(self) -> int:
@@ -232,14 +232,14 @@ class Trajectory:
 
     def snapshot_at(self, step: int) -> torch.Tensor:
         """The parameters `(p,)` of a snapshot on disk, be it of the window or not."""
-        return read_snapshot(self._files[step]).parameters
+        return read_snapshot(self._files[step], step).parameters
 
     def samples_at(self, step: int) -> torch.Tensor:
         """
         Entries of the model's other parameters, which are not recorded, at a snapshot, as
         [`~hf_prune.trajectory.snapshots.samples_of`] takes them; empty where all are recorded.
         """
-        return torch.tensor(json.loads(self._headers[step].get(SAMPLES, "[]")))
+        return torch.tensor(self._headers[step].samples)
 
     def second_moment_at(self, t: int) -> torch.Tensor:
         """
@@ -271,7 +271,7 @@ class Trajectory:
         hasher = hashlib.sha256(json.dumps(self.manifest.to_dict(), sort_keys=True).encode())
         for ranks in self._rows:
             hasher.update(json.dumps([asdict(row) for row in ranks], sort_keys=True).encode())
-        snapshots = [(step, self._headers[step]["sha256"]) for step in self._snapshots]
+        snapshots = [(step, self._headers[step].sha256) for step in self._snapshots]
         hasher.update(json.dumps(snapshots).encode())
         return hasher.hexdigest()
 
@@ -306,7 +306,7 @@ class Trajectory:
         self._loaded = kept
         for step in steps:
             if step not in kept:
-                kept[step] = read_snapshot(self._snapshots[step])
+                kept[step] = read_snapshot(self._snapshots[step], step)
         return [kept[step] for step in steps]
 
 
@@ -327,7 +327,14 @@ def _step(ranks: list[LedgerRow]) -> Step:
     )
 
 
-def _check_ids(rows: list[list[LedgerRow]], manifest: Manifest) -> None:
+def _check_rows(rows: list[list[LedgerRow]], manifest: Manifest) -> None:
+    groups = len(manifest.optimizer["groups"])
+    wrong = next((row for ranks in rows for row in ranks if len(row.learning_rates) != groups), None)
+    if wrong is not None:
+        raise TrajectoryError(
+            f"Step {wrong.step} of the ledger has {len(wrong.learning_rates)} learning rates, and the optimizer has "
+            f"{groups} groups of parameters: {RECORD.mend}."
+        )
     if manifest.n_rows is None or manifest.id_column is not None:
         return
     for ranks in rows:

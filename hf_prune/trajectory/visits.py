@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hf_prune._core.reading import Count
 from hf_prune.errors import TrajectoryError
 from hf_prune.trajectory.files import LEDGER, STATISTICS_DIRECTORY, part_paths
-from hf_prune.trajectory.ledger import read_lines
+from hf_prune.trajectory.ledger import LedgerRow, read_lines
 from hf_prune.trajectory.trajectory import Trajectory
 
 STATISTICS = ("loss", "confidence", "margin", "error_norm", "correct")  # of one visit, in this order
@@ -28,7 +28,7 @@ class StatisticsRow:
         values (`str`): float32 of shape `(5, V)`, little-endian, in base64; visits in the order of the ledger's ids.
     """
 
-    step: int
+    step: Count
     values: str
 
     @classmethod
@@ -110,21 +110,21 @@ def _steps_of(root: Path, rank: int, run_id: str) -> dict[int, str]:
     ledger, statistics = part_paths(root), part_paths(root, STATISTICS_DIRECTORY)
     found: dict[int, str] = {}
     for part in sorted(part for r, part in ledger if r == rank):
-        rows = [line["step"] for line in read_lines(ledger[rank, part], run_id)]
+        rows = [row.step for row in read_lines(ledger[rank, part], run_id, LedgerRow)]
         if not rows:
             continue
         found = {step: values for step, values in found.items() if step < rows[0]}
         path = statistics.get((rank, part))
-        lines = [] if path is None else read_lines(path, run_id)
-        known = {line.get("step"): line.get("values") for line in lines}
+        lines = [] if path is None else read_lines(path, run_id, StatisticsRow)
+        known = {line.step: line.values for line in lines}
         found |= {step: known[step] for step in rows if step in known}
     return found
 
 
-def _values(text: Any, count: int, step: int, rank: int) -> np.ndarray:
+def _values(text: str | None, count: int, step: int, rank: int) -> np.ndarray:
     try:
-        return np.frombuffer(base64.b64decode(text, validate=True), _DTYPE).reshape(len(STATISTICS), count)
-    except (TypeError, ValueError) as error:
+        return np.frombuffer(base64.b64decode(text or "", validate=True), _DTYPE).reshape(len(STATISTICS), count)
+    except ValueError as error:
         raise TrajectoryError(
             f"The statistics of step {step} and rank {rank} are missing or damaged: copy the whole directory "
             f"{STATISTICS_DIRECTORY}, next to {LEDGER}, again, or record the run again."

@@ -16,11 +16,13 @@ from datasets.utils import tqdm
 
 from hf_prune._core.digest import content_digest
 from hf_prune._core.io import write_bytes
+from hf_prune._core.reading import Count, Reader, Real
 from hf_prune.selection.evidence import BALANCED, RANDOM, Evidence, beats_random, preferred, weigh
 from hf_prune.verification.metrics import Metric
 from hf_prune.verification.runs import Factory, RetrainingProtocol
 
 logger = logging.getLogger(__name__)
+_READER = Reader(ValueError, "delete it, and the retraining is made again")
 
 FIRST_SEED = 100_000
 """Seeds of probes start here, apart from those of `verify` and of most recorded runs."""
@@ -154,8 +156,8 @@ class Probe:
         rows = [content_digest(dataset), kept.tolist(), self._eval_digest]
         known = json.dumps([rows, seed, self.budget, self.steps, protocol.measure.name])
         file = None if self.directory is None else Path(self.directory) / f"{sha256(known.encode()).hexdigest()}.json"
-        if file is not None and file.is_file():
-            return [float(value) for value in json.loads(file.read_text())["metrics"]]
+        if file is not None and file.exists():
+            return read_metrics(file, len(protocol.eval_datasets))
         runs = protocol.retrain(dataset.select(kept), seed, steps=self.steps).values()
         metrics = [run.metric for run in runs]
         if file is not None:
@@ -166,6 +168,23 @@ class Probe:
     @cached_property
     def _eval_digest(self) -> str:
         return content_digest(self.eval_dataset)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is kept of a retraining: its metric on each block of the held-out rows, and its seed."""
+
+    metrics: list[Real]
+    seed: Count
+
+
+def read_metrics(file: Path, blocks: int) -> list[float]:
+    """The metric of each block that an earlier retraining had."""
+    content = _READER.content(file) or b""
+    found = _READER.typed(_READER.value(content, file), _Result, file)
+    if len(found.metrics) != blocks:
+        raise ValueError(f"{file} has the metrics of {len(found.metrics)} blocks of {blocks}: {_READER.mend}.")
+    return found.metrics
 
 
 def plan(candidates: int, trainings: float) -> tuple[int, int]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from hf_prune._core.reading import Count, Reader, Real, one_line, typed
 from hf_prune._core.records import Observed
 
+_READER = Reader(ValueError, "verify again")
 LEVEL = 0.95
 """Level of all intervals."""
 
@@ -69,11 +75,11 @@ class Retraining:
         seconds (`float`): Seconds of training.
     """
 
-    seed: int
-    metric: float
-    loss: float | None
-    steps: int
-    seconds: float
+    seed: Count
+    metric: Real
+    loss: Real | None
+    steps: Count
+    seconds: Real
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ class Arm:
         runs (`tuple[Retraining, ...]`): In the order of the seeds.
     """
 
-    rows: int
-    runs: tuple[Retraining, ...]
+    rows: Count
+    runs: Annotated[tuple[Retraining, ...], Meta(min_length=1)]
 
     @property
     def metric(self) -> MeanInterval:
@@ -102,10 +108,6 @@ class Arm:
     def seconds(self) -> float:
         """Mean seconds of one training."""
         return math.fsum(run.seconds for run in self.runs) / len(self.runs)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Arm:
-        return cls(rows=values["rows"], runs=tuple(Retraining(**run) for run in values["runs"]))
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,12 @@ class Verification:
 
     metric: str
     greater_is_better: bool
-    budget: str
+    budget: Annotated[str, Meta(pattern=r"^(epochs|steps)$")]
     full: Arm
     pruned: Arm
     random: Arm | None = None
-    predicted_loss_change: float | None = None
-    predicted_random_loss_change: float | None = None
+    predicted_loss_change: Real | None = None
+    predicted_random_loss_change: Real | None = None
 
     def __post_init__(self) -> None:
         seeds = [run.seed for run in self.full.runs]
@@ -231,9 +233,27 @@ class Verification:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verification:
         """Reads what `to_dict` wrote; the estimates are computed again."""
-        names = ("full", "pruned", "random")
-        arms = {name: None if values[name] is None else Arm.from_dict(values[name]) for name in names}
-        return cls(**{name: value for name, value in values.items() if name != "estimates"} | arms)
+        return typed({name: value for name, value in values.items() if name != "estimates"}, cls)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> Verification:
+        """
+        Reads what `hf-prune verify --out` wrote: the JSON of `to_dict`.
+
+        Raises:
+            `FileNotFoundError`: if there is no such file.
+            `ValueError`: if it holds something else.
+        """
+        content = _READER.content(Path(file))
+        if content is None:
+            raise FileNotFoundError(f"There is no file {file}: pass what `hf-prune verify --out` wrote.")
+        values = _READER.mapping(content, file)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is not what `hf-prune verify --out` wrote ({one_line(error).rstrip('.')}): {_READER.mend}."
+            ) from error
 
 
 def _loss_change(full: Arm, less: Arm) -> MeanInterval | None:

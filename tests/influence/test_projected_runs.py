@@ -175,7 +175,7 @@ def test_many_held_out_logits_are_asked_in_random_sums(tmp_path: Path):
 def test_candidates_read_each_snapshot_a_few_times_however_many_batches(tmp_path: Path, monkeypatch):
     run = mlp(tmp_path)
     pool, read, real = toys.vectors(20, seed=4), [], trajectory.read_snapshot
-    monkeypatch.setattr(trajectory, "read_snapshot", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(trajectory, "read_snapshot", lambda path, step: read.append(path) or real(path, step))
     found, reads = [], []
     for size in (20, 2):
         scored = add_influence(

@@ -88,7 +88,7 @@ def test_a_head_that_lacks_a_part_is_named(saved: Path):
     head = json.loads((saved / "selection.json").read_text())
     del head["certificate"]
     (saved / "selection.json").write_text(json.dumps(head))
-    with pytest.raises(ValueError, match=r"lacks \['certificate'\]"):
+    with pytest.raises(ValueError, match="lacks the field 'certificate'"):
         Selection.load(saved)
 
 
@@ -96,18 +96,18 @@ def test_a_certificate_about_other_rows_is_refused(saved: Path):
     certificate = json.loads((saved / "selection.json").read_text())["certificate"]
     for wrong in ({"n": 401}, {"kept": 199}, {"n": "x"}, {"random_shift": 3}):
         _edit(saved, certificate=certificate | wrong)
-        with pytest.raises(ValueError, match=r"selection\.json is damaged"):
+        with pytest.raises(ValueError, match=r"selection\.json is damaged|ids, and"):
             Selection.load(saved)
 
 
 def test_files_from_strangers_are_checked_though_their_digests_match(saved: Path):
     import hashlib
 
-    for table in (pa.table({"id": [5, 4]}), pa.table({"row": [1]}), pa.table({"id": [1.5, 2.5]})):
+    for table in (pa.table({"id": range(200, 0, -1)}), pa.table({"row": [1]}), pa.table({"id": [1.5, 2.5]})):
         pq.write_table(table, saved / "kept_ids.parquet")
         digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in saved.glob("*.parquet")}
         _edit(saved, sha256=digests)
-        with pytest.raises(ValueError, match=r"damaged|not a Parquet file of ids"):
+        with pytest.raises(ValueError, match=r"damaged|no column 'id' of 64-bit integers"):
             Selection.load(saved)
 
 

@@ -56,7 +56,7 @@ def test_damaged_manifest(changes: dict[str, Any], record: Path) -> None:
 
 def test_manifest_that_is_not_json(record: Path) -> None:
     (record / "manifest.json").write_text("{")
-    with pytest.raises(TrajectoryError, match="not valid JSON"):
+    with pytest.raises(TrajectoryError, match="is not JSON"):
         Trajectory.open(record)
 
 

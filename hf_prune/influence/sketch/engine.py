@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
 from datasets.utils import tqdm
+from msgspec import Meta
 
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.queries import Queries
@@ -74,12 +76,18 @@ class SketchEngine:
         objective, trajectory = replay.objective, replay.trajectory
         self.device = objective.device
         # Measured once, for every sketch must be folded alike.
-        shares = cache.value("layout.json", lambda: _shares(replay))
+        count = len(objective.shapes)
+        kind = Annotated[list[Annotated[float, Meta(ge=0, le=2)]], Meta(min_length=count, max_length=count)]
+        shares = cache.value("layout.json", lambda: _shares(replay), kind)
         self.sketch = CountSketch(objective.shapes, width, seed=1, device=self.device, shares=shares)
         bf16 = self.sketch.folds and fast_bfloat16(self.device)
         self.window = WindowPass(replay, self.sketch, bf16=bf16)
-        self.store = Store(cache, *trajectory.window)
+        self.store = Store(cache, *trajectory.window, self.sketch, self._rows_of)
         self.sweep = SketchSweep(trajectory, self.store, self.sketch, curvature=curvature, gn_scale=gn_scale)
+
+    def _rows_of(self, t: int) -> np.ndarray:
+        step = self.replay.trajectory.step(t)
+        return self.replay.row_of(() if step.skipped else step.ids)
 
     def prepare(self) -> None:
         """Sketches the window, in the one pass that needs the model; processes share it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 
-from hf_prune.influence.cache import SharedCache
+from hf_prune.errors import TrajectoryError
+from hf_prune.influence.cache import CACHE, SharedCache
+from hf_prune.influence.sketch.count_sketch import CountSketch
 
 # Steps that share one scale of the gradients, and one file.
 SHARD = 8
@@ -64,10 +67,14 @@ class Store:
 
     Args:
         cache (`SharedCache`): holds the files.
+        sketch (`CountSketch`): what gradients are sketched with.
+        rows_of (`Callable[[int], np.ndarray]`): the rows that each step visits; none where the step was skipped.
     """
 
-    def __init__(self, cache: SharedCache, first: int, last: int):
-        self.cache = cache
+    def __init__(
+        self, cache: SharedCache, first: int, last: int, sketch: CountSketch, rows_of: Callable[[int], np.ndarray]
+    ):
+        self.cache, self.sketch, self.rows_of = cache, sketch, rows_of
         self.shards = [range(start, min(start + SHARD, last)) for start in range(first, last, SHARD)]
         self._names = {_name(shard): shard for shard in self.shards}
 
@@ -98,8 +105,34 @@ class Store:
         for shard in reversed(self.shards):
             tensors = self.cache.read(_name(shard))
             for t in reversed(shard):
-                if f"{t}.ids" in tensors:  # a skipped step has left nothing
+                rows = self.rows_of(t)
+                if len(rows):  # a skipped step has left nothing
+                    if not self._fits(tensors, t, rows):
+                        file = self.cache.directory / _name(shard)
+                        raise TrajectoryError(f"{file} does not hold what step {t} left: {CACHE.mend}.")
                     yield t, StepSketch(**{name: _read(tensors, t, name).to(device) for name in _NAMES})
+
+    def _fits(self, tensors: dict[str, torch.Tensor], t: int, rows: np.ndarray) -> bool:
+        """Whether the sketch of a step is there, of these visits, and in the right form."""
+        keys = [f"{t}.{name}" for name in _NAMES] + [f"{t}.{name}.step" for name in _ROUNDED]
+        if not all(key in tensors for key in keys):
+            return False
+        found = {name: tensors[f"{t}.{name}"] for name in _NAMES}
+        if found["examples"].ndim != 1 or found["unscaled"].ndim != 2:
+            return False
+        b, r = len(rows), len(found["examples"])
+        shapes: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(("ids", "weights", "growth", "groups"), (b,)),
+            **dict.fromkeys(("examples", "gradient", "curvature", "sketches.step", "unscaled.step"), (r,)),
+            "sketches": (r, self.sketch.width),
+            "unscaled": (r, found["unscaled"].shape[1]),
+            "gram": (r, r),
+            "log_scales": (len(self.sketch.sizes),),
+        }
+        if any(tensors[f"{t}.{name}"].shape != shape for name, shape in shapes.items()):
+            return False
+        examples = found["examples"]
+        return bool(((examples >= 0) & (examples < b)).all()) and found["ids"].tolist() == rows.tolist()
 
 
 def _name(shard: range) -> str:
