@@ -146,7 +146,7 @@ def effects(run: Run, place: Path, mode: str, curvatures: tuple[str, ...] = CURV
     """The predicted effect of leaving out each row on each held-out logit, `(n, m, C)`, by curvature."""
     replay = Replay.of(run.task.train, run.trajectory, run.model)
     cache = SharedCache(place, Processes(0, 1))
-    scale = cache.value("gn_scale.json", lambda: measure_gn_scale(replay))
+    scale = cache.value("gn_scale.json", lambda: measure_gn_scale(replay), float)
     engine = SketchEngine(replay, cache, curvature="none", gn_scale=scale, batch_size=BATCH)
     engine.prepare()
     rows, tests = replay.rows, replay.rows.of(run.task.test)

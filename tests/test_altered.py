@@ -41,7 +41,7 @@ from tests.altered import Format, try_altered
 from tests.publish import samples
 from tests.toys import Mlp, train, vectors
 
-TRIED = int(os.environ.get("ALTERED_FILES", "200"))
+TRIED = int(os.environ.get("ALTERED_FILES", "100"))
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,7 @@ def test_a_part_that_never_reached_the_ledger_does_not_count(tmp_path: Path) -> 
     before = read_visits(Trajectory.open(tmp_path / "trajectory"))
     first = tmp_path / "trajectory" / "statistics" / "rank-00000-part-000.jsonl"
     header, line = first.read_bytes().splitlines(keepends=True)[:2]
+    header = header.replace(b'"part":"0"', b'"part":"1"')
     first.with_name("rank-00000-part-001.jsonl").write_bytes(header + line.replace(b'"step":0', b'"step":20'))
     ledger = tmp_path / "trajectory" / "ledger" / "rank-00000-part-001.jsonl"
     ledger.write_bytes(header)
