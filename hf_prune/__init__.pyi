@@ -2,6 +2,8 @@
 
 from hf_prune._core.config import SelectionConfig as SelectionConfig
 from hf_prune._estimate import estimate as estimate
+from hf_prune.attribution.api import attribute as attribute
+from hf_prune.attribution.result import Attribution as Attribution
 from hf_prune.diagnosis.compare import diagnose as diagnose
 from hf_prune.diagnosis.diagnosis import Diagnosis as Diagnosis
 from hf_prune.errors import RecordingError as RecordingError

@@ -19,6 +19,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 
+from hf_prune import Attribution
 from hf_prune._core.processes import Processes
 from hf_prune._core.scoring import scoring_of
 from hf_prune.influence import add_influence
@@ -38,6 +39,7 @@ from hf_prune.trajectory.visits import read_visits
 from hf_prune.verification import Arm, Retraining, Verification
 from hf_prune.verification.probe import read_metrics
 from tests.altered import Format, try_altered
+from tests.attribution.test_result import found as attribution
 from tests.publish import samples
 from tests.toys import Mlp, train, vectors
 
@@ -296,6 +298,18 @@ def test_verifications(tmp_path: Path):
         return bool(json.dumps(value[2], allow_nan=False))
 
     check(Format(tmp_path / "verified", ["verification.json"], read, sound), tmp_path)
+
+
+@pytest.mark.parametrize("tokens", [None, "query", "row"])
+def test_attributions(tokens: str | None, tmp_path: Path):
+    attribution(tokens).save(tmp_path / "found" / "attribution.safetensors")
+
+    def read(directory: Path) -> list[Any]:
+        found = Attribution.load(directory / "attribution.safetensors")
+        listed = [[(row.row, row.influence) for row in (*found.top(q), *found.bottom(q))] for q in range(len(found))]
+        return [listed, found.to_dataset().to_list(), found._repr_html_(), found.queries]
+
+    check(Format(tmp_path / "found", ["attribution.safetensors"], read, lambda value: len(value[0]) > 0), tmp_path)
 
 
 def test_results_of_probes(tmp_path: Path):

@@ -125,6 +125,12 @@ def draws(value: Any) -> int:
     return int(value)
 
 
+def rows_shown(value: Any) -> int:
+    if not _is_whole(value) or value < 1:
+        raise ValueError(f"k must be a whole number from 1 on, not {value!r}.")
+    return int(value)
+
+
 def step(value: Any) -> int:
     if not _is_whole(value) or value < 1:
         raise ValueError(f"until must be the number of a step, from 1 on, or None, not {value!r}.")

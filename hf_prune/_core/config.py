@@ -132,6 +132,47 @@ class ScoringConfig(Config):
 
 
 @dataclass(frozen=True)
+class AttributionConfig(Config):
+    """
+    How rows were found for queries: the arguments of [`attribute`] that decide about the values.
+
+    Args:
+        version (`str`, *optional*): Version of the computation.
+        engine (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"dense"` or `"projected"`.
+        mode (`str`, *optional*, defaults to `"visits"`): `"visits"` or `"expected"`.
+        curvature (`str`, *optional*, defaults to `"auto"`):
+            `"auto"`, `"exact"`, `"gauss-newton"`, `"fisher"` or `"none"`.
+        k (`int`, *optional*, defaults to 10): Rows at the top and at the bottom that are shown.
+        tokens (`str`, *optional*): `"query"` or `"row"`: whose tokens are told apart.
+        until (`int`, *optional*): The step whose model is asked about, where it is not the run's last.
+        draws (`int`, *optional*, defaults to 1): Draws of random rows that the influences are means over.
+    """
+
+    version: str | None = None
+    engine: str = "auto"
+    mode: str = "visits"
+    curvature: str = "auto"
+    k: int = 10
+    tokens: str | None = None
+    until: int | None = None
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        self._check(
+            {
+                "version": optional(text("version")),
+                "engine": one_of("engine", ENGINES),
+                "mode": one_of("mode", MODES),
+                "curvature": one_of("curvature", CURVATURES),
+                "k": checks.rows_shown,
+                "tokens": optional(one_of("tokens", ("query", "row"))),
+                "until": optional(checks.step),
+                "draws": checks.draws,
+            }
+        )
+
+
+@dataclass(frozen=True)
 class SelectionConfig(Config):
     """
     What is asked of [`prune`] and [`select`].

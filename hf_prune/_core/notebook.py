@@ -7,6 +7,11 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+SHOWN = 5
+"""Rows on each side of a query."""
+LONGEST = 300
+"""Characters of a text."""
+
 
 def trajectory_html(trajectory: Any) -> str:
     """A recorded run as an HTML table."""
@@ -39,6 +44,27 @@ def selection_html(selection: Any) -> str:
     certificate = selection.certificate
     arguments_table = _folded("Arguments", _table("", ("", ""), asked))
     return str(_figures_table(certificate) + arguments_table + _notes(certificate))
+
+
+def attribution_html(attribution: Any) -> str:
+    """Queries as HTML tables of the rows at their top and bottom."""
+    parts = []
+    for number, query in enumerate(attribution.queries):
+        said = query.completion if query.prompt is None else f"{query.prompt} → {query.completion}"
+        rows = [*attribution.top(number, min(SHOWN, attribution.config.k))]
+        against = [*attribution.bottom(number, min(SHOWN, attribution.config.k))]
+        cells = [("for", row) for row in rows] + [("against", row) for row in against]
+        lines = [(side, f"{row.influence:+.3g}", str(row.row), _content(row.content)) for side, row in cells]
+        parts.append(_table(_shortened(said), ("", "influence", "row", "text"), lines))
+    return str(Markup("").join(parts))
+
+
+def _content(content: Any) -> str:
+    return _shortened(" · ".join(filter(None, (content.text, content.label))))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
 def _figures_table(certificate: Any) -> Markup:

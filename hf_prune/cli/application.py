@@ -57,6 +57,7 @@ def options(
 app.command()(runs.demo)
 app.command()(runs.estimate)
 app.command()(data.score)
+app.command()(data.attribute)
 app.command()(data.prune)
 app.command()(runs.verify)
 app.command()(data.report)

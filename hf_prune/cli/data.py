@@ -1,4 +1,4 @@
-"""Commands on datasets: `score`, `prune` and `report`."""
+"""Commands on datasets: `score`, `attribute`, `prune` and `report`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_prune._core.config import ScoringConfig, SelectionConfig
+from hf_prune._core.config import AttributionConfig, ScoringConfig, SelectionConfig
 from hf_prune.cli.common import (
     JsonFlag,
     clean_stdout,
@@ -77,6 +77,104 @@ def score(
         print_json({"rows": len(scored), "directory": str(out), "scoring": require_scoring(scored).config.to_dict()})
     else:
         typer.echo(f"Scored {len(scored):,} rows into {out}.")
+
+
+def attribute(
+    trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
+    dataset: Annotated[Path, typer.Option(help="Training rows as the Trainer got them (save_to_disk).")],
+    model: Annotated[str, typer.Option(help="The trained model or adapter (save_pretrained), or its id on the Hub.")],
+    query: Annotated[list[str] | None, typer.Option(help="What the model said; may be repeated.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What it was given, the same for each --query.")] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="A file of JSON lines (texts, prompts with completions, chats), or rows (save_to_disk)."),
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Directory or Hub id. [default: the model's]")] = None,
+    k: Annotated[int, typer.Option(help="Rows at the top and at the bottom of each query.")] = AttributionConfig.k,
+    tokens: Annotated[str | None, typer.Option(help="query or row: tell their tokens apart.")] = None,
+    mode: Annotated[str, typer.Option(help="visits or expected.")] = AttributionConfig.mode,
+    engine: Annotated[str, typer.Option(help="auto, dense or projected.")] = AttributionConfig.engine,
+    curvature: Annotated[
+        str, typer.Option(help="auto, exact, gauss-newton, fisher or none.")
+    ] = AttributionConfig.curvature,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in one forward pass.")] = None,
+    until: Annotated[int | None, typer.Option(help="Ask the run as it was then. [default: the model's step]")] = None,
+    draws: Annotated[int, typer.Option(help="Average over so many draws of random rows.")] = AttributionConfig.draws,
+    output: Annotated[Path | None, typer.Option(help="Write all of it to this safetensors file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page that needs no network.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say which training rows made the model say this.
+
+    For models of transformers, with adapters of peft, and rows that need no collator of their own; for others call
+    attribute in Python. A positive influence means that the row helped.
+    """
+    if (queries is None) == (not query):
+        raise ValueError("There is nothing to ask, or too much: pass either --query or --queries.")
+    if prompt is not None and not query:
+        raise ValueError("--prompt goes with --query: put the prompts of --queries into its file.")
+    with clean_stdout():
+        from rich.console import Console
+
+        from hf_prune.attribution.api import attribute as attribute_rows
+        from hf_prune.cli.show import attribution_table
+        from hf_prune.trajectory import Trajectory
+
+        record = Trajectory.open(trajectory)
+        asked: Any = [text if prompt is None else {"prompt": prompt, "completion": text} for text in query or ()]
+        found = attribute_rows(
+            record,
+            asked if queries is None else _queries(queries),
+            dataset=load_rows(dataset),
+            model=_trained_model(model, record.manifest.model),
+            processing_class=_tokenizer(tokenizer or model, required=tokenizer is not None),
+            k=k,
+            tokens=tokens,
+            mode=mode,
+            engine=engine,
+            curvature=curvature,
+            batch_size=batch_size,
+            until=until,
+            draws=draws,
+        )
+        if output is not None:
+            found.save(output)
+        if report is not None:
+            from hf_prune.report import ReportData, attributed_queries, write_report
+
+            page = ReportData(title="Which rows made it say that?", attributed=attributed_queries(found))
+            write_report(report, page)
+    if json:
+        print_json({"queries": len(found), "rows": found.influence.shape[1], "found": found.to_dataset().to_list()})
+        return
+    for number in range(len(found)):
+        Console().print(attribution_table(found, number))
+
+
+def _queries(file: Path) -> Any:
+    """Rows, or a list of what stands in the lines of a file."""
+    from hf_prune._core.reading import Reader
+
+    if file.is_dir():
+        return load_rows(file)
+    reader = Reader(ValueError, 'write each query as a line such as {"prompt": "...", "completion": "..."}')
+    content = reader.content(file)
+    if content is None:
+        raise FileNotFoundError(f"There is no {file}: pass a file of JSON lines, or a directory of save_to_disk.")
+    lines = enumerate(content.splitlines(), 1)
+    return [reader.value(line, f"Line {number} of {file}") for number, line in lines if line.strip()]
+
+
+def _tokenizer(name: str, required: bool) -> Any:
+    """The tokenizer next to the model; None where there is none, for rows that are prepared need none."""
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError):
+        if required:
+            raise
+        return None
 
 
 @options_of(SelectionConfig)
@@ -151,12 +249,14 @@ def report(
         Path | None, typer.Option(help="The scored dataset it came from: shows the dropped rows too.")
     ] = None,
     verification: Annotated[Path | None, typer.Option(help="What `hf-prune verify --out` wrote.")] = None,
+    attribution: Annotated[Path | None, typer.Option(help="What `hf-prune attribute --output` wrote.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write a report on a pruned dataset as one HTML page that needs no network."""
     with clean_stdout():
+        from hf_prune.attribution.result import Attribution
         from hf_prune.publish.replay import Record
-        from hf_prune.report import ReportData, how_it_was_made, selection_parts, write_report
+        from hf_prune.report import ReportData, attributed_queries, how_it_was_made, selection_parts, write_report
 
         kept = load_rows(pruned)
         record = Record.open(str(pruned))
@@ -169,6 +269,7 @@ def report(
             title=f"Pruning report: {pruned.resolve().name}",
             made=how_it_was_made(record.provenance),
             **selection_parts(selection, rows),
+            attributed=() if attribution is None else attributed_queries(Attribution.load(attribution)),
             **_verified(verification, selection),
         )
         write_report(out, data)
@@ -199,10 +300,15 @@ def _trained_model(name: str, recorded: dict[str, Any]) -> Any:
     """The class is the recorded one: the Auto classes would have to guess the head."""
     import transformers
 
-    kind = getattr(transformers, str(recorded.get("class")), None)
-    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
-        raise ValueError(
-            f"The run trained a {recorded.get('class')}, which is not a model of transformers: call add_influence in "
-            "Python with the model."
-        )
-    return kind.from_pretrained(name)
+    wanted = str(recorded.get("class"))
+    kind = getattr(transformers, wanted, None)
+    if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+        return kind.from_pretrained(name)
+    if wanted.startswith("PeftModelFor"):
+        import peft
+
+        return getattr(peft, f"Auto{wanted}").from_pretrained(name, is_trainable=True)
+    raise ValueError(
+        f"The run trained a {recorded.get('class')}, which is not a model of transformers: call add_influence in "
+        "Python with the model."
+    )

@@ -36,9 +36,20 @@ def demo(
 
 def inspect(
     trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
+    spikes: Annotated[
+        bool, typer.Option("--spikes", help="Name the steps whose loss stands out, and the rows behind them.")
+    ] = False,
+    dataset: Annotated[
+        Path | None, typer.Option(help="With --spikes: training rows (save_to_disk), to show them in words.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Sum up a recorded training run."""
+    """Sum up a recorded training run, or look for spikes of its loss."""
+    if dataset is not None and not spikes:
+        raise ValueError("--dataset goes with --spikes: pass both.")
+    if spikes:
+        _inspect_spikes(trajectory, dataset, json)
+        return
     with clean_stdout():
         from hf_prune.trajectory import summarize
 
@@ -47,6 +58,40 @@ def inspect(
         print_json(summary)
     else:
         _print_table(f"Trajectory {summary['run_id']}", summary)
+
+
+def _inspect_spikes(trajectory: Path, dataset: Path | None, json: bool) -> None:
+    with clean_stdout():
+        from rich.console import Console
+
+        from hf_prune.cli.show import spikes_table
+        from hf_prune.trajectory import Trajectory, find_spikes
+
+        record = Trajectory.open(trajectory)
+        found = find_spikes(record)
+        ids = {row.id for spike in found.spikes for row in spike.rows}
+        texts = {} if dataset is None else _texts_of(load_rows(dataset), record, ids)
+    if json:
+        print_json(found.to_dict() | {"texts": {str(row): text for row, text in texts.items()}})
+        return
+    if found.spikes:
+        Console().print(spikes_table(found, texts))
+    else:
+        typer.echo("No step stands out.")
+    for note in found.notes:
+        typer.echo(note)
+
+
+def _texts_of(rows: Any, record: Any, ids: set[int]) -> dict[int, str]:
+    """Rows in words, by the ids that they were recorded with."""
+    from hf_prune.attribution.words import RowWords
+    from hf_prune.influence.checks import check_dataset
+    from hf_prune.model.replay import row_positions
+
+    check_dataset(rows, record)
+    positions = row_positions(rows, record) or {row: row for row in ids}
+    found = RowWords(rows, id_column=record.id_column)(positions[row] for row in sorted(ids))
+    return {one.id: " · ".join(filter(None, (one.text, one.label))) for one in found.values()}
 
 
 def diagnose(

@@ -27,13 +27,13 @@ from hf_prune._core.records import RecordedRun, ScoringRecord
 from hf_prune._core.row_checks import with_checks
 from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
-from hf_prune.influence.cache import FORMAT, SharedCache
-from hf_prune.influence.cache_eviction import PREFIX
+from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.kept_scores import check_scores, reading
 from hf_prune.influence.pool import PART, PoolScorer, score_stream
+from hf_prune.influence.predictor import check_same, works_of
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
 from hf_prune.model.replay import Replay
@@ -231,16 +231,9 @@ def add_influence(
     # What a stream yields is known once it was read.
     rows_digest = processes.broadcast(uuid4().hex) if streamed else compat.fingerprint(dataset)
     fingerprint = Hasher.hash([rows_digest, asked])
-    if processes.broadcast(fingerprint) != fingerprint:
-        raise ValueError(
-            "The processes of this launch call add_influence with different arguments: pass the same rows, model and "
-            "settings in each of them."
-        )
+    check_same(fingerprint, "add_influence")
     cache = SharedCache(record.path / "scores", processes)
-    works = [
-        SharedCache(cache.directory / f"{PREFIX}{Hasher.hash([FORMAT, *swept, draw])}", processes)
-        for draw in range(config.draws)
-    ]
+    works = works_of(cache.directory, swept, config.draws)
     kept = processes.broadcast(_complete(cache.directory, fingerprint))
     if not kept:
         scorer.prepare(works, fingerprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -14,7 +14,9 @@ from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.calibration import LEAST, MOST, measure_gn_scale
 from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
 from hf_prune.influence.dense.engine import DenseEngine
+from hf_prune.influence.loss_queries import LossQueries
 from hf_prune.influence.queries import Queries
+from hf_prune.influence.row_slopes import RowSlopes
 from hf_prune.influence.sketch.engine import SketchEngine
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
@@ -34,7 +36,7 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Does once what serves all queries."""
 
-    def encode(self, queries: Queries) -> Any:
+    def encode(self, queries: Queries | LossQueries) -> Any:
         """The queries as gradients at the last parameters, that of the held-out loss last."""
 
     def visits(self, queries: Any) -> np.ndarray:
@@ -45,6 +47,9 @@ class Engine(Protocol):
 
     def candidates(self, queries: Any) -> Callable[[Rows], np.ndarray]:
         """The same of rows that were not trained on, part by part: what parts share is computed once."""
+
+    def slopes(self, queries: Any, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:
+        """The parts that the effects of the `wanted` ones of `rows` are sums of."""
 
 
 def make_engine(

@@ -10,10 +10,8 @@ import torch
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
-from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cache import SharedCache
-from hf_prune.influence.checks import check_objective, warn_of_few_steps
-from hf_prune.influence.engine import Engine, make_engine
+from hf_prune.influence.predictor import Predictor, finite
 from hf_prune.influence.queries import Queries, probe
 from hf_prune.model.losses import FACTORED_LOGITS
 from hf_prune.model.replay import Replay
@@ -59,50 +57,26 @@ class Scorer:
             caches (`Sequence[SharedCache]`): one for each draw of random rows; the scores are means over them.
             key (`str`): a digest of all that the scores depend on.
         """
-        check_objective(self.replay)
-        warn_of_few_steps(self.replay, self.config.engine)
-        shifts = np.zeros(())
-        for draw, cache in enumerate(caches):
-            self._draw(draw)
-            with cache.in_use():
-                engine, encoded = self._asked(cache, key)
-                if self.in_parts:
-                    self.predictors.append(engine.candidates(encoded))
-                    continue
-                visits = self.config.mode == "visits"
-                own = engine.visits(encoded) if visits else engine.expected(encoded, self.targets)
-            shifts = shifts + own / len(caches)
-        if not self.in_parts:
-            self.shifts = _finite(shifts)
+        config = self.config
+        rows = self.held_out if self.held_out is not None else probe(self.replay.rows, config.seed)
+        queries = Queries(config.directions, config.space, config.seed, rows, self.held_out)
+        predictor = Predictor(
+            self.replay, self.targets, caches, config, batch_size=self.batch_size, max_memory=self.max_memory
+        )
+        predictor.check()
+        if self.in_parts:
+            self.predictors = [engine.candidates(engine.encode(queries)) for engine in predictor.engines(key)]
+        else:
+            self.shifts = predictor.shifts(queries, key)
 
     def shifts_of(self, rows: Rows) -> np.ndarray:
         """The predicted shifts `(m, k)` of rows that were not trained on, that of the held-out loss last."""
         shifts = np.zeros(())
         for draw, predictor in enumerate(self.predictors):
-            self._draw(draw)
+            if self.targets.chance.number is not None:
+                self.targets.chance.number = draw
             shifts = shifts + predictor(rows) / len(self.predictors)
-        return _finite(shifts)
-
-    def _draw(self, number: int) -> None:
-        if self.targets.chance.number is not None:
-            self.targets.chance.number = number
-
-    def _asked(self, cache: SharedCache, key: str) -> tuple[Engine, Any]:
-        """An engine that is ready, and the queries in its own form."""
-        config = self.config
-        rows = self.held_out if self.held_out is not None else probe(self.replay.rows, config.seed)
-        queries = Queries(config.directions, config.space, config.seed, rows, self.held_out)
-        engine = make_engine(
-            config.engine,
-            self.replay,
-            cache,
-            key=key,
-            curvature=config.curvature,
-            batch_size=self.batch_size,
-            max_memory=self.max_memory,
-        )
-        engine.prepare()
-        return engine, engine.encode(queries)
+        return finite(shifts)
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
         assert self.shifts is not None, "prepare() comes first"
@@ -116,15 +90,6 @@ class Scorer:
         if self.held_out is not None:
             result[names.eval_loss] = shifts[:, k]
         return result
-
-
-def _finite(shifts: np.ndarray) -> np.ndarray:
-    if not np.isfinite(shifts).all():
-        raise UnsupportedError(
-            "The sweep ran into NaN or infinity: the adjoint of this run is not stable over the recorded window; "
-            "record with a smaller window, or train with a lower learning rate or more warm-up."
-        )
-    return shifts
 
 
 def logit_curvature(replay: Replay, held_out: Rows | None, batch_size: int) -> float | None:

@@ -73,9 +73,10 @@ class Rows:
         part.dataset = self.dataset.select(indices)
         return part
 
-    def of(self, dataset: Dataset) -> Rows:
-        """The rows of another dataset, collated in the same way."""
+    def of(self, dataset: Dataset, data_collator: Callable[..., Any] | None = None) -> Rows:
+        """The rows of another dataset, collated in the same way or by another collator."""
         other = copy.copy(self)
+        other.collator = data_collator or self.collator
         other.dataset = self._formatted(dataset)
         return other
 

@@ -94,6 +94,46 @@ class Example:
 
 
 @dataclass(frozen=True)
+class InfluentialRow:
+    """
+    A training row with its influence on a query.
+
+    Args:
+        row (`int`): Its position in the dataset.
+        influence (`float`): Predicted change of the query's loss if it is removed.
+        text (`str`, *optional*): Its text.
+        label (`str`, *optional*): Its class.
+        tokens (`Sequence[tuple[str, bool]]`): Its labelled tokens, and whether to mark them.
+    """
+
+    row: int
+    influence: float
+    text: str | None
+    label: str | None
+    tokens: Sequence[tuple[str, bool]] = ()
+
+
+@dataclass(frozen=True)
+class AttributedQuery:
+    """
+    What the model said, and the rows behind it.
+
+    Args:
+        prompt (`str`, *optional*): What it was given.
+        completion (`str`): What it said.
+        loss (`float`): Of the completion.
+        top (`Sequence[InfluentialRow]`): Rows that helped.
+        bottom (`Sequence[InfluentialRow]`): Rows that spoke against it.
+    """
+
+    prompt: str | None
+    completion: str
+    loss: float
+    top: Sequence[InfluentialRow]
+    bottom: Sequence[InfluentialRow]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """
     All that a report shows.
@@ -113,6 +153,7 @@ class ReportData:
         evidence (`Evidence`, *optional*): What a probe measured before the choice.
         certificate (`str`, *optional*): The certificate's figures; lines that begin with "- " are notes.
         examples (`Sequence[tuple[str, str, Sequence[Example]]]`): Title, explanation and rows.
+        attributed (`Sequence[AttributedQuery]`): What the model said, and the rows behind it.
         made (`Sequence[tuple[str, str]]`): How it was made: what, and its value.
         notes (`Sequence[str]`): What to know before trusting the page.
     """
@@ -131,5 +172,6 @@ class ReportData:
     evidence: Evidence | None = None
     certificate: str | None = None
     examples: Sequence[tuple[str, str, Sequence[Example]]] = ()
+    attributed: Sequence[AttributedQuery] = ()
     made: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()

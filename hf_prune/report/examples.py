@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Audio, ClassLabel, Dataset, Image, List, Value
+from datasets import Audio, ClassLabel, Dataset, Image
 
+from hf_prune._core.texts import label_of, text_columns, text_of
 from hf_prune.report import media
 from hf_prune.report.data import Example
 
@@ -76,7 +77,7 @@ def interesting_rows(scored: ScoredRows, *, most: int = MOST) -> list[tuple[str,
 
 def _examples(scored: ScoredRows, places: list[int], norm: np.ndarray, loss: np.ndarray | None) -> list[Example]:
     columns = {kind: _find(scored.rows, kind) for kind in _KINDS}
-    texts = [name for name in _texts(scored.rows) if name != columns["label"]]
+    texts = [name for name in text_columns(scored.rows) if name != columns["label"]]
     rows = _undecoded(scored.rows.with_format(None).select_columns([*texts, *filter(None, columns.values())]))
     shown = rows.select(places)
     examples = []
@@ -86,11 +87,11 @@ def _examples(scored: ScoredRows, places: list[int], norm: np.ndarray, loss: np.
         audio, no_audio = _tried(media.sound, value["audio"])
         example = Example(
             row=int(scored.ids[place]),
-            label=_label(scored.rows, columns["label"], value["label"]),
+            label=media.shorten(label_of(scored.rows, columns["label"], value["label"])),
             norm=float(norm[place]),
             eval_loss=None if loss is None else float(loss[place]),
             kept=bool(scored.kept[place]),
-            text=_text(row, texts),
+            text=media.shorten(text_of(row, texts)),
             image=image,
             audio=audio,
             remark=no_image or no_audio,
@@ -111,32 +112,12 @@ def _find(dataset: Dataset, kind: str) -> str | None:
     return "pixel_values" if kind == "image" and "pixel_values" in dataset.column_names else None
 
 
-def _texts(dataset: Dataset) -> list[str]:
-    """The columns of text: strings, and conversations."""
-    strings = [
-        name
-        for name, feature in dataset.features.items()
-        if isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-    ]
-    messages = dataset.features.get("messages")
-    return [*strings, "messages"] if isinstance(messages, list | List) else strings
-
-
 def _undecoded(rows: Dataset) -> Dataset:
     """The rows with images and sounds as files: decoding may need what is not installed, and fails on damaged ones."""
     for name, feature in rows.features.items():
         if isinstance(feature, Image | Audio):
             rows = rows.cast_column(name, type(feature)(decode=False))
     return rows
-
-
-def _text(row: dict[str, Any], names: list[str]) -> str | None:
-    parts = {name: media.conversation(row[name]) if name == "messages" else row[name] for name in names}
-    known = {name: text for name, text in parts.items() if text}
-    if not known:
-        return None
-    lines = known.values() if len(names) == 1 else (f"{name}: {text}" for name, text in known.items())
-    return media.shorten("\n".join(lines))
 
 
 def _tried(show: Callable[[Any], bytes], value: Any) -> tuple[bytes | None, str | None]:
@@ -147,11 +128,3 @@ def _tried(show: Callable[[Any], bytes], value: Any) -> tuple[bytes | None, str 
         return show(value), None
     except ValueError as error:
         return None, str(error)
-
-
-def _label(dataset: Dataset, column: str | None, value: Any) -> str | None:
-    if column is None or value is None:
-        return None
-    feature = dataset.features[column]
-    named = isinstance(feature, ClassLabel) and 0 <= value < feature.num_classes
-    return media.shorten(feature.int2str(value) if named else str(value))

@@ -114,17 +114,9 @@ def sound(value: Any) -> bytes:
     return content
 
 
-def shorten(text: str) -> str:
+def shorten(text: str | None) -> str | None:
     """A text that is no longer than what a page shows of one row."""
-    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"
-
-
-def conversation(messages: Any) -> str:
-    """A list of `{"role", "content"}` as lines."""
-    return "\n".join(
-        f"{message.get('role', '')}: {message.get('content', '')}" if isinstance(message, Mapping) else str(message)
-        for message in messages or ()
-    )
+    return text if text is None or len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -11,12 +11,17 @@ import torch
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.cost import direction_bytes
 from hf_prune.influence.dense.sweep import DenseSweep, Segment
+from hf_prune.influence.loss_queries import LossQueries, loss_queries
 from hf_prune.influence.memory import free_memory
 from hf_prune.influence.queries import Queries, loss_query, output_queries, parameter_queries
 from hf_prune.influence.removal import ExpectedRemoval
+from hf_prune.influence.row_slopes import RowSlopes
 from hf_prune.model.per_example import example_gradients
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+
+# Parameters, rows, factors and cotangents of [`RowSlopes`].
+_Slopes = tuple[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor]
 
 
 class DenseEngine:
@@ -51,9 +56,11 @@ class DenseEngine:
     def prepare(self) -> None:
         """There is nothing to do once for all queries: each sweep goes through the model."""
 
-    def encode(self, queries: Queries) -> torch.Tensor:
+    def encode(self, queries: Queries | LossQueries) -> torch.Tensor:
         """The gradients `(k, p)` of the queries at the last parameters, that of the held-out loss last."""
         objective, theta = self.replay.objective, self.replay.theta(self.replay.last)
+        if isinstance(queries, LossQueries):
+            return loss_queries(objective, theta, queries, batch_size=self.batch_size)
         if queries.space == "parameters":
             found = parameter_queries(theta, queries.k, seed=queries.seed)
         else:
@@ -101,13 +108,36 @@ class DenseEngine:
                 total[numbers.start : numbers.stop] += dots.double().cpu().numpy()
         return total
 
+    def slopes(self, queries: torch.Tensor, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:
+        """The parts that the effects of the `wanted` ones of `rows` are sums of."""
+        segments = len(self.replay.middles) if mode == "expected" else 0
+        for part in _slices(len(queries), self._at_once(queries, segments)):
+            asked = range(part.start, part.stop)
+            if mode == "visits":
+                found = self._of_visits(queries[part], wanted)
+            else:
+                found = self._of_segments(queries[part], rows, wanted)
+            for theta, chosen, factors, cotangents in found:
+                yield RowSlopes(theta, chosen, factors, asked, partial(_row, cotangents, part.start))
+
+    def _of_visits(self, queries: torch.Tensor, wanted: np.ndarray) -> Iterator[_Slopes]:
+        for swept in self.sweep.steps(queries, effects=False):
+            chosen = np.isin(swept.visits.rows, wanted)
+            if chosen.any():
+                factors = -swept.visits.weights[torch.from_numpy(chosen)]
+                yield self.replay.theta(swept.step.index), swept.visits.rows[chosen], factors, swept.cotangents
+
+    def _of_segments(self, queries: torch.Tensor, rows: Rows, wanted: np.ndarray) -> Iterator[_Slopes]:
+        factors = -torch.from_numpy(self.replay.item_shares(rows, self.batch_size)[wanted]).to(queries)
+        for segment in self.sweep.segments(queries):
+            yield segment.theta, wanted, factors, segment.cotangents
+
     def _in_chunks(
         self, queries: torch.Tensor, segments: int, work: Callable[[torch.Tensor], np.ndarray]
     ) -> np.ndarray:
         """`work(queries) -> (n, k)`, chunk by chunk of the queries."""
-        room = free_memory(self.replay.objective.device) if self.max_memory is None else self.max_memory
         k, processes = len(queries), self.cache.processes
-        at_once = processes.broadcast(queries_at_once(queries.shape[1], k, room, segments))
+        at_once = self._at_once(queries, segments)
         chunks = {
             f"effects-{self.key}-{part.start:05d}-{part.stop:05d}.safetensors": part
             for part in _slices(k, min(at_once, -(-k // processes.world)))
@@ -116,6 +146,11 @@ class DenseEngine:
             self.cache.write(name, {"effects": torch.from_numpy(work(queries[chunks[name]]))})
         processes.barrier()
         return np.concatenate([self.cache.read(name)["effects"].numpy() for name in chunks], axis=1)
+
+    def _at_once(self, queries: torch.Tensor, segments: int) -> int:
+        """How many queries a sweep can carry, alike in all processes."""
+        room = free_memory(self.replay.objective.device) if self.max_memory is None else self.max_memory
+        return int(self.cache.processes.broadcast(queries_at_once(queries.shape[1], len(queries), room, segments)))
 
 
 def queries_at_once(size: int, k: int, room: int, segments: int = 0) -> int:
@@ -134,6 +169,10 @@ def queries_at_once(size: int, k: int, room: int, segments: int = 0) -> int:
             "engine='projected' with curvature='gauss-newton', fewer directions, or record fewer parameters."
         )
     return int(min(at_once, k))
+
+
+def _row(values: torch.Tensor, first: int, number: int) -> torch.Tensor:
+    return values[number - first]
 
 
 def _slices(total: int, size: int) -> list[slice]:

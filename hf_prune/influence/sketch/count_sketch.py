@@ -96,6 +96,20 @@ class CountSketch:
             start += rows * columns
         return torch.cat(parts, 1)
 
+    def unsketch(self, values: torch.Tensor, scales: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """
+        The adjoint of [`sketch`]: the vector `(p,)` whose product with any other is that of `values (d,)` with the
+        other's sketch.
+        """
+        parts = []
+        for place, (rows, columns) in enumerate(self.shapes):
+            (out, inner), scale = self.signs[place], scales[place]
+            own = values[self.parts[place]]
+            repeated = own.repeat(-(-rows * columns // len(own)))[: rows * columns]
+            entries = (repeated.view(rows, columns) * out[:, None] * inner).flatten()
+            parts.append(entries if scale is None else entries * scale)
+        return torch.cat(parts)
+
 
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether this device multiplies bfloat16 matrices in hardware."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated
 
@@ -12,17 +12,21 @@ from datasets.utils import tqdm
 from msgspec import Meta
 
 from hf_prune.influence.cache import SharedCache
+from hf_prune.influence.loss_queries import LossQueries
 from hf_prune.influence.queries import Queries
 from hf_prune.influence.removal import ExpectedRemoval
+from hf_prune.influence.row_slopes import RowSlopes
 from hf_prune.influence.sketch.count_sketch import CountSketch, fast_bfloat16
 from hf_prune.influence.sketch.query_sketches import (
     loss_query_sketch,
+    loss_query_sketches,
     output_query_sketches,
     parameter_query_sketches,
 )
+from hf_prune.influence.sketch.row_slopes import SketchedSlopes
 from hf_prune.influence.sketch.scales import ScaledSketches
 from hf_prune.influence.sketch.store import StepSketch, Store
-from hf_prune.influence.sketch.sweep import SketchSweep
+from hf_prune.influence.sketch.sweep import SketchedSegment, SketchSweep
 from hf_prune.influence.sketch.window_pass import WindowPass, narrow
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
@@ -31,22 +35,6 @@ from hf_prune.model.rows import Rows
 WIDTH = 1 << 16
 # Those of the sketch that tells where the gradients' squared norms are.
 COARSE = 1 << 14
-
-
-@dataclass(frozen=True)
-class SketchedSegment:
-    """
-    The summed cotangents of the steps between two snapshots, sketched.
-
-    Attributes:
-        cotangents (`torch.Tensor`, `(k, d)`): scaled, with scales of mean logarithms `log_scales`.
-        clip_term (`torch.Tensor`, `(k, e)`): what clipping's slope takes off along the unscaled gradients.
-        log_scales (`torch.Tensor`, `(parameters,)`): see [`StepSketch`].
-    """
-
-    cotangents: torch.Tensor
-    clip_term: torch.Tensor
-    log_scales: torch.Tensor
 
 
 class SketchEngine:
@@ -93,9 +81,12 @@ class SketchEngine:
         """Sketches the window, in the one pass that needs the model; processes share it."""
         self.window.run(self.store)
 
-    def encode(self, queries: Queries) -> ScaledSketches:
+    def encode(self, queries: Queries | LossQueries) -> ScaledSketches:
         """The queries' gradients at the last parameters, sketched, that of the held-out loss last."""
         theta, scales = self.replay.theta(self.replay.last), self.window.scales.at(self.replay.last)
+        if isinstance(queries, LossQueries):
+            values = loss_query_sketches(self.window, theta, scales, queries, batch_size=self.batch_size)
+            return ScaledSketches(values, scales.log_means)
         k, seed, size = queries.k, queries.seed, self.batch_size
         if queries.space == "parameters":
             found = [parameter_query_sketches(self.window, theta, scales, k, seed=seed)]
@@ -137,6 +128,17 @@ class SketchEngine:
             dots[others] = self._of_rows(segments, rows, others)
         return dots
 
+    def slopes(self, queries: ScaledSketches, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:
+        """The parts that the effects of the `wanted` ones of `rows` are sums of."""
+        slopes = SketchedSlopes(self.replay, self.window, self.store)
+        if mode == "visits":
+            return slopes.of_visits(self.sweep.steps(queries), wanted)
+        nearest, counts = self._served()
+        if rows is not self.replay.rows:
+            nearest, counts = (np.zeros((len(rows), len(self.replay.middles)), dtype=np.int64) for _ in range(2))
+        shares = self.replay.item_shares(rows, self.batch_size)
+        return slopes.of_segments(self.segments(queries), wanted, shares, nearest, counts)
+
     def segments(self, queries: ScaledSketches) -> list[SketchedSegment]:
         """The summed cotangents of each segment, from the first to the last."""
         found: dict[int, SketchedSegment] = {}
@@ -157,12 +159,8 @@ class SketchEngine:
 
     def _of_visits(self, segments: list[SketchedSegment]) -> tuple[np.ndarray, np.ndarray]:
         """`sum_j <C_j, grad l_i>` `(n, k)` from the gradients of the rows' visits, and which rows `(n,)` had any."""
-        n, k = len(self.replay.rows), len(segments[0].cotangents)
-        counts = np.zeros((n, len(segments)), dtype=np.int64)
-        for step in self.replay.steps():
-            counts[:, self.replay.segment_of(step.index)] += np.bincount(self.replay.row_of(step.ids), minlength=n)
-        nearest = nearest_segment(counts > 0)
-        total = np.zeros((n, k))
+        nearest, counts = self._served()
+        total = np.zeros((len(self.replay.rows), len(segments[0].cotangents)))
         for t, sketch in self.store.backwards(self.device):
             ids, own = sketch.ids.cpu().numpy(), self.replay.segment_of(t)
             for place, segment in enumerate(segments):
@@ -171,6 +169,14 @@ class SketchEngine:
                     dots = self._dots(segment, sketch) / counts[ids, own]
                     np.add.at(total, ids[serves], dots.T[serves])
         return total, counts.sum(1) > 0
+
+    def _served(self) -> tuple[np.ndarray, np.ndarray]:
+        """The segment whose visits serve each segment, and the visits of each training row in each, `(n, J)`."""
+        n = len(self.replay.rows)
+        counts = np.zeros((n, len(self.replay.middles)), dtype=np.int64)
+        for step in self.replay.steps():
+            counts[:, self.replay.segment_of(step.index)] += np.bincount(self.replay.row_of(step.ids), minlength=n)
+        return nearest_segment(counts > 0), counts
 
     def _dots(self, segment: SketchedSegment, sketch: StepSketch) -> np.ndarray:
         """`<C, grad l_i>` `(k, B)` of a step's visits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hf_prune.influence.loss_queries import LossQueries, token_slopes
 from hf_prune.influence.queries import output_signs
 from hf_prune.influence.sketch.scales import Scales
 from hf_prune.influence.sketch.window_pass import WindowPass
@@ -79,3 +80,22 @@ def loss_query_sketch(
             total += counts @ forward.vjp(slopes, scales.factors)
             items += float(counts.sum())
     return total / items
+
+
+def loss_query_sketches(
+    window: WindowPass, theta: torch.Tensor, scales: Scales, queries: LossQueries, *, batch_size: int
+) -> torch.Tensor:
+    """The gradients of single rows' losses, or of their tokens', `(k, d)`: those of [`loss_queries`]."""
+    found = []
+    for _, batch in queries.rows.batches(batch_size):
+        with window.per_example.forward(theta, batch.inputs) as forward:
+            loss = window.objective.loss(batch)
+            if not queries.by_tokens:
+                found.append(forward.vjp(loss.logit_gradients(forward.logits, batch), scales.factors))
+                continue
+            sketches, rows = [], []
+            for slope, there in token_slopes(loss, forward.logits, batch):
+                sketches.append(forward.vjp(slope, scales.factors)[there])
+                rows.append(there.nonzero()[:, 0])
+        found.append(torch.cat(sketches)[torch.cat(rows).argsort(stable=True)])
+    return torch.cat(found)

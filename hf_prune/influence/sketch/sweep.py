@@ -40,6 +40,22 @@ class SketchedStep:
     effects: torch.Tensor
 
 
+@dataclass(frozen=True)
+class SketchedSegment:
+    """
+    The summed cotangents of the steps between two snapshots, sketched.
+
+    Attributes:
+        cotangents (`torch.Tensor`, `(k, d)`): scaled, with scales of mean logarithms `log_scales`.
+        clip_term (`torch.Tensor`, `(k, e)`): what clipping's slope takes off along the unscaled gradients.
+        log_scales (`torch.Tensor`, `(parameters,)`): see [`StepSketch`].
+    """
+
+    cotangents: torch.Tensor
+    clip_term: torch.Tensor
+    log_scales: torch.Tensor
+
+
 class SketchSweep:
     """
     Goes back over a sketched window.

@@ -151,3 +151,8 @@ def narrow(sketches: torch.Tensor) -> torch.Tensor:
         return sketches
     gap = -sketches.shape[1] % NARROWER
     return torch.nn.functional.pad(sketches, (0, gap)).view(len(sketches), NARROWER, -1).sum(1)
+
+
+def widen(values: torch.Tensor, width: int) -> torch.Tensor:
+    """The adjoint of [`narrow`], to vectors `(R, width)`."""
+    return values if width < WIDE else values.repeat(1, NARROWER)[:, :width]

@@ -1,0 +1,1 @@
+"""After training: which rows made the model say what it says."""
