@@ -19,8 +19,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from transformers.testing_utils import get_torch_dist_unique_port
-
 ROOT = Path(__file__).parents[1]
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree", "ctypes.call_function")
 KILLED = -signal.SIGKILL
@@ -98,6 +96,8 @@ def in_two(
     work: Callable[[int], Any], timeout: timedelta | None = None, said: Callable[[int], Path] | None = None
 ) -> list[int]:
     """Runs `work(rank)` in two forked processes of one launch; returns how they ended."""
+    from transformers.testing_utils import get_torch_dist_unique_port
+
     port = get_torch_dist_unique_port()
 
     def one(rank: int) -> Callable[[], None]:

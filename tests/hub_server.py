@@ -2,8 +2,8 @@
 
 `with Hub() as hub:` serves at `hub.url` until the block ends. Clients are the unmodified libraries, in a subprocess
 whose environment is `hub.environment(home)`, because they read their endpoint when they are imported. Faults are
-armed with `hub.fault(...)`, or from the client with `POST /_fault`. `POST /_push` stores files as `git push` does, and
-`GET /_requests` tells what was asked so far.
+armed with `hub.fault(...)`, or from the client with `POST /_fault`. `POST /_push` stores files as `git push` does,
+`POST /_reset` takes commits back, and `GET /_requests` tells what was asked so far.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import hashlib
 import json
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -100,6 +102,8 @@ class Hub:
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
+        self.past: dict[str, Commit] = {}
+        """Commits of repositories that are gone."""
         self.requests: list[str] = []
         self.faults: list[dict[str, Any]] = []
         self.lock = threading.RLock()
@@ -137,6 +141,8 @@ class Hub:
 
         The actions are `drop` (the line is cut), `late` (the request is carried out and then the line is cut), `move`
         (the branch gets a commit by somebody else), a status such as `500`, and `clear` (no fault any more).
+        `kill 123` and `late kill 123` end the process of that number, with signal 9, where the line is cut otherwise.
+        An empty method is any.
         """
         self.faults = [one for one in self.faults if (one["method"], one["path"]) != (method, path)]
         if action != "clear":
@@ -144,7 +150,7 @@ class Hub:
 
     def armed(self, method: str, path: str) -> str | None:
         for fault in self.faults:
-            if fault["method"] == method and re.search(fault["path"], path):
+            if fault["method"] in ("", method) and re.search(fault["path"], path):
                 if fault["skip"]:
                     fault["skip"] -= 1
                     return None
@@ -168,6 +174,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
     late = False
+    victim: int | None = None
+    """The process that ends where the line is cut."""
 
     def log_message(self, *args: Any) -> None:
         """The tests read `hub.requests` instead."""
@@ -181,9 +189,24 @@ class Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         self.query = {key: values[0] for key, values in parse_qs(split.query).items()}
         self.hub.requests.append(f"{self.command} {split.path}")
-        self.late = False
+        self.late, self.victim = False, None
         try:
-            action = self.hub.armed(self.command, split.path)
+            self.carry_out(split.path)
+        except DroppedError:
+            if self.victim is not None:
+                os.kill(self.victim, signal.SIGKILL)
+            # half of the request is read and nothing is answered: what a cut line looks like
+            with suppress(ConnectionError):
+                self.rfile.read(0 if self.late else int(self.headers.get("Content-Length") or 0) // 2)
+            self.close_connection = True
+            self.connection.close()
+
+    def carry_out(self, path: str) -> None:
+        try:
+            action = self.hub.armed(self.command, path)
+            if action and "kill " in action:
+                action, _, victim = action.partition("kill ")
+                self.victim, action = int(victim), action.strip() or "drop"
             if action == "drop":
                 raise DroppedError
             self.body = self.read_body()
@@ -192,13 +215,8 @@ class Handler(BaseHTTPRequestHandler):
             self.late = action == "late"
             with self.hub.lock:
                 if action == "move":
-                    self.move(split.path)
-                self.route(split.path)
-        except DroppedError:
-            # half of the request is read and nothing is answered: what a cut line looks like
-            self.rfile.read(0 if self.late else int(self.headers.get("Content-Length") or 0) // 2)
-            self.close_connection = True
-            self.connection.close()
+                    self.move(path)
+                self.route(path)
         except RefusedError as refused:
             head = {"X-Error-Code": refused.code} if refused.code else {}
             if refused.message:
@@ -277,6 +295,18 @@ class Handler(BaseHTTPRequestHandler):
         files = repo.at("main").files if repo.refs else {}
         added = {path: Blob(base64.b64decode(content), False) for path, content in asked["files"].items()}
         self.answer({"sha": repo.commit("main", "Push", files | added).sha})
+
+    def reset(self) -> None:
+        """A repository as it was at a commit, or gone; nothing waits in the storage."""
+        asked = json.loads(self.body)
+        known = "datasets", asked["repo"]
+        self.hub.lfs.clear()
+        if asked["commit"] is None:
+            gone = self.hub.repos.pop(known, None)
+            self.hub.past |= {} if gone is None else gone.commits
+        else:
+            self.hub.repos[known].refs = {"main": asked["commit"]}
+        self.answer({})
 
     def whoami(self) -> None:
         user = self.user()
@@ -451,6 +481,7 @@ _API = r"/api/(models|datasets)/([^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", "/_fault", Handler.arm),
     ("POST", "/_push", Handler.push),
+    ("POST", "/_reset", Handler.reset),
     ("GET", "/_requests", Handler.told),
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create),
