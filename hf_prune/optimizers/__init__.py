@@ -66,7 +66,7 @@ def adjoint_for(optimizer: dict[str, Any], sizes: list[int], groups: list[int]) 
         raise UnsupportedError(f"{name} with maximize=True has no adjoint here; train with maximize=False.")
     try:
         return adjoint.from_groups(name, settings, GroupLayout(sizes, groups))
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise TrajectoryError(
             f"The record's settings of {name} are damaged ({type(error).__name__} {one_line(error)}): copy the whole "
             "directory again, or record the run again."

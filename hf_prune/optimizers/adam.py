@@ -45,9 +45,12 @@ class Adam(OptimizerAdjoint):
 
     @classmethod
     def from_groups(cls, name: str, groups: list[dict[str, Any]], layout: GroupLayout) -> Self:
-        if not all(0 <= beta < 1 for group in groups for beta in group["betas"]) or any(g["eps"] < 0 for g in groups):
-            raise ValueError("betas are not in [0, 1), or eps is negative")
-        beta1, beta2 = (layout.spread([group["betas"][place] for group in groups]) for place in (0, 1))
+        betas = [group["betas"] for group in groups]
+        if not all(len(pair) == 2 and 0 <= min(pair) <= max(pair) < 1 for pair in betas):
+            raise ValueError("betas are not two numbers in [0, 1)")
+        if any(group["eps"] < 0 for group in groups):
+            raise ValueError("eps is negative")
+        beta1, beta2 = (layout.spread([pair[place] for pair in betas]) for place in (0, 1))
         eps = layout.spread([group["eps"] for group in groups])
         weight_decay = layout.spread([group["weight_decay"] for group in groups])
         decoupled = name == "AdamW" or all(group.get("decoupled_weight_decay", False) for group in groups)

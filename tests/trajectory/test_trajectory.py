@@ -154,3 +154,15 @@ def test_reading_a_record_imports_no_trainer():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_infinite_norm_to_clip_to_is_no_clipping(tmp_path: Path) -> None:
+    train(Mlp(), vectors(), tmp_path / "out", [TrajectoryCallback(tmp_path / "t")], max_grad_norm=float("inf"))
+    assert Trajectory.open(tmp_path / "t").manifest.max_grad_norm == 0
+
+
+def test_a_snapshot_under_the_name_of_another_step_is_refused(record: Path) -> None:
+    snapshots = record / "snapshots"
+    shutil.copy(snapshots / "step-00000032.safetensors", snapshots / "step-00000024.safetensors")
+    with pytest.raises(TrajectoryError, match="was taken at step 32"):
+        Trajectory.open(record)
