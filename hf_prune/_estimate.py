@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_prune.influence.cost import count_vjps, scoring_cost
+from hf_prune.influence.cost import count_vjps, pass_memory, scoring_cost
 from hf_prune.record.ledger_writer import row_bytes
 from hf_prune.record.schedule import due_steps, most_at_once, planned_steps
 from hf_prune.record.snapshot_writer import snapshot_bytes
@@ -34,7 +34,8 @@ class CostEstimate:
         engine (`str`): What `add_influence(engine="auto")` will choose: `"dense"` or `"projected"`.
         scoring_disk_bytes (`int`): Disk space of sketches and influence columns, on top of `disk_bytes`; the copy of
             the dataset's own columns that `Dataset.map` writes as well is not counted.
-        scoring_memory_bytes (`int`): Memory that scoring takes, the activations of its batches left out.
+        scoring_memory_bytes (`int`): Memory that scoring takes on top of the model; the activations of its batches are
+            in it where the length of rows is known.
         scoring_steps (`float`): Work of scoring in units of training steps; a guess, right within a factor of about 3.
         scoring_seconds (`float`, *optional*): The same in seconds, if the time of a training step was given.
     """
@@ -65,6 +66,7 @@ def estimate(
     snapshot_dtype: str = "float32",
     directions: int = 64,
     step_seconds: float | None = None,
+    length: int | None = None,
 ) -> CostEstimate:
     """
     Estimates the disk space, memory and time that a record and its scoring will take.
@@ -88,6 +90,9 @@ def estimate(
             As in `add_influence`.
         step_seconds (`float`, *optional*):
             Time of one training step, to turn the guess of scoring time into seconds.
+        length (`int`, *optional*):
+            Tokens or patches of a row, by which the memory of its activations is told. By default the `max_length` of
+            trl's arguments; without it activations are left out.
 
     Returns:
         [`CostEstimate`]
@@ -109,6 +114,12 @@ def estimate(
     scoring = scoring_cost(
         shapes,
         count_vjps(model),
+        pass_memory(
+            model,
+            args.device,
+            args.per_device_train_batch_size,
+            length or getattr(args, "max_length", None) or 0,
+        ),
         rows=n_rows,
         directions=directions,
         steps_per_epoch=steps_per_epoch,

@@ -25,7 +25,7 @@ from hf_prune._core.scoring import scoring_of
 from hf_prune.influence import add_influence
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.sketch.count_sketch import CountSketch
-from hf_prune.influence.sketch.store import StepSketch, Store
+from hf_prune.influence.sketch.store import StepSketch, Store, packed
 from hf_prune.optimizers import adjoint_for
 from hf_prune.publish import files
 from hf_prune.publish.replay import Record
@@ -171,7 +171,7 @@ def test_sketches(tmp_path: Path):
 
     store = Store(cache, 0, 20, folded, rows_of)
     for shard in store.shards:
-        store.write(shard, {t: sketch(rng, folded) for t in shard if t != 5})
+        store.write(shard, {t: packed(sketch(rng, folded)) for t in shard if t != 5})
 
     def read(directory: Path) -> list[Any]:
         store = Store(SharedCache(directory, Processes(0, 1)), 0, 20, folded, rows_of)

@@ -144,6 +144,23 @@ def sentence_losses(model: Any) -> list[str]:
     return [one["loss"]["fullname"].rpartition(".")[2] for one in described if "loss" in one]
 
 
+@contextmanager
+def fused_attention(model: nn.Module) -> Iterator[None]:
+    """Torch's own attention while the block runs, in all parts of the model that know it."""
+    from transformers import PreTrainedModel
+
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = {id(part.config): part.config for part in parts if part._supports_sdpa}
+    before = {number: config._attn_implementation for number, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation_internal = "sdpa"
+    try:
+        yield
+    finally:
+        for number, config in configs.items():
+            config._attn_implementation_internal = before[number]
+
+
 # ---- bitsandbytes ----
 
 

@@ -296,7 +296,7 @@ def _check_continues_text(replay: Replay) -> None:
         `UnsupportedError`: if the run's loss is not that of next tokens, so that it says nothing of a text.
     """
     batch = replay.rows.batch([0])
-    causal = replay.objective.loss(batch).counted is CAUSAL_CROSS_ENTROPY.counted
+    causal = replay.objective.loss(batch).targets is CAUSAL_CROSS_ENTROPY.targets
     if not causal and not (replay.own_loss and replay.counts_tokens(batch)):
         raise UnsupportedError(
             "Queries as text are for models that were trained to go on with a text: pass a Dataset of rows that are "

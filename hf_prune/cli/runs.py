@@ -151,6 +151,7 @@ def estimate(
     parameters: Annotated[str | None, typer.Option(help="Regular expression for the parameters to record.")] = None,
     snapshot_dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     step_seconds: Annotated[float | None, typer.Option(help="Seconds of one training step, if known.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens of a row, for the memory of scoring.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Estimate disk, memory and scoring time before training."""
@@ -180,6 +181,7 @@ def estimate(
                 parameters=parameters,
                 snapshot_dtype=snapshot_dtype,
                 step_seconds=step_seconds,
+                length=length,
             )
         values = asdict(found)
     if json:

@@ -29,6 +29,7 @@ from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
+from hf_prune.influence.cost import vocabulary_of
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.kept_scores import check_scores, reading
@@ -36,6 +37,7 @@ from hf_prune.influence.pool import PART, PoolScorer, score_stream
 from hf_prune.influence.predictor import check_same, works_of
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
+from hf_prune.model.micro_batches import most_rows
 from hf_prune.model.replay import Replay
 from hf_prune.model.trainer import Given
 from hf_prune.trajectory.trajectory import Trajectory
@@ -43,7 +45,7 @@ from hf_prune.trajectory.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v8"
+VERSION = "influence/v9"
 # Rows a forward pass takes when the user does not say.
 BATCH_SIZE = 32
 
@@ -100,7 +102,8 @@ def add_influence(
         trajectory (`str`, `Path` or `Trajectory`):
             What [`TrajectoryCallback`] recorded.
         model (`nn.Module`, *optional*):
-            The trained model, by default the Trainer's. It is copied, left as it is, and compared with the record.
+            The trained model, by default the Trainer's. It is left as it is, and compared with the record; only
+            parameters in half precision are copied.
         eval_dataset (`Dataset`, *optional*):
             Held-out rows, neither in the training nor in the test set. Without it, queries are about training rows.
         directions (`int`, *optional*, defaults to 64):
@@ -115,7 +118,8 @@ def add_influence(
             and `loss(model, batch)` exact where the engine is dense. Gauss-Newton is multiplied by how much more the
             loss curves along the run's steps, which is measured first.
         batch_size (`int`, *optional*, defaults to 32):
-            Rows in one forward pass over rows; the run's steps keep their own batches.
+            Rows in one forward pass over rows, fewer where memory runs out; the run's steps keep their own
+            micro-batches. For language models the default is no more than a micro-batch of the run.
         num_proc (`int`, *optional*):
             Processes that write the columns, as in `Dataset.map`.
         data_collator (`Callable`, *optional*):
@@ -199,12 +203,16 @@ def add_influence(
     check_dataset(dataset if train_dataset is None else train_dataset, whole)
     check_model(model, whole)
     of_logits = loss is None or not takes_model(loss)
-    engine, curvature = choose_engine(engine, curvature, whole.manifest, directions, of_logits=of_logits)
+    vocabulary = vocabulary_of(model)
+    engine, curvature = choose_engine(
+        engine, curvature, whole.manifest, directions, of_logits=of_logits, vocabulary=vocabulary
+    )
     digest = None if eval_dataset is None else content_digest(eval_dataset)
     config = replace(config, engine=engine, curvature=curvature, eval_digest=digest)
     if eval_dataset is None:
         logger.warning("No eval_dataset: queries are about training rows, and no held-out loss is predicted.")
-    trained, rows_at_once = dataset if train_dataset is None else train_dataset, batch_size or BATCH_SIZE
+    trained = dataset if train_dataset is None else train_dataset
+    rows_at_once = batch_size or (min(BATCH_SIZE, most_rows(whole.steps())) if vocabulary else BATCH_SIZE)
     replay = Replay.of(trained, whole, model, data_collator=data_collator, loss=loss)
     record = replay.end(until)
     check_window(record)

@@ -14,8 +14,10 @@ from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.agreement import check_agreement
+from hf_prune.model.micro_batches import most_rows
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
+from hf_prune.model.retreat import with_retreat
 from hf_prune.model.rows import Rows
 from hf_prune.optimizers import adjoint_class
 from hf_prune.trajectory.trajectory import Step, Trajectory
@@ -177,9 +179,7 @@ def check_objective(replay: Replay) -> None:
     step = replay.trajectory.step(replay.trajectory.window[0])
     if step.skipped or replay.trajectory.manifest.unrecorded:
         return  # the norm of parameters that were not recorded is unknown
-    visits = replay.batch(step)
-    theta = replay.theta(step.index)
-    norm = float(batch_gradient(replay.objective, theta, visits.batch, visits.weights).norm())
+    norm = with_retreat(_norm, most_rows(replay.steps()), replay, step)
     if abs(norm - step.grad_norm) > NORM_TOLERANCE * step.grad_norm:
         logger.warning(
             f"The gradient of step {step.index}, computed again, has norm {norm:.3g} where the run recorded "
@@ -187,6 +187,12 @@ def check_objective(replay: Replay) -> None:
             "another model make the scores less faithful; score the model that was trained, with the "
             "data_collator and loss that training used."
         )
+
+
+def _norm(at_once: int, replay: Replay, step: Step) -> float:
+    """That of the step's gradient in eval mode."""
+    visits, theta = replay.batch(step), replay.theta(step.index)
+    return float(batch_gradient(replay.objective, theta, visits.batch, visits.weights, at_once).norm())
 
 
 def has_few_steps(trajectory: Trajectory) -> bool:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from hf_prune.influence import features
-from hf_prune.influence.sketch.count_sketch import CountSketch
+from hf_prune.influence.sketch.count_sketch import CHUNK, CHUNK_OF_ACCELERATOR, CountSketch
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.store import SHARD
 from hf_prune.influence.sketch.window_pass import step_bytes
+from hf_prune.model.token_head import AT_ONCE, AT_ONCE_ON_ACCELERATOR
 
 # A sweep that holds no more than this is cheap, and exact.
 SMALL_SWEEP = 1 << 29
@@ -24,8 +26,15 @@ _VECTORS_PER_DIRECTION = 10
 _SWEEP_STEP, _GRADIENT_BATCH = 15.0, 2.0
 # Likewise of the projected engine: a forward pass with what surrounds it, and each VJP of the logits.
 _FORWARD, _VJP = 0.6, 0.9
-# Vectors of the parameters' length that the window's pass holds: the model, two snapshots and the scales.
-_VECTORS_OF_PASS = 12
+# Vectors of the parameters' length that the window's pass holds: two snapshots with their second moments, their values
+# in between, the scales, and what the checks before it take.
+_VECTORS_OF_PASS = 14
+# Copies of a step's sketches in single precision, and of those that are kept in a byte an entry.
+_COPIES_OF_SKETCHES = 4
+# Copies of the logits of two rows, of which the loss is told, and of those that are there at once afterwards.
+_COPIES_OF_LOGITS, _CHUNKS_OF_LOGITS = 3, 4
+# Heads of more classes are a vocabulary: for each direction the dense engine would hold all their logits.
+VOCABULARY = 4096
 # What transformers calls the losses of heads that have one label a row.
 _OF_ROWS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForVideoClassification")
 # Arrays of k sketches that the projected sweep holds: its state, and what a step takes.
@@ -33,11 +42,33 @@ _ARRAYS_OF_SWEEP = 5
 
 
 @dataclass(frozen=True)
+class PassMemory:
+    """
+    What the model itself takes when it is scored.
+
+    Attributes:
+        copied_bytes (`int`): parameters in single precision that the model has in another.
+        vocabulary (`int`): classes of its token head, 0 without one.
+        activation_bytes (`int`): what a micro-batch's graph holds, and the logits that are there at once; 0 if not
+            known.
+        logit_bytes (`int`): the logits of the two rows by which the loss is found, likewise.
+        gradients_at_once (`int`): entries of per-example gradients that are there at once.
+    """
+
+    copied_bytes: int
+    vocabulary: int
+    activation_bytes: int
+    logit_bytes: int
+    gradients_at_once: int
+
+
+@dataclass(frozen=True)
 class ScoringCost:
     """
     Attributes:
         engine (`str`): the one that `engine="auto"` chooses.
-        memory_bytes (`int`): what it holds apart from the batches' activations.
+        memory_bytes (`int`): what it holds at its peak; without the batches' activations where it is not known how
+            many positions a row has.
         disk_bytes (`int`): sketches, and the influence columns; without the dataset's own columns.
         steps (`float`): work in units of training steps; a guess, right within a factor of about 3.
     """
@@ -51,6 +82,7 @@ class ScoringCost:
 def scoring_cost(
     shapes: Sequence[tuple[int, ...]],
     vjps_per_visit: int,
+    passes: PassMemory,
     *,
     rows: int,
     directions: int,
@@ -65,6 +97,7 @@ def scoring_cost(
     Args:
         shapes (`Sequence[tuple[int, ...]]`): of the recorded parameters.
         vjps_per_visit (`int`): see [`count_vjps`].
+        passes (`PassMemory`): what the model takes beside.
         rows (`int`): of the training dataset.
         directions (`int`): k.
         steps_per_epoch (`int`): optimizer steps of an epoch.
@@ -74,27 +107,71 @@ def scoring_cost(
     """
     size = sum(map(math.prod, shapes))
     columns = 4 * rows * (directions + 2 + features.WIDTH)  # vectors, norm, loss, and features at most
-    if scoring_bytes(size, directions) <= SMALL_SWEEP:
+    if scoring_bytes(size, directions) <= SMALL_SWEEP and passes.vocabulary <= VOCABULARY:
         return ScoringCost(
             engine="dense",
-            memory_bytes=scoring_bytes(size, directions, segments),
+            memory_bytes=passes.copied_bytes + passes.activation_bytes + scoring_bytes(size, directions, segments),
             disk_bytes=columns,
             steps=window_steps * _SWEEP_STEP + segments * steps_per_epoch * _GRADIENT_BATCH,
         )
     sketch = CountSketch(shapes, WIDTH, seed=0, device=torch.device("meta"))
     width = sketch.width
-    a_step = step_bytes(visits_per_step * vjps_per_visit, width)
+    vjps = visits_per_step * vjps_per_visit
+    a_step = step_bytes(vjps, width)
+    sketching = passes.activation_bytes + 4 * vjps * width * _COPIES_OF_SKETCHES + SHARD * a_step
+    sweeping = 4 * (directions + 1) * width * (_ARRAYS_OF_SWEEP + segments) + (SHARD + 4) * a_step
     return ScoringCost(
         engine="projected",
         memory_bytes=int(
-            4 * size * _VECTORS_OF_PASS
-            + 4 * len(sketch.buffer)
-            + 4 * SHARD * a_step
-            + 4 * (directions + 1) * width * (_ARRAYS_OF_SWEEP + segments)
+            passes.copied_bytes
+            + 4 * size * _VECTORS_OF_PASS
+            + 4 * max(passes.gradients_at_once, max(map(math.prod, shapes)))
+            + max(passes.logit_bytes, sketching, sweeping)
         ),
         disk_bytes=window_steps * a_step + columns,
         steps=window_steps * (_FORWARD + _VJP * vjps_per_visit),
     )
+
+
+def pass_memory(model: nn.Module, device: torch.device, rows: int, positions: int) -> PassMemory:
+    """
+    What passes over the model take.
+
+    Args:
+        device (`torch.device`): where it will be.
+        rows (`int`): rows in a micro-batch of the run.
+        positions (`int`): tokens or patches of a row, 0 where that is not known.
+    """
+    head = _head_of(model)
+    vocabulary = vocabulary_of(model)
+    # A layer's output, or what is made of it, is another's input, and both are kept for the backward pass.
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)
+    numbers = sum(sum(_widths(layer)) for layer in layers)
+    on_cpu = device.type == "cpu"
+    at_once = min(AT_ONCE if on_cpu else AT_ONCE_ON_ACCELERATOR, rows * positions * vocabulary)
+    return PassMemory(
+        copied_bytes=sum(4 * p.numel() for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)),
+        vocabulary=vocabulary,
+        activation_bytes=4 * (rows * positions * numbers + at_once * _CHUNKS_OF_LOGITS),
+        logit_bytes=4 * min(2, rows) * positions * vocabulary * _COPIES_OF_LOGITS,
+        gradients_at_once=CHUNK if on_cpu else CHUNK_OF_ACCELERATOR,
+    )
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """The classes of a model's token head, 0 without one."""
+    weight = getattr(_head_of(model), "weight", None)
+    return len(weight) if isinstance(weight, torch.Tensor) else 0
+
+
+def _head_of(model: nn.Module) -> nn.Module | None:
+    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    return base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
+
+
+def _widths(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    """Inputs and outputs; of a quantised weight the shape tells neither."""
+    return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
 
 
 def count_vjps(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from msgspec import Meta
 from hf_prune.errors import UnsupportedError
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.calibration import LEAST, MOST, measure_gn_scale
-from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
+from hf_prune.influence.cost import SMALL_SWEEP, VOCABULARY, scoring_bytes
 from hf_prune.influence.dense.engine import DenseEngine
 from hf_prune.influence.loss_queries import LossQueries
 from hf_prune.influence.queries import Queries
@@ -82,18 +82,25 @@ def make_engine(
 
 
 def choose_engine(
-    engine: str, curvature: str, manifest: Manifest, directions: int, *, of_logits: bool = True
+    engine: str,
+    curvature: str,
+    manifest: Manifest,
+    directions: int,
+    *,
+    of_logits: bool = True,
+    vocabulary: int = 0,
 ) -> tuple[str, str]:
     """
     The engine and the curvature that `"auto"` stands for.
 
-    Dense where its vectors are small, or the exact curvature is asked for by name; projected otherwise. Exact
-    curvature for SGD, Gauss-Newton for Adam, whose steps are short. Of a pair's scores and of a user's
+    Dense where its vectors are small and logits few, or the exact curvature is asked for by name; projected otherwise.
+    Exact curvature for SGD, Gauss-Newton for Adam, whose steps are short. Of a pair's scores and of a user's
     `loss(model, batch)` Gauss-Newton holds little or nothing: exact in the dense engine, and in the projected one the
     gradients' outer product for the latter.
 
     Args:
         of_logits (`bool`, *optional*, defaults to `True`): Whether the loss is a function of logits or scores.
+        vocabulary (`int`, *optional*, defaults to 0): Classes of the model's token head.
 
     Raises:
         `ValueError`: when exact curvature is asked of the projected engine, or Gauss-Newton of a loss without logits.
@@ -109,7 +116,7 @@ def choose_engine(
             "out."
         )
     scaled = adjoint_class(manifest.optimizer["name"]).has_second_moment
-    small = scoring_bytes(manifest.n_parameters, directions) <= SMALL_SWEEP
+    small = scoring_bytes(manifest.n_parameters, directions) <= SMALL_SWEEP and vocabulary <= VOCABULARY
     coupled = _decays_before_scaling(manifest)
     if engine == "auto":
         engine = "dense" if small or curvature == "exact" or coupled else "projected"

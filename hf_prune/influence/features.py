@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from hf_prune.errors import UnsupportedError
 from hf_prune.model.batch import Batch
+from hf_prune.model.last_layer import inputs_of, last_linear
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
@@ -51,15 +53,12 @@ class LastInputs:
 
     def _stopped(self, batch: Batch) -> torch.Tensor:
         """By a forward pass that ends before the layer: logits of a vocabulary would fill the memory."""
-        handle = self.layer.register_forward_pre_hook(_stop)
-        try:
-            with torch.no_grad():
-                self.objective.logits(self.theta, batch.inputs)
-        except _EndOfForwardError as reached:
-            return reached.inputs
-        finally:
-            handle.remove()
-        raise UnsupportedError(f"{type(self.objective.model).__name__} does not reach its last layer for every row.")
+        with torch.no_grad(), self.objective.first_derivatives():
+            found = inputs_of(self.layer, lambda: self.objective.logits(self.theta, batch.inputs))
+        if found is None:
+            name = type(self.objective.model).__name__
+            raise UnsupportedError(f"{name} does not reach its last layer for every row.")
+        return found
 
 
 class RowFeatures:
@@ -96,20 +95,17 @@ class RowFeatures:
         return other
 
     def __call__(self, columns: dict[str, list[Any]], indices: list[int]) -> dict[str, np.ndarray]:
-        batch = self.rows.batch(indices)
-        return {self.column: _of_rows(self.inputs(batch) @ self.projection, batch).float().cpu().numpy()}
+        return {self.column: self._of(indices).float().cpu().numpy()}
 
-
-class _EndOfForwardError(Exception):
-    """Ends a forward pass at the last layer."""
-
-    def __init__(self, inputs: torch.Tensor):
-        super().__init__("the last layer was reached")
-        self.inputs = inputs
-
-
-def _stop(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-    raise _EndOfForwardError(given[0].detach())
+    def _of(self, indices: list[int]) -> torch.Tensor:
+        try:
+            batch = self.rows.batch(indices)
+            return _of_rows(self.inputs(batch) @ self.projection, batch)
+        except RuntimeError as error:
+            if len(indices) == 1 or not should_reduce_batch_size(error):
+                raise
+        half = len(indices) // 2
+        return torch.cat([self._of(indices[:half]), self._of(indices[half:])])
 
 
 @dataclass(frozen=True)
@@ -143,32 +139,11 @@ def last_layer(
     Raises:
         `UnsupportedError`: if the logits are not what the last linear layer gives.
     """
-    caught: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
-
-    def keep(module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        caught[:] = [(module, given[0].detach(), output.detach())]
-
-    handles = [m.register_forward_hook(keep) for m in objective.model.modules() if isinstance(m, nn.Linear)]
-    try:
-        with torch.no_grad():
-            logits = objective.logits(theta, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = _aligned(*caught[0][1:], logits) if caught else None
+    with objective.first_derivatives():
+        found = last_linear(objective.model, lambda: objective.logits(theta, inputs))
     if found is None:
         raise UnsupportedError(f"No linear layer of {type(objective.model).__name__} gives its logits.")
-    return caught[0][0], found, logits
-
-
-def _aligned(given: torch.Tensor, output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
-    """The layer's inputs where its outputs are the logits, `(B, ..., d)`; None where they are not."""
-    if output.shape == logits.shape:
-        return given if torch.equal(output, logits) else None
-    if output.ndim != 3 or logits.shape != (output.shape[0], output.shape[2]):
-        return None
-    same = (output == logits[:, None]).all(dim=2)
-    return given[torch.arange(len(given)), same.int().argmax(dim=1)] if bool(same.any(dim=1).all()) else None
+    return found
 
 
 def _projection(inputs: int) -> torch.Tensor:

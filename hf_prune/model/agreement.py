@@ -10,10 +10,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate.utils import find_executable_batch_size
 
 from hf_prune.errors import UnsupportedError
+from hf_prune.model.micro_batches import most_rows
 from hf_prune.model.objective import Objective
+from hf_prune.model.retreat import with_retreat
 from hf_prune.model.rows import Rows
 from hf_prune.model.weights import Reduction, WeightedBatch
 from hf_prune.trajectory.trajectory import Step, Trajectory
@@ -87,9 +88,7 @@ class Observed:
 
 def observe(run: Run) -> list[Observed]:
     """The losses of some steps, spread over the window, again."""
-    largest = max((len(micro.ids) for step in run.steps() for micro in step.micro_batches), default=1)
-    found: list[Observed] = find_executable_batch_size(_observe, starting_batch_size=largest)(run)
-    return found
+    return with_retreat(_observe, most_rows(run.steps()), run)
 
 
 def measure_reduction(run: Run) -> Reduction:
@@ -153,8 +152,7 @@ def _check_gradients(run: Run, seen: list[Observed]) -> None:
         if not chosen:
             continue
         kind = ("half" if _half(run) else "exact") if exact else "between"
-        with run.objective.in_training():
-            again = torch.tensor([[_norm(run, step, draw) for step in chosen] for draw in range(draws)])
+        again = with_retreat(_norms, most_rows(run.steps()), run, chosen, draws)
         recorded = torch.tensor([step.grad_norm for step in chosen], dtype=torch.float64)
         off = _off(recorded, again.double(), NORM[kind])
         if off is None:
@@ -231,22 +229,29 @@ def _losses(run: Run, step: Step, at_once: int, seed: int) -> tuple[torch.Tensor
             batch = run.rows.batch(run.row_of(micro.ids).tolist())
             for start in range(0, len(batch), at_once):
                 part = batch.part(slice(start, start + at_once))
-                losses.append(run.objective.losses(theta, part))
+                losses.append(run.objective.losses_in_chunks(theta, part))
                 items.append(run.objective.items(part))
     return torch.cat(losses), torch.cat(items)
 
 
-def _norm(run: Run, step: Step, seed: int) -> float:
-    """The norm of a step's gradient over all that was trained."""
+def _norms(at_once: int, run: Run, steps: list[Step], draws: int) -> torch.Tensor:
+    """The norm `(draws, steps)` of each step's gradient over all that was trained."""
+    with run.objective.in_training():
+        return torch.tensor([[_norm(run, step, draw, at_once) for step in steps] for draw in range(draws)])
+
+
+def _norm(run: Run, step: Step, seed: int, at_once: int) -> float:
     objective, fixed = run.objective, run.objective.fixed
     theta = run.theta(step.index).requires_grad_()
     others = {name: fixed[name].clone().requires_grad_() for name in run.trajectory.manifest.unrecorded}
     objective.fixed = fixed | others
     try:
         with _drawn(run, seed), torch.enable_grad():
-            for part in run.micro_batches(step):
-                if float(part.weights.abs().sum()) > 0:
-                    (objective.losses(theta, part.batch) @ part.weights).backward()
+            for micro in run.micro_batches(step):
+                for start in range(0, len(micro.rows), at_once):
+                    part = micro.part(slice(start, start + at_once))
+                    if float(part.weights.abs().sum()) > 0:
+                        (objective.losses_in_chunks(theta, part.batch) @ part.weights).backward()
     finally:
         objective.fixed = fixed
     gradients = [leaf.grad for leaf in (theta, *others.values()) if leaf.grad is not None]

@@ -30,8 +30,8 @@ class Batch:
         left, right = (batch.given | {"": batch.labels} for batch in (self, other))
         return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
-    def part(self, rows: slice) -> Batch:
-        """Some of the rows."""
+    def part(self, rows: slice | torch.Tensor) -> Batch:
+        """Some of the rows, a slice of them or those of these numbers."""
         return Batch(_rows(self.inputs, rows), self.labels[rows], _rows(self.others, rows))
 
     @property
@@ -40,5 +40,5 @@ class Batch:
         return self.inputs | self.others
 
 
-def _rows(tensors: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+def _rows(tensors: dict[str, torch.Tensor], rows: slice | torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: value[rows] for name, value in tensors.items()}

@@ -31,8 +31,8 @@ def labelled_row(labels: torch.Tensor) -> torch.Tensor:
     return (labels.reshape(-1) != IGNORED).float()
 
 
-def every_output(labels: torch.Tensor) -> torch.Tensor | None:
-    """All of an example's logits count."""
+def no_tokens(labels: torch.Tensor) -> torch.Tensor | None:
+    """The loss is none of tokens, and all of an example's logits count."""
     return None
 
 
@@ -44,16 +44,24 @@ class ExampleLoss:
     Attributes:
         losses (`Callable`): `(logits, labels) -> (B,)`; the loss of an example is the mean over its items.
         items (`Callable`): `labels -> (B,)`, the number of items of each example: 1, or its labelled tokens.
-        counted (`Callable`): `labels -> (B, T)`, which positions' logits the loss looks at; `None` for all of them.
+        targets (`Callable`): `labels -> (B, T)`, of a cross-entropy of tokens the class that each position's logits
+            are to tell, or `IGNORED`; `None` for other losses.
         by_tokens (`bool`): whether the items are tokens.
         is_output (`bool`): whether the logits are the losses, so that there is no curvature in them.
+        smoothing (`float`): what label smoothing spreads over all classes.
     """
 
     losses: OfLogits
     items: Callable[[torch.Tensor], torch.Tensor] = labelled_row
-    counted: Callable[[torch.Tensor], torch.Tensor | None] = every_output
+    targets: Callable[[torch.Tensor], torch.Tensor | None] = no_tokens
     by_tokens: bool = False
     is_output: bool = False
+    smoothing: float = 0.0
+
+    def counted(self, labels: torch.Tensor) -> torch.Tensor | None:
+        """Which positions' logits the loss looks at, `(B, T)`; `None` for all of them."""
+        targets = self.targets(labels)
+        return None if targets is None else _labelled(targets)
 
     def of(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The losses `(B,)` of a batch with these logits."""
@@ -152,8 +160,12 @@ def _labelled(labels: torch.Tensor) -> torch.Tensor:
     return labels != IGNORED
 
 
-def _labelled_next(labels: torch.Tensor) -> torch.Tensor:
-    return functional.pad(_labelled(labels[:, 1:]), (0, 1), value=False)
+def _own(labels: torch.Tensor) -> torch.Tensor:
+    return labels
+
+
+def _next(labels: torch.Tensor) -> torch.Tensor:
+    return functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def _token_items(labels: torch.Tensor) -> torch.Tensor:
@@ -165,14 +177,12 @@ def _next_token_items(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    losses = functional.cross_entropy(
-        logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
-    )
+    losses = _cross_entropy(logits.flatten(0, 1), labels.flatten(), smoothing).view(labels.shape)
     return losses.sum(1) / _token_items(labels).clamp(min=1)
 
 
 def _next_token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    return _token_cross_entropy(logits[:, :-1], labels[:, 1:], smoothing)
+    return _token_cross_entropy(logits, _next(labels), smoothing)
 
 
 def _answer_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -189,8 +199,8 @@ CROSS_ENTROPY = ExampleLoss(_cross_entropy)
 SOFT_CROSS_ENTROPY = ExampleLoss(_soft_cross_entropy)
 SQUARED_ERROR = ExampleLoss(_squared_error)
 BINARY_CROSS_ENTROPY = ExampleLoss(_binary_cross_entropy)
-TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items, _labelled, by_tokens=True)
-CAUSAL_CROSS_ENTROPY = ExampleLoss(_next_token_cross_entropy, _next_token_items, _labelled_next, by_tokens=True)
+TOKEN_CROSS_ENTROPY = ExampleLoss(_token_cross_entropy, _token_items, _own, by_tokens=True)
+CAUSAL_CROSS_ENTROPY = ExampleLoss(_next_token_cross_entropy, _next_token_items, _next, by_tokens=True)
 ANSWER_CROSS_ENTROPY = ExampleLoss(_answer_cross_entropy)
 ITS_OUTPUT = ExampleLoss(_its_output, is_output=True)
 
@@ -215,7 +225,7 @@ def smoothed(loss: ExampleLoss, smoothing: float) -> ExampleLoss:
     if loss not in (CROSS_ENTROPY, TOKEN_CROSS_ENTROPY, CAUSAL_CROSS_ENTROPY):
         raise UnsupportedError("label_smoothing_factor is only known with a cross-entropy of classes; pass loss=.")
     losses: Callable[..., torch.Tensor] = loss.losses
-    return replace(loss, losses=partial(losses, smoothing=smoothing))
+    return replace(loss, losses=partial(losses, smoothing=smoothing), smoothing=smoothing)
 
 
 def deviation(losses: torch.Tensor, items: torch.Tensor, figure: float, num_items: float | None = None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,20 +19,32 @@ from hf_prune._core import compat
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.batch import Batch
 from hf_prune.model.forward import Applied, Forward, OfLoss, logits_of
-from hf_prune.model.losses import ITS_OUTPUT, ExampleLoss, from_user, infer_loss, smoothed, takes_model
+from hf_prune.model.last_layer import inputs_of, last_linear
+from hf_prune.model.losses import (
+    FACTORED_LOGITS,
+    IGNORED,
+    ITS_OUTPUT,
+    ExampleLoss,
+    from_user,
+    infer_loss,
+    smoothed,
+    takes_model,
+)
 from hf_prune.model.outputs import loss_in
 from hf_prune.model.pairs import forward_of, loss_of
 from hf_prune.model.quantized import replaced
+from hf_prune.model.token_head import TokenHead, find_head, token_losses
 from hf_prune.trajectory.manifest import Parameter
 
 
 class Objective:
     """
-    A private copy of the model, in eval mode and with attention that can be differentiated twice.
+    A private view of the model, in eval mode and with attention that can be differentiated twice.
 
     Args:
         model (`nn.Module`):
-            Returns `logits`, and `loss` when it gets `labels`. It is copied; the caller's model is left as it is.
+            Returns `logits`, and `loss` when it gets `labels`. The caller's model is left as it is: its modules are
+            copied, and its parameters too where they are of another precision.
         parameters (`Sequence[Parameter]`):
             The recorded parameters; their values come as the flat vector `theta (p,)`, all others are the model's.
         loss (`Callable`, *optional*):
@@ -74,6 +87,8 @@ class Objective:
         self._applied = Applied(self.model, self.forward)
         self._uses_items: bool | None = None
         self._width: int | None = None
+        self._head: TokenHead | None = None
+        self._seeks_head = True
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
@@ -91,8 +106,11 @@ class Objective:
         """Identifies what is taken from the model and not from the trajectory."""
         config = getattr(self.model, "config", None)
         text = config.to_json_string() if isinstance(config, PretrainedConfig) else ""
-        fixed = {name: value.cpu().numpy() for name, value in self.fixed.items()}
-        return Hasher.hash([str(self.model), text, fixed])
+        hasher = hashlib.sha256()
+        for name, value in self.fixed.items():  # one after the other: together they may be most of the memory
+            hasher.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            hasher.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return Hasher.hash([str(self.model), text, hasher.hexdigest()])
 
     def flatten(self) -> torch.Tensor:
         """The model's own values of the recorded parameters, `(p,)`."""
@@ -115,9 +133,55 @@ class Objective:
             logits: torch.Tensor = functional_call(self._applied, named, (inputs,))
         return logits
 
+    def token_head(self, inputs: dict[str, torch.Tensor]) -> TokenHead | None:
+        """
+        The layer that gives the logits of a vocabulary; `None` where they are few, or made of it in another way (with
+        a soft cap, a scale, an adapter on the head). Found by comparing them for one row.
+        """
+        if self._seeks_head:
+            self._seeks_head = False
+            if self.forward.takes_all:
+                return None
+            row = {name: value[:1] for name, value in inputs.items()}
+            with self.first_derivatives():
+                found = last_linear(self.model, lambda: self.logits(self.flatten(), row))
+            if found is not None and found[2].ndim == 3 and found[2].shape[2] > FACTORED_LOGITS:
+                self._head = find_head(self.model, found[0])
+        return self._head
+
+    def outputs(self, values: Mapping[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What enters the token head `(B, T, d)`; the logits where there is none."""
+        head = self.token_head(inputs)
+        if head is None:
+            return self.apply(values, inputs)
+        found = inputs_of(head.layer, lambda: self.apply(values, inputs))
+        assert found is not None, "a token head is called for every row"
+        return found
+
+    @contextmanager
+    def first_derivatives(self) -> Iterator[None]:
+        """
+        Attention by fused kernels while the block runs: it needs no memory for the square of the length, and has
+        neither forward-mode nor second derivatives.
+        """
+        with compat.fused_attention(self.model):
+            yield
+
     def losses(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each example `(B,)` at `theta`."""
         return self.loss(batch).of(self.logits(theta, batch.inputs), batch)
+
+    def losses_in_chunks(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The same without all the logits of a vocabulary at once; for autograd, not for `torch.func`."""
+        loss, values = self.loss(batch), self.unflatten(theta)
+        targets, head = loss.targets(batch.labels), self.token_head(batch.inputs)
+        with self.first_derivatives():
+            if targets is None or head is None:
+                return loss.of(self.apply(values, batch.inputs), batch)
+            hidden = self.outputs(values, batch.inputs)
+        weight, bias = head.values(self.fixed | values)
+        losses = token_losses(hidden, weight, bias, targets, loss.smoothing)
+        return losses.sum(1) / loss.items(batch.labels).clamp(min=1)
 
     @torch.no_grad()
     def items(self, batch: Batch) -> torch.Tensor:
@@ -128,6 +192,7 @@ class Objective:
     def loss(self, batch: Batch) -> ExampleLoss:
         """The per-example loss; found on the first batch by comparing with the model's own figure."""
         if self._loss is None:
+            batch = _few(batch)
             outputs = self._labelled(batch)
             logits, loss = logits_of(outputs), loss_in(outputs)
             if loss is None:
@@ -144,19 +209,20 @@ class Objective:
         """What the model itself returns with labels."""
         several = len(self.label_names) > 1
         labels = batch.labels.unbind(1) if several else (batch.labels,)
-        with compat.masks_for_vmap():
+        with compat.masks_for_vmap(), self.first_derivatives():
             return self.model(**(batch.inputs | dict(zip(self.label_names, labels, strict=True))), **more)
 
     def width(self, batch: Batch) -> int:
         """The number of logits of one example."""
         if self._width is None:
-            with torch.no_grad():
+            with torch.no_grad(), self.first_derivatives():
                 self._width = self.logits(self.flatten(), batch.part(slice(0, 1)).inputs)[0].numel()
         return self._width
 
     def uses_items(self, batch: Batch) -> bool:
         """Whether the model divides its loss by `num_items_in_batch`: measured, because signatures do not say."""
         if self._uses_items is None:
+            batch = _few(batch)
             counts = (torch.tensor(count, device=self.device) for count in (1.0, 2.0))
             figures = [loss_in(self._labelled(batch, num_items_in_batch=count)) for count in counts]
             one, two = figures
@@ -164,10 +230,24 @@ class Objective:
         return self._uses_items
 
 
+def _few(batch: Batch) -> Batch:
+    """Of rows with a label a token the one with the fewest and the one with the most: enough to tell a loss by."""
+    if batch.labels.ndim != 2 or batch.labels.is_floating_point():
+        return batch
+    counts = (batch.labels != IGNORED).sum(1)
+    order = counts.argsort()[int((counts == 0).sum()) :]
+    return batch.part(order[[0, -1]]) if len(order) > 1 else batch
+
+
 def _differentiable_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in eval mode whose attention has forward-mode and second derivatives (fused kernels have neither)."""
+    """
+    A copy in eval mode whose attention has forward-mode and second derivatives (fused kernels have neither).
+
+    Nothing writes into parameters here, so that they share the memory of the caller's.
+    """
+    same = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if p.dtype == dtype}
     # transformers' own `to` refuses quantised models
-    clone = nn.Module.to(copy.deepcopy(model, replaced(model)), dtype).eval()
+    clone = nn.Module.to(copy.deepcopy(model, replaced(model) | same), dtype).eval()
     for module in clone.modules():
         # Hooks of the training run, and a `forward` that a Trainer patched in, belong to the caller's model.
         compat.remove_hooks(module)

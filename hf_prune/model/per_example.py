@@ -9,6 +9,7 @@ from torch.func import grad, vjp, vmap
 
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import Inputs
+from hf_prune.model.micro_batches import parts_of
 from hf_prune.model.objective import Objective
 
 # Share of a batch's curvature in the logits that may be left out; what a fitted row adds is far below it.
@@ -26,9 +27,16 @@ def example_gradients(objective: Objective, theta: torch.Tensor, batch: Batch) -
     return vmap(grad(one), in_dims=(None, 0, 0, 0))(theta, batch.inputs, batch.labels, batch.others)
 
 
-def batch_gradient(objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
-    """The gradient `(p,)` of the weighted sum of the examples' losses."""
-    return grad(lambda theta: objective.losses(theta, batch) @ weights)(theta)
+@torch.enable_grad()
+def batch_gradient(
+    objective: Objective, theta: torch.Tensor, batch: Batch, weights: torch.Tensor, at_once: int | None = None
+) -> torch.Tensor:
+    """The gradient `(p,)` of the weighted sum of the examples' losses, with so many rows at once, by default all."""
+    leaf = theta.detach().clone().requires_grad_()
+    leaf.grad = torch.zeros_like(theta)
+    for own, part in parts_of(batch, at_once or len(batch)):
+        (objective.losses_in_chunks(leaf, part) @ weights[own]).backward()
+    return leaf.grad
 
 
 def gauss_newton_factors(

@@ -161,6 +161,26 @@ def test_packed_pieces_need_the_patch_under_vmap_and_do_not_see_each_other_with_
         torch.testing.assert_close(found[row], torch.cat(pieces))
 
 
+def test_attention_is_fused_while_the_block_runs(monkeypatch: pytest.MonkeyPatch):
+    model, ids = bert().eval(), torch.arange(12).reshape(3, 4)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
+    model.set_attn_implementation("eager")
+    called, real = [], torch.nn.functional.scaled_dot_product_attention
+
+    def seen(*args: Any, **kwargs: Any) -> torch.Tensor:
+        called.append(True)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    eager = model(input_ids=ids, attention_mask=mask).logits
+    assert not called
+    with compat.fused_attention(model):
+        fused = model(input_ids=ids, attention_mask=mask).logits
+    assert called
+    torch.testing.assert_close(fused, eager)
+    assert model.config._attn_implementation == "eager"
+
+
 # ---- accelerate ----
 
 

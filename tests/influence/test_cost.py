@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -59,3 +62,12 @@ def test_as_many_queries_are_swept_at_once_as_fit(size: int, k: int, segments: i
     assert 1 <= found <= k
     assert gradients + found * one <= available
     assert found == k or gradients + (found + 1) * one > available
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="A peak of memory is told on Linux alone.")
+@pytest.mark.parametrize("shape", ["vocabulary", "activations", "parameters"])
+def test_memory_is_told_within_a_half(shape: str):
+    command = [sys.executable, "-m", "tests.influence.score_measured", shape]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert 1 / 1.5 < found["estimated"] / found["measured"] < 1.5

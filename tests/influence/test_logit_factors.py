@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_prune.influence.sketch.logit_factors import MOST_FACTORS, TRACE_TOLERANCE, LogitFactor, logit_factors
+from hf_prune.influence.sketch.logit_factors import (
+    MOST_FACTORS,
+    TRACE_TOLERANCE,
+    LogitFactor,
+    logit_factors,
+    random_draws,
+)
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, CROSS_ENTROPY, ExampleLoss
 
@@ -13,7 +19,8 @@ B = 6
 
 
 def made(loss: ExampleLoss, logits: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> list[LogitFactor]:
-    return logit_factors(loss, logits, Batch({}, labels), torch.Generator().manual_seed(seed))
+    batch = Batch({}, labels)
+    return logit_factors(loss, logits, batch, random_draws(batch, torch.Generator().manual_seed(seed)))
 
 
 def gradient_of(factors: list[LogitFactor]) -> torch.Tensor:

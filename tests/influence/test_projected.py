@@ -28,7 +28,7 @@ from hf_prune._core.processes import Processes
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.engine import SketchEngine
-from hf_prune.influence.sketch.logit_factors import logit_factors
+from hf_prune.influence.sketch.logit_factors import logit_factors, random_draws
 from hf_prune.influence.sketch.per_example_vjp import PerExampleVjp
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, CROSS_ENTROPY
@@ -143,14 +143,15 @@ def test_half_precision_gives_what_autograd_gives_in_it(name: str):
     theta, scales = objective.flatten(), [torch.rand(size) for size in objective.sizes]
     per_example = PerExampleVjp(objective, sketch, bf16=True)
     leaf = theta.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), objective.first_derivatives():
         logits = objective.logits(leaf, batch.inputs).float()
     cotangents = torch.randn_like(logits)
     truth = torch.autograd.grad((logits * cotangents).sum(), leaf)[0][None]
     with per_example.forward(theta, batch.inputs) as forward:
         scaled, unscaled = forward.vjp_both(cotangents, scales)
         assert torch.equal(forward.logits, logits)
-        assert not torch.equal(logits, objective.logits(theta, batch.inputs))
+        with objective.first_derivatives():
+            assert not torch.equal(logits, objective.logits(theta, batch.inputs))
     assert per_example.hooked
     for found, factors in ((scaled, scales), (unscaled, [None] * len(scales))):
         wanted = sketch.sketch(truth, factors)[0]
@@ -200,7 +201,8 @@ def test_sketches_keep_inner_products_in_the_mean():
 
 def test_two_classes_take_one_vjp():
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 1])
-    (only,) = logit_factors(CROSS_ENTROPY, logits, Batch({}, labels), torch.Generator().manual_seed(0))
+    batch = Batch({}, labels)
+    (only,) = logit_factors(CROSS_ENTROPY, logits, batch, random_draws(batch, torch.Generator().manual_seed(0)))
     chances = logits.softmax(1)
     residual = chances - torch.nn.functional.one_hot(labels)
     assert torch.allclose(only.gradient[:, None] * only.cotangents, residual, atol=1e-6)
@@ -214,7 +216,8 @@ def test_drawn_labels_give_the_gauss_newton_matrix_of_a_token_loss():
     logits, labels = torch.randn(1, 4, 70), torch.tensor([[5, 9, -100, 3]])
     generator, total = torch.Generator().manual_seed(0), torch.zeros(280, 280)
     for _ in range(4000):
-        _, drawn = logit_factors(CAUSAL_CROSS_ENTROPY, logits, Batch({}, labels), generator)
+        batch = Batch({}, labels)
+        _, drawn = logit_factors(CAUSAL_CROSS_ENTROPY, logits, batch, random_draws(batch, generator))
         total += torch.outer(drawn.cotangents.flatten(), drawn.cotangents.flatten()) / 4000
 
     def loss(z: torch.Tensor) -> torch.Tensor:

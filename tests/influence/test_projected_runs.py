@@ -16,7 +16,7 @@ from hf_prune.influence.queries import Queries, output_signs
 from hf_prune.influence.sketch import logit_factors as logit_factors_module
 from hf_prune.influence.sketch import query_sketches
 from hf_prune.influence.sketch.engine import nearest_segment
-from hf_prune.influence.sketch.logit_factors import logit_factors
+from hf_prune.influence.sketch.logit_factors import logit_factors, random_draws
 from hf_prune.influence.sketch.scales import Scales
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import CROSS_ENTROPY
@@ -31,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("second_moment_is_held")
 def test_many_logits_keep_the_whole_curvature_in_the_mean():
     logits, labels = torch.randn(1, 8).expand(2000, 8), torch.full((2000,), 2)
     total = torch.zeros(8, 8)
-    for drawn in logit_factors(CROSS_ENTROPY, logits, Batch({}, labels), torch.Generator().manual_seed(0)):
+    batch = Batch({}, labels)
+    for drawn in logit_factors(CROSS_ENTROPY, logits, batch, random_draws(batch, torch.Generator().manual_seed(0))):
         total += torch.einsum("b,bi,bj->ij", drawn.curvature, drawn.cotangents, drawn.cotangents) / 2000
     chances = logits[0].softmax(0)
     hessian = torch.diag(chances) - torch.outer(chances, chances)

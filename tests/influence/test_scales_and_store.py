@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hf_prune._core.processes import Processes
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.sketch import scales
+from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.scales import GradientScales
-from hf_prune.influence.sketch.store import SHARD, StepSketch, Store
+from hf_prune.influence.sketch.store import SHARD, StepSketch, Store, packed
 from hf_prune.model.objective import Objective
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
@@ -75,12 +77,17 @@ def sketch_of(t: int) -> StepSketch:
 
 def test_sketches_come_back_in_reverse_within_a_byte_of_their_largest_entry(tmp_path: Path):
     first, last, skipped = 5, 5 + 2 * SHARD + 3, {6, 9}
-    store = Store(SharedCache(tmp_path, Processes(0, 1)), first, last)
+    whole = CountSketch([(5, 4), (10,)], 30, seed=0, device=CPU)
+
+    def rows_of(t: int) -> np.ndarray:
+        return np.array([] if t in skipped else [t, 2, 3, 4], dtype=np.int64)
+
+    store = Store(SharedCache(tmp_path, Processes(0, 1)), first, last, whole, rows_of)
     assert [step for shard in store.shards for step in shard] == list(range(first, last))
     assert [len(shard) for shard in store.shards] == [SHARD, SHARD, 3]
     assert store.missing() == store.own_share() == store.shards
     for shard in store.shards:
-        store.write(shard, {t: sketch_of(t) for t in shard if t not in skipped})
+        store.write(shard, {t: packed(sketch_of(t)) for t in shard if t not in skipped})
     assert store.missing() == []
     found = dict(store.backwards(CPU))
     assert list(found) == [t for t in range(last - 1, first - 1, -1) if t not in skipped]

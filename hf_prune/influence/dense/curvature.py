@@ -125,7 +125,7 @@ def hessian_products(
         return objective.losses(theta, batch) @ weights
 
     vjp_fn = vjp(grad(objective_of), theta)[1]
-    size = VECTORS_PER_DIRECTION * theta.numel() * C.element_size()
+    size = _direction_bytes(objective, theta, batch)
     return torch.cat([vmap(lambda c: vjp_fn(c)[0])(C[rows]) for rows in _chunks(len(C), size, budget)])
 
 
@@ -158,8 +158,13 @@ def gauss_newton_products(
         moved = jvp(forward, (theta,), (c,))[1]
         return vjp_fn(jvp(slope, (logits.detach(),), (moved,))[1])[0]
 
-    size = VECTORS_PER_DIRECTION * theta.numel() * C.element_size()
+    size = _direction_bytes(objective, theta, batch)
     return torch.cat([vmap(one)(C[rows]) for rows in _chunks(len(C), size, budget)])
+
+
+def _direction_bytes(objective: Objective, theta: torch.Tensor, batch: Batch) -> int:
+    """What one cotangent's way through the network takes: vectors of the parameters' length and of the logits'."""
+    return VECTORS_PER_DIRECTION * theta.element_size() * max(theta.numel(), len(batch) * objective.width(batch))
 
 
 def _chunks(total: int, bytes_each: int, budget: int) -> Iterator[slice]:

@@ -29,6 +29,7 @@ from hf_prune.influence.sketch.store import StepSketch, Store
 from hf_prune.influence.sketch.sweep import SketchedSegment, SketchSweep
 from hf_prune.influence.sketch.window_pass import WindowPass, narrow
 from hf_prune.model.replay import Replay
+from hf_prune.model.retreat import with_retreat
 from hf_prune.model.rows import Rows
 
 # Dimensions of a sketch: inner products of gradients have a standard error of about one part in 250.
@@ -70,7 +71,8 @@ class SketchEngine:
         self.sketch = CountSketch(objective.shapes, width, seed=1, device=self.device, shares=shares)
         bf16 = self.sketch.folds and fast_bfloat16(self.device)
         self.window = WindowPass(replay, self.sketch, bf16=bf16)
-        self.store = Store(cache, *trajectory.window, self.sketch, self._rows_of)
+        curved = curvature == "gauss-newton"
+        self.store = Store(cache, *trajectory.window, self.sketch, self._rows_of, curved=curved)
         self.sweep = SketchSweep(trajectory, self.store, self.sketch, curvature=curvature, gn_scale=gn_scale)
 
     def _rows_of(self, t: int) -> np.ndarray:
@@ -83,11 +85,14 @@ class SketchEngine:
 
     def encode(self, queries: Queries | LossQueries) -> ScaledSketches:
         """The queries' gradients at the last parameters, sketched, that of the held-out loss last."""
+        return with_retreat(self._encode, self.batch_size, queries)
+
+    def _encode(self, size: int, queries: Queries | LossQueries) -> ScaledSketches:
         theta, scales = self.replay.theta(self.replay.last), self.window.scales.at(self.replay.last)
         if isinstance(queries, LossQueries):
-            values = loss_query_sketches(self.window, theta, scales, queries, batch_size=self.batch_size)
+            values = loss_query_sketches(self.window, theta, scales, queries, batch_size=size)
             return ScaledSketches(values, scales.log_means)
-        k, seed, size = queries.k, queries.seed, self.batch_size
+        k, seed = queries.k, queries.seed
         if queries.space == "parameters":
             found = [parameter_query_sketches(self.window, theta, scales, k, seed=seed)]
             if queries.held_out is not None:
@@ -125,7 +130,7 @@ class SketchEngine:
             dots, visited = self._of_visits(segments)
         others = np.flatnonzero(~visited)
         if len(others):
-            dots[others] = self._of_rows(segments, rows, others)
+            dots[others] = with_retreat(self._of_rows, self.batch_size, segments, rows, others)
         return dots
 
     def slopes(self, queries: ScaledSketches, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:
@@ -184,11 +189,11 @@ class SketchEngine:
         dots = C @ sketch.sketches.T - segment.clip_term @ sketch.unscaled.T
         return (dots @ sketch.loss_map()).double().cpu().numpy()
 
-    def _of_rows(self, segments: list[SketchedSegment], rows: Rows, numbers: np.ndarray) -> np.ndarray:
+    def _of_rows(self, size: int, segments: list[SketchedSegment], rows: Rows, numbers: np.ndarray) -> np.ndarray:
         """`sum_j <C_j, grad l_i(theta_j)>` `(B, k)` for the rows with these `numbers (B,)`, visited or not."""
         chosen = rows.select(numbers.tolist())
         total = torch.zeros(len(numbers), len(segments[0].cotangents), device=self.device)
-        batches = -(-len(chosen) // self.batch_size)
+        batches = -(-len(chosen) // size)
         one_of_many = rows is not self.replay.rows  # parts of a pool, which has a bar of its own
         with tqdm(
             total=batches * len(segments), desc="Scoring unvisited rows", unit="batch", disable=one_of_many
@@ -197,10 +202,10 @@ class SketchEngine:
             for middle, segment in zip(self.replay.middles, segments, strict=True):
                 theta, scales = self.replay.theta(middle), self.window.scales.at(middle)
                 C = segment.cotangents * self.sketch.spread((segment.log_scales.cpu() - scales.log_means).exp())
-                for part, batch in chosen.batches(self.batch_size):
+                for part, batch in chosen.batches(size):
                     with self.window.per_example.forward(theta, batch.inputs) as forward:
-                        slopes = self.replay.objective.loss(batch).logit_gradients(forward.logits, batch)
-                        scaled, unscaled = forward.vjp_both(slopes, scales.factors)
+                        loss = self.replay.objective.loss(batch)
+                        scaled, unscaled = forward.loss_sketches(loss, batch, scales.factors)
                     total[part.start : part.stop] += scaled @ C.T - narrow(unscaled) @ segment.clip_term.T
                     bar.update()
         return total.double().cpu().numpy()

@@ -30,6 +30,12 @@ class GradientSketcher:
     scaled: torch.Tensor
     unscaled: torch.Tensor | None
 
+    def example(self, number: int) -> GradientSketcher:
+        """What adds to one example's sketches alone."""
+        own = slice(number, number + 1)
+        unscaled = None if self.unscaled is None else self.unscaled[own]
+        return GradientSketcher(self.sketch, self.scales, self.scaled[own], unscaled)
+
     def add(self, place: int, examples: slice, signed: torch.Tensor) -> None:
         """Adds entries `(c, size)` of parameter `place`, signs on them; they may be overwritten."""
         self._add(place, examples, signed, self.scales[place])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_prune.influence.sketch.draw import draw
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import FACTORED_LOGITS, ExampleLoss
 
@@ -32,11 +33,20 @@ class LogitFactor:
     curvature: torch.Tensor
 
 
+def random_draws(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    """Numbers in [0, 1) for all that is drawn for each example, `(B, tokens or logits)`."""
+    return torch.rand(len(batch), max(FACTORED_LOGITS, batch.labels[0].numel()), generator=generator)
+
+
 def logit_factors(
-    loss: ExampleLoss, logits: torch.Tensor, batch: Batch, generator: torch.Generator
+    loss: ExampleLoss, logits: torch.Tensor, batch: Batch, draws: torch.Tensor, *, curved: bool = True
 ) -> list[LogitFactor]:
     """
     The factors of a batch's losses.
+
+    Args:
+        draws (`torch.Tensor`): [`random_draws`] of the examples, on the CPU.
+        curved (`bool`, *optional*, defaults to `True`): whether the curvature is asked for, or the gradient alone.
 
     With two classes or one output a single cotangent holds both the gradient and the curvature. With some classes the
     largest eigenvectors of each Hessian are added, until they hold 95 % of the batch's trace; where three do not, two,
@@ -47,6 +57,8 @@ def logit_factors(
     one, nothing = torch.ones_like(logits.flatten(1)[:, 0]), torch.zeros_like(logits.flatten(1)[:, 0])
     if loss.is_output:
         return [LogitFactor(residual, one, one)]  # the gradient's outer product
+    if not curved:
+        return [LogitFactor(residual, one, nothing)]
     if logits[0].numel() <= FACTORED_LOGITS:
         values, vectors = _eigen(loss, logits, batch)
         first = vectors[:, :, 0]
@@ -64,13 +76,13 @@ def logit_factors(
             LogitFactor(vectors[:, :, rank].view_as(logits), nothing, values[:, rank]) for rank in range(whole)
         ]
         if whole < enough:
-            rest = _random_sum(values[:, whole:], vectors[:, :, whole:], generator)
+            rest = _random_sum(values[:, whole:], vectors[:, :, whole:], draws)
             factors.append(LogitFactor(rest.view_as(logits), nothing, one))
         return factors
     counted = loss.counted(batch.labels)
     if counted is None:
         return [LogitFactor(residual, one, one)]  # of a wide loss of unknown form the gradient's outer product is left
-    return [LogitFactor(residual, one, nothing), LogitFactor(_drawn(logits, counted, generator), nothing, one)]
+    return [LogitFactor(residual, one, nothing), LogitFactor(_drawn(logits, counted, draws), nothing, one)]
 
 
 def _eigen(loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,16 +91,16 @@ def _eigen(loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> tuple[torch
     return values.clamp(min=0).flip(1), vectors.flip(2)
 
 
-def _random_sum(values: torch.Tensor, vectors: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _random_sum(values: torch.Tensor, vectors: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """`sum_r +-sqrt(e_r) u_r` `(B, C)` with random signs: its outer product is `sum_r e_r u_r u_r^T` in the mean."""
-    signs = torch.randint(0, 2, values.shape, generator=generator).to(values) * 2 - 1
+    signs = (draws[:, : values.shape[1]] < 0.5).to(values) * 2 - 1
     return torch.einsum("bcr,br->bc", vectors, values.sqrt() * signs)
 
 
-def _drawn(logits: torch.Tensor, counted: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _drawn(logits: torch.Tensor, counted: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """`(p - e_y) / sqrt(items)` at each counted token, for a label y that the model draws."""
-    chances = logits.softmax(-1)
-    drawn = torch.multinomial(chances.flatten(0, -2).cpu(), 1, generator=generator).to(logits.device)
-    errors = chances.flatten(0, -2).scatter_add(1, drawn, -torch.ones_like(drawn, dtype=logits.dtype))
-    items = counted.sum(1).clamp(min=1).to(logits)
-    return errors.view_as(logits) * counted[..., None] / items.sqrt()[:, None, None]
+    errors = logits.float().softmax(-1)
+    labels = draw(errors.flatten(0, -2), draws[:, : logits.shape[1]].flatten().to(logits.device))
+    errors.flatten(0, -2).scatter_add_(1, labels[:, None], -torch.ones_like(errors[..., 0].flatten()[:, None]))
+    items = counted.sum(1).clamp(min=1).to(errors)
+    return errors * counted[..., None] / items.sqrt()[:, None, None]

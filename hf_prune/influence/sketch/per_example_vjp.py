@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import vjp, vmap
 
 from hf_prune.influence.sketch.count_sketch import CountSketch
+from hf_prune.influence.sketch.forward_pass import ForwardPass, Inputs
 from hf_prune.influence.sketch.layer_rules import GradientSketcher, rule_for
+from hf_prune.influence.sketch.token_forward_pass import TokenForwardPass
+from hf_prune.influence.sketch.token_loss import Head
 from hf_prune.model.objective import Objective
 from hf_prune.model.pairs import SEQUENCES
 
@@ -20,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Largest relative difference between the hooks' sum over examples and autograd's own gradient.
 TOLERANCE = 1e-3
-Inputs = dict[str, torch.Tensor]
 
 
 class PerExampleVjp:
@@ -57,8 +58,8 @@ class PerExampleVjp:
         self._ranks: dict[nn.Module, int] = {}
 
     @contextmanager
-    def forward(self, theta: torch.Tensor, inputs: Inputs) -> Iterator[_Forward]:
-        """One forward pass at `theta`, whose logits can be given several cotangents."""
+    def forward(self, theta: torch.Tensor, inputs: Inputs) -> Iterator[ForwardPass]:
+        """One forward pass at `theta`, which can be given several cotangents."""
         if self.hooked is None:
             self.hooked = self._agrees(theta, inputs)
             if not self.hooked:
@@ -67,20 +68,28 @@ class PerExampleVjp:
                     "they are computed by vmap, which takes several times as long."
                 )
         if not self.hooked:
-            yield _Forward(self, theta, inputs, None, {})
+            yield ForwardPass(self, theta, inputs, None, {})
             return
         with self._hooks():
-            yield self._run(theta, inputs, self.bf16)
+            found = self._run(theta, inputs, self.bf16)
+        yield found
 
-    def _run(self, theta: torch.Tensor, inputs: Inputs, bf16: bool) -> _Forward:
+    def _run(self, theta: torch.Tensor, inputs: Inputs, bf16: bool) -> ForwardPass:
         self._batch = len(next(iter(inputs.values())))
         parameters = self.objective.unflatten(theta.detach())
         copies = {place: self._copies(parameters[self.objective.names[place]], place) for place in self._owners}
         each = {self.objective.names[place]: self._by_sequence(copy) for place, copy in copies.items()}
         autocast = torch.autocast(self.objective.device.type, torch.bfloat16, enabled=bf16)
-        with torch.enable_grad(), autocast:
-            logits = self.objective.apply(parameters | each, inputs)
-        return _Forward(self, theta, inputs, logits.float(), copies)
+        head = self.objective.token_head(inputs)
+        with torch.enable_grad(), autocast, self.objective.first_derivatives():
+            outputs = self.objective.outputs(parameters | each, inputs).float()
+        if head is None:
+            return ForwardPass(self, theta, inputs, outputs, copies)
+        weight, bias = head.values(self.objective.fixed | parameters)
+        if bf16:
+            weight, bias = weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
+        own = Head(weight, bias, self._layers.get(head.layer, {}))
+        return TokenForwardPass(self, theta, inputs, outputs, copies, head=own)
 
     def _copies(self, value: torch.Tensor, place: int) -> torch.Tensor:
         """One copy of a parameter per example: in its first dimension if that is 1, else in a new one."""
@@ -115,8 +124,8 @@ class PerExampleVjp:
 
         handles = [owner.register_forward_pre_hook(note) for owner in set(self._owners.values())]
         try:
-            with torch.no_grad():
-                self.objective.logits(theta, inputs)
+            with torch.no_grad(), self.objective.first_derivatives():
+                self.objective.outputs(self.objective.unflatten(theta), inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -147,98 +156,34 @@ class PerExampleVjp:
         if any(value.ndim != 1 and value.shape[0] != 1 for value in self._loose(theta)):
             return False
         inputs = {name: value[:4] for name, value in inputs.items()}
-        logits, vjp_fn = vjp(lambda theta: self.objective.logits(theta, inputs), theta)[:2]
-        generator = torch.Generator(logits.device).manual_seed(0)
-        cotangents = torch.randn(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+        cotangents, gradient = self._by_autograd(theta, inputs)
         none: list[torch.Tensor | None] = [None] * len(self.sketch.sizes)
-        whole = self.sketch.sketch(vjp_fn(cotangents)[0][None], none)[0]
+        whole = self.sketch.sketch(gradient[None], none)[0]
         self._note_ranks(theta, inputs)
         limit = TOLERANCE * whole.norm()
         for self._sequences in (1, SEQUENCES):
             try:
                 with self._hooks():
                     forward = self._run(theta, inputs, False)
-                    found = forward.vjp(cotangents, none).sum(0)
+                    found = forward.pull(cotangents, none).sum(0)
                     alone = torch.zeros_like(cotangents)
                     alone[0] = cotangents[0]
-                    others = forward.vjp(alone, none)[1:]
+                    others = forward.pull(alone, none)[1:]
             except (RuntimeError, ValueError, IndexError):
                 continue
             if (found - whole).norm() <= limit and others.norm() <= limit:
                 return True
         return False
 
+    def _by_autograd(self, theta: torch.Tensor, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cotangents of a batch's outputs, and the gradient `(p,)` along them without hooks."""
+        leaf = theta.detach().clone().requires_grad_()
+        with torch.enable_grad(), self.objective.first_derivatives():
+            outputs = self.objective.outputs(self.objective.unflatten(leaf), inputs)
+        generator = torch.Generator(outputs.device).manual_seed(0)
+        cotangents = torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
+        return cotangents, torch.autograd.grad(outputs, leaf, cotangents)[0]
+
     def _loose(self, theta: torch.Tensor) -> list[torch.Tensor]:
         parameters = self.objective.unflatten(theta)
         return [parameters[self.objective.names[place]] for place in self._owners]
-
-
-class _Forward:
-    """The logits `(B, ...)` of one forward pass, and their VJPs."""
-
-    def __init__(
-        self,
-        owner: PerExampleVjp,
-        theta: torch.Tensor,
-        inputs: Inputs,
-        logits: torch.Tensor | None,
-        copies: dict[int, torch.Tensor],
-    ):
-        self._owner, self._theta, self._inputs, self._graph, self._copies = owner, theta, inputs, logits, copies
-        with torch.no_grad():
-            self.logits = owner.objective.logits(theta, inputs) if logits is None else logits.detach()
-
-    def vjp(self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """
-        Sketches `(B, d)` of the gradients of each example's `<cotangents_i, logits_i>`.
-
-        Args:
-            cotangents (`torch.Tensor`, shape of the logits): one for each example.
-            scales (`Sequence`): factors of the entries of each parameter's gradient (flat), or `None`.
-        """
-        return self._vjp(cotangents, scales, None)
-
-    def vjp_both(
-        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same sketches, and those of the gradients without the scales, each `(B, d)`."""
-        unscaled = cotangents.new_zeros(len(cotangents), self._owner.sketch.width, dtype=torch.float32)
-        return self._vjp(cotangents, scales, unscaled), unscaled
-
-    def _vjp(
-        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], unscaled: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The sketches; those without the scales are added to `unscaled`."""
-        if self._graph is None:
-            return self._by_vmap(cotangents, scales, unscaled)
-        owner, sketch = self._owner, self._owner.sketch
-        scaled = cotangents.new_zeros(len(cotangents), sketch.width, dtype=torch.float32)
-        sketcher = GradientSketcher(sketch, list(scales), scaled, unscaled)
-        owner.sketcher = sketcher
-        try:
-            self._graph.backward(cotangents, retain_graph=True)
-        finally:
-            owner.sketcher = None
-        for place, copy in self._copies.items():
-            out, inner = sketch.signs[place]
-            gradient = torch.zeros_like(copy) if copy.grad is None else copy.grad
-            entries = gradient.reshape(len(copy), *sketch.shapes[place]) * out[:, None] * inner
-            sketcher.add(place, slice(None), entries.flatten(1))
-            copy.grad = None
-        return scaled
-
-    def _by_vmap(
-        self, cotangents: torch.Tensor, scales: Sequence[torch.Tensor | None], unscaled: torch.Tensor | None
-    ) -> torch.Tensor:
-        objective, sketch = self._owner.objective, self._owner.sketch
-
-        def one(inputs: Inputs, cotangent: torch.Tensor) -> torch.Tensor:
-            def single(theta: torch.Tensor) -> torch.Tensor:
-                return objective.logits(theta, {name: value.unsqueeze(0) for name, value in inputs.items()})[0]
-
-            return vjp(single, self._theta)[1](cotangent)[0]
-
-        gradients = vmap(one)(self._inputs, cotangents)
-        if unscaled is not None:
-            unscaled += sketch.sketch(gradients, [None] * len(sketch.sizes))
-        return sketch.sketch(gradients, scales)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 
 from hf_prune.influence.loss_queries import LossQueries, token_slopes
 from hf_prune.influence.queries import output_signs
+from hf_prune.influence.sketch.forward_pass import ForwardPass
 from hf_prune.influence.sketch.scales import Scales
+from hf_prune.influence.sketch.token_forward_pass import TokenForwardPass
+from hf_prune.influence.sketch.token_loss import GROUPS, VocabularySigns
 from hf_prune.influence.sketch.window_pass import WindowPass
+from hf_prune.model.batch import Batch
+from hf_prune.model.losses import ExampleLoss
 from hf_prune.model.rows import Rows
 
 # VJPs over held-out rows: a row gets as many as it has logits, or random sums of them where these are more.
@@ -27,32 +35,78 @@ def output_query_sketches(
     total = torch.zeros(k + 1, window.sketch.width, device=window.objective.device)
     items = 0.0
     for numbers, batch in rows.batches(batch_size):
+        counts = window.objective.items(batch)
         with window.per_example.forward(theta, batch.inputs) as forward:
-            logits, loss = forward.logits, window.objective.loss(batch)
-            counted = loss.counted(batch.labels)
-            mask = torch.ones_like(logits) if counted is None else counted[..., None].expand_as(logits).to(logits)
-            counts = window.objective.items(batch)
-            slopes = loss.logit_gradients(logits, batch)
-            width = logits[0].numel()
-            if width <= SUMS_PER_ROW or width * len(rows) <= MOST_VJPS:
-                signs = output_signs(numbers, k, tuple(logits.shape[1:]), seed).to(logits)
-                for place in range(width):
-                    basis = torch.zeros_like(logits).flatten(1)
-                    basis[:, place] = 1
-                    sketches = forward.vjp(basis.view_as(logits) * mask, scales.factors)
-                    total[:k] += signs.flatten(2)[:, :, place] @ sketches
-                    total[k] += (counts * slopes.flatten(1)[:, place]) @ sketches
+            asked = _OutputQueries(window.objective.loss(batch), numbers, batch, counts, k, seed)
+            if isinstance(forward, TokenForwardPass) and asked.counted is not None:
+                total += asked.of_tokens(forward, scales)
+            elif (width := forward.logits[0].numel()) <= SUMS_PER_ROW or width * len(rows) <= MOST_VJPS:
+                total += asked.of_each(forward, scales)
             else:
-                for draw in range(SUMS_PER_ROW):
-                    own = output_signs(numbers, 1, tuple(logits.shape[1:]), seed + 1 + draw)[0].to(logits)
-                    sketches = forward.vjp(own * mask, scales.factors)
-                    sums = output_signs(numbers, k, (1,), seed + 101 + draw).to(logits)[:, :, 0]
-                    total[:k] += sums @ sketches / SUMS_PER_ROW**0.5
-                total[k] += counts @ forward.vjp(slopes, scales.factors)
-            items += float(counts.sum())
+                total += asked.of_sums(forward, scales)
+        items += float(counts.sum())
     total[:k] /= (k * len(rows)) ** 0.5
     total[k] /= items
     return total
+
+
+@dataclass(frozen=True)
+class _OutputQueries:
+    """What is asked of one batch, before it is divided by the numbers of rows and items."""
+
+    loss: ExampleLoss
+    numbers: range
+    batch: Batch
+    counts: torch.Tensor
+    k: int
+    seed: int
+
+    @cached_property
+    def counted(self) -> torch.Tensor | None:
+        return self.loss.counted(self.batch.labels)
+
+    def of_each(self, forward: ForwardPass, scales: Scales) -> torch.Tensor:
+        """By every single logit's gradient."""
+        logits, total = forward.logits, []
+        slopes = self.loss.logit_gradients(logits, self.batch).flatten(1)
+        signs = output_signs(self.numbers, self.k, tuple(logits.shape[1:]), self.seed).to(logits).flatten(2)
+        for place in range(logits[0].numel()):
+            basis = torch.zeros_like(logits).flatten(1)
+            basis[:, place] = 1
+            sketches = forward.vjp(self._masked(basis.view_as(logits)), scales.factors)
+            own = torch.cat([signs[:, :, place], (self.counts * slopes[:, place])[None]])
+            total.append(own @ sketches)
+        return torch.stack(total).sum(0)
+
+    def of_sums(self, forward: ForwardPass, scales: Scales) -> torch.Tensor:
+        """By random sums of all logits."""
+        shape, draws = tuple(forward.logits.shape[1:]), []
+        for draw in range(SUMS_PER_ROW):
+            own = output_signs(self.numbers, 1, shape, self.seed + 1 + draw)[0].to(forward.logits)
+            draws.append(forward.vjp(self._masked(own), scales.factors))
+        return self._summed(forward, scales, draws)
+
+    def of_tokens(self, forward: TokenForwardPass, scales: Scales) -> torch.Tensor:
+        """The same where a token has the logits of a vocabulary, whose signs are made of few."""
+        assert self.counted is not None
+        shape, draws = (self.counted.shape[1], GROUPS), []
+        for draw in range(SUMS_PER_ROW):
+            own = output_signs(self.numbers, 1, shape, self.seed + 1 + draw)[0].to(forward.hidden)
+            vocabulary = VocabularySigns.of(forward.vocabulary, self.seed + 1 + draw, own.device)
+            draws.append(forward.sum_sketches(vocabulary, own, self.counted, scales.factors))
+        return self._summed(forward, scales, draws)
+
+    def _summed(self, forward: ForwardPass, scales: Scales, draws: list[torch.Tensor]) -> torch.Tensor:
+        total = torch.zeros(self.k + 1, draws[0].shape[1], device=draws[0].device)
+        for draw, sketches in enumerate(draws):
+            signs = output_signs(self.numbers, self.k, (1,), self.seed + 101 + draw).to(sketches)[:, :, 0]
+            total[:-1] += signs @ sketches / SUMS_PER_ROW**0.5
+        total[-1] = self.counts @ forward.loss_sketches(self.loss, self.batch, scales.factors)[0]
+        return total
+
+    def _masked(self, cotangents: torch.Tensor) -> torch.Tensor:
+        """Without the logits that the loss does not look at."""
+        return cotangents if self.counted is None else cotangents * self.counted[..., None]
 
 
 def parameter_query_sketches(
@@ -76,8 +130,7 @@ def loss_query_sketch(
     for _, batch in rows.batches(batch_size):
         with window.per_example.forward(theta, batch.inputs) as forward:
             counts = window.objective.items(batch)
-            slopes = window.objective.loss(batch).logit_gradients(forward.logits, batch)
-            total += counts @ forward.vjp(slopes, scales.factors)
+            total += counts @ forward.loss_sketches(window.objective.loss(batch), batch, scales.factors)[0]
             items += float(counts.sum())
     return total / items
 
@@ -91,7 +144,7 @@ def loss_query_sketches(
         with window.per_example.forward(theta, batch.inputs) as forward:
             loss = window.objective.loss(batch)
             if not queries.by_tokens:
-                found.append(forward.vjp(loss.logit_gradients(forward.logits, batch), scales.factors))
+                found.append(forward.loss_sketches(loss, batch, scales.factors)[0])
                 continue
             sketches, rows = [], []
             for slope, there in token_slopes(loss, forward.logits, batch):

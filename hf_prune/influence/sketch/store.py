@@ -69,14 +69,25 @@ class Store:
         cache (`SharedCache`): holds the files.
         sketch (`CountSketch`): what gradients are sketched with.
         rows_of (`Callable[[int], np.ndarray]`): the rows that each step visits; none where the step was skipped.
+        curved (`bool`, *optional*, defaults to `True`): whether the curvature's factors are needed, or the gradients'
+            alone; where both are there already they serve for either.
     """
 
     def __init__(
-        self, cache: SharedCache, first: int, last: int, sketch: CountSketch, rows_of: Callable[[int], np.ndarray]
+        self,
+        cache: SharedCache,
+        first: int,
+        last: int,
+        sketch: CountSketch,
+        rows_of: Callable[[int], np.ndarray],
+        *,
+        curved: bool = True,
     ):
-        self.cache, self.sketch, self.rows_of = cache, sketch, rows_of
+        self.cache, self.sketch, self.rows_of, self.curved = cache, sketch, rows_of, True
         self.shards = [range(start, min(start + SHARD, last)) for start in range(first, last, SHARD)]
-        self._names = {_name(shard): shard for shard in self.shards}
+        if not curved and self.cache.missing(self._name(shard) for shard in self.shards):
+            self.curved = False
+        self._names = {self._name(shard): shard for shard in self.shards}
 
     def missing(self) -> list[range]:
         """The shards that are still to be sketched."""
@@ -86,29 +97,20 @@ class Store:
         """Those of them that fall to this process."""
         return [self._names[name] for name in self.cache.own_share(self._names)]
 
-    def write(self, shard: range, steps: dict[int, StepSketch]) -> None:
-        """Writes a shard; the file is never half there, whenever the process is killed."""
-        tensors = {}
-        for t, sketch in steps.items():
-            for name in _NAMES:
-                value = getattr(sketch, name).cpu().contiguous()
-                if name in _ROUNDED:
-                    # The rounding adds little to the error of the sketch itself, which more dimensions lower.
-                    step = value.abs().amax(1).clamp(min=1e-30) / 127
-                    tensors[f"{t}.{name}.step"] = step
-                    value = (value / step[:, None]).round_().to(torch.int8)
-                tensors[f"{t}.{name}"] = value
-        self.cache.write(_name(shard), tensors)
+    def write(self, shard: range, steps: dict[int, dict[str, torch.Tensor]]) -> None:
+        """Writes a shard of [`packed`] steps; the file is never half there, whenever the process is killed."""
+        tensors = {f"{t}.{name}": value for t, step in steps.items() for name, value in step.items()}
+        self.cache.write(self._name(shard), tensors)
 
     def backwards(self, device: torch.device) -> Iterator[tuple[int, StepSketch]]:
         """Every step's sketch with its number, from the last to the first."""
         for shard in reversed(self.shards):
-            tensors = self.cache.read(_name(shard))
+            tensors = self.cache.read(self._name(shard))
             for t in reversed(shard):
                 rows = self.rows_of(t)
                 if len(rows):  # a skipped step has left nothing
                     if not self._fits(tensors, t, rows):
-                        file = self.cache.directory / _name(shard)
+                        file = self.cache.directory / self._name(shard)
                         raise TrajectoryError(f"{file} does not hold what step {t} left: {CACHE.mend}.")
                     yield t, StepSketch(**{name: _read(tensors, t, name).to(device) for name in _NAMES})
 
@@ -134,9 +136,22 @@ class Store:
         examples = found["examples"]
         return bool(((examples >= 0) & (examples < b)).all()) and found["ids"].tolist() == rows.tolist()
 
+    def _name(self, shard: range) -> str:
+        return f"{'steps' if self.curved else 'gradients'}-{shard.start:08d}-{shard.stop:08d}.safetensors"
 
-def _name(shard: range) -> str:
-    return f"steps-{shard.start:08d}-{shard.stop:08d}.safetensors"
+
+def packed(sketch: StepSketch) -> dict[str, torch.Tensor]:
+    """A step's sketches as they are kept, on the CPU: in a byte an entry, which most of their room goes to."""
+    tensors = {}
+    for name in _NAMES:
+        value = getattr(sketch, name).cpu().contiguous()
+        if name in _ROUNDED:
+            # The rounding adds little to the error of the sketch itself, which more dimensions lower.
+            step = value.abs().amax(1).clamp(min=1e-30) / 127
+            tensors[f"{name}.step"] = step
+            value = (value / step[:, None]).round_().to(torch.int8)
+        tensors[name] = value
+    return tensors
 
 
 def _read(tensors: dict[str, torch.Tensor], t: int, name: str) -> torch.Tensor:

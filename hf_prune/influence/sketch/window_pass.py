@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import torch
-from accelerate.utils import find_executable_batch_size
 from datasets.utils import tqdm
 
 from hf_prune.influence.sketch.count_sketch import CountSketch
-from hf_prune.influence.sketch.logit_factors import LogitFactor, logit_factors
+from hf_prune.influence.sketch.forward_pass import FactorSketches
+from hf_prune.influence.sketch.logit_factors import logit_factors, random_draws
 from hf_prune.influence.sketch.per_example_vjp import PerExampleVjp
 from hf_prune.influence.sketch.scales import GradientScales, Scales
-from hf_prune.influence.sketch.store import StepSketch, Store
+from hf_prune.influence.sketch.store import StepSketch, Store, packed
 from hf_prune.model.batch import Batch
+from hf_prune.model.micro_batches import most_rows, parts_of
 from hf_prune.model.replay import Replay
+from hf_prune.model.retreat import with_retreat
 from hf_prune.trajectory.trajectory import Step
 
-# Examples that go through the model at once; fewer where memory runs out.
-MOST_AT_ONCE = 64
+# Visits that tell where the gradients' squared norms are.
+LOOKED_AT = 64
 # The unscaled sketches that are kept are narrower by this factor, if they are wide.
 NARROWER = 4
 WIDE = 1 << 14
@@ -29,6 +32,8 @@ SAMPLES, EXAMPLES = 4, 16
 class WindowPass:
     """
     Sketches the steps of a window.
+
+    As many tokens go through the model at once as in the run's own micro-batches, and fewer where memory runs out.
 
     Args:
         replay (`Replay`): the recorded run with its model and rows.
@@ -51,7 +56,7 @@ class WindowPass:
         with store.cache.processes.main_first():
             if store.cache.processes.rank == 0:
                 self._check_room(store)
-        find_executable_batch_size(self._run, starting_batch_size=MOST_AT_ONCE)(store)
+        with_retreat(self._run, most_rows(self.replay.steps()), store)
         store.cache.processes.barrier()
 
     def missing_bytes(self, store: Store) -> int:
@@ -59,14 +64,19 @@ class WindowPass:
         shards = [self.replay.trajectory.step(t) for shard in store.missing() for t in shard]
         steps = [step for step in shards if not step.skipped]
         chosen = [steps[int((i + 0.5) * len(steps) / SAMPLES)] for i in range(min(SAMPLES, len(steps)))]
-        factors = sum(map(self._count_factors, chosen)) / max(len(chosen), 1)
+        factors = sum(self._count_factors(step, store.curved) for step in chosen) / max(len(chosen), 1)
         return sum(step_bytes(factors * len(step.ids), self.sketch.width) for step in steps)
 
-    def _count_factors(self, step: Step) -> int:
+    def _count_factors(self, step: Step, curved: bool) -> int:
+        if not curved:
+            return 1
         some = self.replay.batch(step).batch.part(slice(EXAMPLES))
-        with torch.no_grad():
+        loss = self.objective.loss(some)
+        if loss.targets(some.labels) is not None and self.objective.token_head(some.inputs) is not None:
+            return 2  # the gradient, and labels drawn from the model
+        with torch.no_grad(), self.objective.first_derivatives():
             logits = self.objective.logits(self.replay.theta(step.index), some.inputs)
-        return len(logit_factors(self.objective.loss(some), logits, some, torch.Generator().manual_seed(0)))
+        return len(logit_factors(loss, logits, some, random_draws(some, torch.Generator().manual_seed(0))))
 
     def _check_room(self, store: Store) -> None:
         directory = store.cache.directory
@@ -87,56 +97,56 @@ class WindowPass:
                 for t in shard:
                     step = self.replay.trajectory.step(t)
                     if not step.skipped:
-                        found[t] = self._step(step, scales, at_once)
+                        found[t] = packed(self._step(step, scales, at_once, store.curved))
                     bar.update()
                 store.write(shard, found)
 
-    def _step(self, step: Step, scales: Scales, at_once: int) -> StepSketch:
+    def _step(self, step: Step, scales: Scales, at_once: int, curved: bool) -> StepSketch:
         visits, theta = self.replay.batch(step), self.replay.theta(step.index)
-        factors, examples, scaled, unscaled = [], [], [], []
-        for start in range(0, len(visits.batch), at_once):
-            part = visits.batch.part(slice(start, start + at_once))
-            own, *sketches = self.batch(theta, part, scales, seed=step.index)
-            factors += own
-            scaled.append(sketches[0])
-            unscaled.append(sketches[1])
-            examples.append(start + torch.arange(len(part)).repeat(len(own)))
-        whole = torch.cat(unscaled)
+        found, numbers = [], []
+        for own, factors in self.batch(theta, visits.batch, scales, at_once, seed=step.index, curved=curved):
+            found += factors
+            numbers += [own] * len(factors)
+        whole = torch.cat([factor.unscaled for factor in found])
         return StepSketch(
             ids=torch.from_numpy(visits.rows),
             weights=visits.weights,
             growth=visits.growth,
             groups=visits.groups,
-            sketches=torch.cat(scaled),
+            sketches=torch.cat([factor.scaled for factor in found]),
             unscaled=narrow(whole),
             gram=whole @ whole.T,
-            examples=torch.cat(examples),
-            gradient=torch.cat([factor.gradient for factor in factors]),
-            curvature=torch.cat([factor.curvature for factor in factors]),
+            examples=torch.cat(numbers),
+            gradient=torch.cat([factor.gradient for factor in found]),
+            curvature=torch.cat([factor.curvature for factor in found]),
             log_scales=scales.log_means.clone(),
         )
 
     def batch(
-        self, theta: torch.Tensor, batch: Batch, scales: Scales, *, seed: int
-    ) -> tuple[list[LogitFactor], torch.Tensor, torch.Tensor]:
-        """The logit factors of a batch and the sketches of their VJPs, scaled and unscaled, `(factors x B, d)`."""
-        generator = torch.Generator().manual_seed(seed)
-        with self.per_example.forward(theta, batch.inputs) as forward:
-            factors = logit_factors(self.objective.loss(batch), forward.logits, batch, generator)
-            found = [forward.vjp_both(factor.cotangents, scales.factors) for factor in factors]
-        return factors, torch.cat([scaled for scaled, _ in found]), torch.cat([unscaled for _, unscaled in found])
+        self, theta: torch.Tensor, batch: Batch, scales: Scales, at_once: int, *, seed: int, curved: bool
+    ) -> Iterator[tuple[torch.Tensor, list[FactorSketches]]]:
+        """The sketched logit factors of a batch, part by part, each with the numbers of its examples."""
+        draws, loss = random_draws(batch, torch.Generator().manual_seed(seed)), self.objective.loss(batch)
+        for own, part in parts_of(batch, at_once):
+            with self.per_example.forward(theta, part.inputs) as forward:
+                yield own, forward.factor_sketches(loss, part, scales.factors, draws[own], curved=curved)
 
     def shares(self) -> list[float]:
         """Each parameter's share of the squared norms of scaled gradients, at the window's first and last step."""
+        return with_retreat(self._shares, most_rows(self.replay.steps()))
+
+    def _shares(self, at_once: int) -> list[float]:
         steps = self.replay.steps()
         total = torch.zeros(len(self.sketch.sizes))
         for step in (steps[0], steps[-1]):
             scales = self.scales.at(step.index)
-            batch = self.replay.rows.batch(self.replay.row_of(step.ids)[:MOST_AT_ONCE].tolist())
-            sketches = self.batch(self.replay.theta(step.index), batch, scales, seed=step.index)[1]
-            found = torch.stack([sketches[:, part].square().sum() for part in self.sketch.parts])
-            total += (found / found.sum()).cpu()
-        return total.tolist()
+            batch = self.replay.rows.batch(self.replay.row_of(step.ids)[:LOOKED_AT].tolist())
+            theta, found = self.replay.theta(step.index), self.sketch.buffer.new_zeros(len(self.sketch.sizes))
+            for _, factors in self.batch(theta, batch, scales, at_once, seed=step.index, curved=False):
+                squares = factors[0].scaled.square().sum(0)
+                found += torch.stack([squares[part].sum() for part in self.sketch.parts])
+            total += (found / found.sum().clamp(min=1e-30)).cpu()
+        return total.tolist() if total.any() else [float(size) for size in self.replay.objective.sizes]
 
 
 def step_bytes(vjps: float, width: int) -> int:
