@@ -7,9 +7,6 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
-CONVERSATIONS = ("messages", "prompt", "completion")
-"""Columns that may hold a list of `{"role", "content"}`."""
-
 
 def text_columns(dataset: Dataset) -> list[str]:
     """The columns of text: strings, and conversations."""
@@ -18,10 +15,12 @@ def text_columns(dataset: Dataset) -> list[str]:
         for name, feature in dataset.features.items()
         if isinstance(feature, Value) and feature.dtype in ("string", "large_string")
     ]
-    return [*strings, *(name for name in CONVERSATIONS if _is_conversation(dataset.features.get(name)))]
+    chats = [name for name in ("prompt", "completion") if _is_conversation(dataset.features.get(name))]
+    return [*strings, *(["messages"] if isinstance(dataset.features.get("messages"), list | List) else []), *chats]
 
 
 def _is_conversation(feature: Any) -> bool:
+    """A prompt may also be a list of tokens."""
     inner = feature.feature if isinstance(feature, List) else feature[0] if isinstance(feature, list) else None
     return isinstance(inner, Mapping) and "content" in inner
 
