@@ -87,7 +87,7 @@ def _parts(stream: IterableDataset) -> Iterator[Dataset]:
         for columns in stream.iter(PART):
             try:
                 part = Dataset.from_dict(columns, features=features)
-            except (pa.ArrowInvalid, TypeError) as error:
+            except (ValueError, TypeError, KeyError) as error:  # Arrow's own are ValueErrors
                 raise ValueError(
                     f"Rows of the stream are not alike ({error}): say what its columns are, as in "
                     "stream.cast(features)."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from hf_prune.model.objective import Objective
 from tests.forks import run_module
 from tests.influence import runs
 from tests.influence.killed import damaged
@@ -83,6 +86,26 @@ def test_room_is_looked_for_before_sketching(run, tmp_path, monkeypatch):
     written = sum(file.stat().st_size for file in (tmp_path / "work").glob("steps-*"))
     assert abs(written - needed) < 0.2 * written
     assert engine.window.missing_bytes(engine.store) == 0
+
+
+def test_a_window_is_sketched_where_memory_holds_few_rows_at_once(run, tmp_path, monkeypatch):
+    apply, free = Objective.apply, run.projected(tmp_path / "free")
+    with free.store.cache.in_use():
+        free.prepare()
+
+    def limited(self: Objective, values: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        if len(next(iter(inputs.values()))) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return apply(self, values, inputs)
+
+    monkeypatch.setattr(Objective, "apply", limited)
+    tight = run.projected(tmp_path / "tight")
+    with tight.store.cache.in_use():
+        tight.prepare()
+    monkeypatch.undo()
+    layouts = [json.loads((tmp_path / name / "layout.json").read_text()) for name in ("free", "tight")]
+    np.testing.assert_allclose(layouts[1], layouts[0], rtol=0.2)  # signs are drawn part by part
+    assert tight.store.missing() == []
 
 
 @pytest.mark.parametrize(

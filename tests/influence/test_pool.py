@@ -115,6 +115,18 @@ def test_streams_that_cannot_be_scored_are_refused(run: Run):
     assert len(cast) == 2000
 
 
+@pytest.mark.parametrize("first", ["with", "without"])
+def test_streams_whose_columns_change_are_refused(first: str, run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "PART", 7)
+
+    def changing() -> Iterator[dict[str, Any]]:
+        for i, row in enumerate(toys.tokens(14, seed=7)):
+            yield row | {"text": "said"} if (i < 7) == (first == "with") else row
+
+    with pytest.raises(ValueError, match=r"(?s)Rows of the stream are not alike .* as in stream\.cast\(features\)\.$"):
+        scored(run, IterableDataset.from_generator(changing), directions=2)
+
+
 PEAK = """
 import sys, threading, time
 from pathlib import Path

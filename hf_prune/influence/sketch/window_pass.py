@@ -64,13 +64,14 @@ class WindowPass:
         shards = [self.replay.trajectory.step(t) for shard in store.missing() for t in shard]
         steps = [step for step in shards if not step.skipped]
         chosen = [steps[int((i + 0.5) * len(steps) / SAMPLES)] for i in range(min(SAMPLES, len(steps)))]
-        factors = sum(self._count_factors(step, store.curved) for step in chosen) / max(len(chosen), 1)
-        return sum(step_bytes(factors * len(step.ids), self.sketch.width) for step in steps)
+        factors = sum(with_retreat(self._count_factors, EXAMPLES, step, store.curved) for step in chosen)
+        each = factors / max(len(chosen), 1)
+        return sum(step_bytes(each * len(step.ids), self.sketch.width) for step in steps)
 
-    def _count_factors(self, step: Step, curved: bool) -> int:
+    def _count_factors(self, at_once: int, step: Step, curved: bool) -> int:
         if not curved:
             return 1
-        some = self.replay.batch(step).batch.part(slice(EXAMPLES))
+        some = self.replay.batch(step).batch.part(slice(at_once))
         loss = self.objective.loss(some)
         if loss.targets(some.labels) is not None and self.objective.token_head(some.inputs) is not None:
             return 2  # the gradient, and labels drawn from the model
