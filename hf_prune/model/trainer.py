@@ -10,6 +10,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import DataCollatorWithPadding, Trainer, default_data_collator
 
+from hf_prune.errors import UnsupportedError
+
 
 @dataclass(frozen=True)
 class Given:
@@ -47,10 +49,12 @@ class Given:
 
         Raises:
             `TypeError`: for a Trainer without training rows.
+            `UnsupportedError`: for one whose pairs were compared with a model that the record does not hold.
         """
         trainer = dataset if train_dataset is None else train_dataset
         if not isinstance(trainer, Trainer):
             return cls(dataset, train_dataset, model, eval_dataset, data_collator)
+        _check_reference(trainer)
         trained = trainer.train_dataset
         if trained is None:
             raise TypeError("The trainer has no train_dataset: pass the rows that were trained on in its place.")
@@ -75,6 +79,17 @@ class Given:
         if self.model is None:
             raise TypeError("The trained model is missing: pass model=trainer.model, or the trainer as the dataset.")
         return self.model
+
+
+def _check_reference(trainer: Trainer) -> None:
+    """With an adapter a pair's reference is the model without it, unless `DPOTrainer` was given another one."""
+    other = getattr(trainer, "ref_model", None) is not None
+    if other and not getattr(trainer.args, "precompute_ref_log_probs", True):
+        raise UnsupportedError(
+            "DPOTrainer's ref_model is not part of the record; train with precompute_ref_log_probs=True, which puts "
+            "its log-probabilities into the rows, or without ref_model, so that the reference is the model without "
+            "its adapter."
+        )
 
 
 def _own_collator(trainer: Trainer) -> Callable[..., Any] | None:

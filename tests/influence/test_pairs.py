@@ -14,7 +14,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from hf_prune import RecordingError, TrajectoryCallback, add_influence
+from hf_prune import RecordingError, TrajectoryCallback, UnsupportedError, add_influence
 from hf_prune.influence.queries import parameter_queries
 from hf_prune.model.pairs import DPO_LOSSES
 from hf_prune.model.per_example import batch_gradient, example_gradients
@@ -262,3 +262,18 @@ def test_pairs_without_their_collator_or_reference_are_refused(tmp_path: Path) -
         add_influence(
             rows, trajectory, data_collator=trainer.data_collator, loss=lambda logits, labels: logits[:, 0], **scoring
         )
+
+
+def test_a_reference_that_the_record_does_not_hold_is_refused(tmp_path: Path):
+    trainer = trl.DPOTrainer(
+        llama(),
+        ref_model=llama(initializer_range=0.05),
+        args=trl.DPOConfig(output_dir=str(tmp_path / "out"), **arguments(max_steps=1)),
+        train_dataset=pairs(),
+        processing_class=tokenizer(),
+        callbacks=[TrajectoryCallback(tmp_path / "t")],
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    with pytest.raises(UnsupportedError, match="precompute_ref_log_probs=True"):
+        add_influence(trainer, tmp_path / "t", directions=4)

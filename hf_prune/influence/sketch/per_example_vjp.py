@@ -169,6 +169,8 @@ class PerExampleVjp:
                     alone = torch.zeros_like(cotangents)
                     alone[0] = cotangents[0]
                     others = forward.pull(alone, none)[1:]
+            except torch.OutOfMemoryError:
+                raise  # the caller goes on with fewer rows
             except (RuntimeError, ValueError, IndexError):
                 continue
             if (found - whole).norm() <= limit and others.norm() <= limit:
