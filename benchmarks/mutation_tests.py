@@ -70,8 +70,6 @@ EQUIVALENT = {
     "hf_prune/influence/dense/curvature.py::factored_products: budget // (2 * theta.numel() * theta.element_size()) "
     "-> budget * (2 * theta.numel() * theta.element_size())": _AT_ONCE,
     "hf_prune/influence/dense/curvature.py::gauss_newton_products: 2 -> 3": _UNUSED,
-    "hf_prune/influence/dense/curvature.py::hessian_products: VECTORS_PER_DIRECTION * theta.numel() -> "
-    "VECTORS_PER_DIRECTION / theta.numel()": _AT_ONCE,
     "hf_prune/influence/dense/curvature.py::step_work: objective.width(batch) <= FACTORED_LOGITS -> "
     "not objective.width(batch) <= FACTORED_LOGITS": _EITHER,
     "hf_prune/influence/dense/curvature.py::step_work: objective.width(batch) <= FACTORED_LOGITS -> "
