@@ -143,8 +143,13 @@ class Objective:
             if self.forward.takes_all:
                 return None
             row = {name: value[:1] for name, value in inputs.items()}
-            with self.first_derivatives():
-                found = last_linear(self.model, lambda: self.logits(self.flatten(), row))
+            training = self.model.training
+            self.model.eval()  # BatchNorm takes no row alone in training mode
+            try:
+                with self.first_derivatives():
+                    found = last_linear(self.model, lambda: self.logits(self.flatten(), row))
+            finally:
+                self.model.train(training)
             if found is not None and found[2].ndim == 3 and found[2].shape[2] > FACTORED_LOGITS:
                 self._head = find_head(self.model, found[0])
         return self._head
