@@ -267,7 +267,7 @@ def test_unfolded_sketches_score_as_the_dense_sweep_does(swept, curvature: str, 
     assert distance(found["projected"], found["dense"]) < tolerance
 
 
-def test_a_killed_pass_goes_on_where_it_stopped(swept, tmp_path: Path):
+def test_a_killed_pass_goes_on_where_it_stopped(swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, _, record, model, _ = swept
     replay = Replay.of(rows, Trajectory.open(record), model)
 
@@ -278,8 +278,11 @@ def test_a_killed_pass_goes_on_where_it_stopped(swept, tmp_path: Path):
     whole = engine(tmp_path / "whole", Processes(0, 1))
     whole.prepare()
     assert len(whole.store.shards) > 1
-    halved = engine(tmp_path / "halved", Processes(1, 2))
-    halved.prepare()  # as if the other process had been killed at once
+    halved = engine(tmp_path / "halved", Processes(0, 1))
+    half = halved.store.own_share()[::2]
+    with monkeypatch.context() as patched:
+        patched.setattr(type(halved.store), "own_share", lambda store: half)
+        halved.prepare()  # as if it had been killed halfway
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "halved").iterdir()}
     assert halved.store.missing()
     resumed = engine(tmp_path / "halved", Processes(0, 1))
