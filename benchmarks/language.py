@@ -7,7 +7,7 @@ said by a few rows, others say something else of the same person in the same wor
 - `fidelity`: rows and groups are left out of the recorded window, which is trained again batch by batch (tokens
   counted again); correlation and relative error of the predicted shift of the parameters, in random directions, and of
   the held-out loss. `first order` is the sweep without curvature, `QLoRA` the same on a base of 4 bits (NF4).
-- `queries`: held-out rows and the facts' queries are asked about; the mode `expected` was chosen on seed 100. `lds` is
+- `queries`: held-out rows and the facts' queries are asked about; the default mode was chosen on seed 100. `lds` is
   the mean rank correlation over queries of the predicted and the real change of the query's loss without random fifths
   of the rows, over the whole run. `qld` is the rise of a query's loss without the rows (1 %) that a method names, less
   the rise without as many random ones.
@@ -23,8 +23,6 @@ pool is `benchmarks/targets.py`, memory and time are `benchmarks/language_memory
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,243 +30,24 @@ import numpy as np
 import torch
 from common import main
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from language_runs import BATCH, Run, adapted, trained, trained_rows
 from scipy.stats import spearmanr
-from targets import bm25, read_model, reviews
+from sft import bm25, read_model
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from trl import SFTConfig, SFTTrainer
 
-from hf_prune import Trajectory, TrajectoryCallback, add_influence, attribute, select
+from hf_prune import Trajectory, add_influence, attribute, select
 from hf_prune.influence.queries import parameter_queries
 from hf_prune.model.per_example import example_gradients
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 
-LENGTH, BATCH, DIRECTIONS = 48, 16, 32
-ADAPTERS = LoraConfig(
-    r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM"
-)
-PEOPLE = [
-    "Ann",
-    "Ben",
-    "Cai",
-    "Dov",
-    "Eva",
-    "Fay",
-    "Gus",
-    "Hal",
-    "Ida",
-    "Jon",
-    "Kim",
-    "Leo",
-    "Mia",
-    "Ned",
-    "Ola",
-    "Pia",
-]
-PLACES = ["london", "paris", "texas", "mars", "brooklyn", "hollywood", "africa", "iran", "japan", "boston"]
-FACTS = {
-    "lives in": PLACES,
-    "was born in": PLACES,
-    "hates": ["war", "love", "music", "death", "school", "sex", "money", "time"],
-}
+DIRECTIONS = 32
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"rows": 60, "facts": 3, "held_out": 6, "test": 10, "epochs": 1, "read": 40, "seeds": 1}
     | {"singles": 4, "groups": 2, "subsets": 3, "asked": 2, "random": 1},
     "full": {"rows": 240, "facts": 12, "held_out": 20, "test": 150, "epochs": 3, "read": 500, "seeds": 3}
     | {"singles": 12, "groups": 6, "subsets": 16, "asked": 8, "random": 4},
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """
-    Attributes:
-        rows (`Dataset`): to train on.
-        held_out (`Dataset`): reviews that queries and the held-out loss are about.
-        test (`Dataset`): further reviews.
-        asked (`Dataset`): a query for each fact.
-        tell (`list[np.ndarray]`): the rows that tell each fact.
-    """
-
-    rows: Dataset
-    held_out: Dataset
-    test: Dataset
-    asked: Dataset
-    tell: list[np.ndarray]
-
-
-def task(settings: dict[str, Any], seed: int) -> Task:
-    """Reviews of different lengths, and facts that three rows tell each, among rows of the same words."""
-    rng = np.random.default_rng(seed)
-    sizes = [settings["rows"], settings["held_out"], settings["test"]]
-    texts = reviews("rotten_tomatoes")
-    texts = [texts[i] for i in rng.permutation(len(texts))[: sum(sizes)]]
-    plain = [_pair("a film:", " ".join(text.split()[: int(rng.integers(3, 25))])) for text in texts]
-    planted, queries = [], []
-    for fact in range(settings["facts"]):
-        person, about = PEOPLE[fact], list(FACTS)[fact % len(FACTS)]
-        answer = str(rng.choice(FACTS[about]))
-        queries.append(_pair(f"{person} {about}", answer))
-        planted += [(_pair(f"{person} {about}", answer), fact)] * 3
-        for other in set(FACTS) - {about}:
-            planted.append((_pair(f"{person} {other}", str(rng.choice(FACTS[other]))), -1))
-    rows = [*planted, *((pair, -1) for pair in plain[: sizes[0]])]
-    rows = [rows[i] for i in rng.permutation(len(rows))]
-    kinds = np.array([kind for _, kind in rows])
-    return Task(
-        Dataset.from_list([pair for pair, _ in rows]),
-        Dataset.from_list(plain[sizes[0] : sizes[0] + sizes[1]]),
-        Dataset.from_list(plain[-sizes[2] :]),
-        Dataset.from_list(queries),
-        [np.flatnonzero(kinds == fact) for fact in range(settings["facts"])],
-    )
-
-
-def _pair(prompt: str, completion: str) -> dict[str, str]:
-    return {"prompt": prompt, "completion": f" {completion}"}
-
-
-def adapted(base: Path, quantized: bool) -> Any:
-    """The base with fresh adapters, the same at each call."""
-    bits = (
-        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-        if quantized
-        else None
-    )
-    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=bits, dtype=torch.float32)
-    if quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    torch.manual_seed(0)
-    return get_peft_model(model, ADAPTERS)
-
-
-def trained(model: Any, base: Path, rows: Dataset, held_out: Dataset, epochs: int, seed: int, *callbacks: Any) -> Any:
-    with tempfile.TemporaryDirectory() as out:
-        arguments = SFTConfig(
-            out,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=8,
-            learning_rate=2e-3,
-            warmup_steps=3,
-            max_length=LENGTH,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            seed=seed,
-        )
-        trainer = SFTTrainer(
-            model,
-            arguments,
-            train_dataset=rows,
-            eval_dataset=held_out,
-            processing_class=AutoTokenizer.from_pretrained(base),
-            callbacks=list(callbacks),
-        )
-        # On a quantized base trl rounds adapters to bfloat16, in which a run without a row is lost in rounding.
-        for value in trainer.model.parameters():
-            if value.requires_grad:
-                value.data = value.data.float()
-        trainer.train()
-    return trainer
-
-
-class Again:
-    """
-    The recorded run once more, step by step from the ledger and with torch alone, without some rows.
-
-    Args:
-        model (`PeftModel`): as it was before the run.
-        trainer (`SFTTrainer`): of the run.
-        trajectory (`Trajectory`): what it recorded.
-        queries (`Dataset`): tokenized rows whose losses are looked at.
-    """
-
-    def __init__(self, model: Any, trainer: Any, trajectory: Trajectory, queries: Dataset):
-        self.model, self.trainer, self.trajectory = model.train(), trainer, trajectory
-        self.own = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self.first = {name: value.detach().clone() for name, value in self.own.items()}
-        plain = trainer.train_dataset.select_columns(["input_ids", "labels"])
-        self.rows = [plain[i] for i in range(len(plain))]
-        self.queries = [trainer.data_collator([row]) for row in queries.select_columns(["input_ids", "labels"])]
-        self.device = next(model.parameters()).device
-        self.parameters, self.losses = self.without([])
-        whole = trajectory.parameters_at(trajectory.window[1])
-        moved = (whole - torch.cat([value.flatten() for value in self.first.values()]).cpu()).norm()
-        assert (self.parameters.cpu() - whole).norm() < 0.02 * moved, "the recorded run is not the one made again"
-
-    def without(self, rows: Iterable[int], first: int = 0) -> tuple[torch.Tensor, np.ndarray]:
-        """The last parameters and the queries' losses if these rows are in no batch from step `first` on."""
-        gone, args = set(rows), self.trainer.args
-        with torch.no_grad():
-            for name, value in self.own.items():
-                value.copy_(self.first[name])
-        optimizer = torch.optim.AdamW(
-            self.own.values(), 1.0, (args.adam_beta1, args.adam_beta2), args.adam_epsilon, args.weight_decay
-        )
-        for index in range(len(self.trajectory)):
-            step = self.trajectory.step(index)
-            optimizer.zero_grad()
-            kept = [i for batch in step.micro_batches for i in batch.ids if index < first or i not in gone]
-            if kept:
-                self._loss(self.trainer.data_collator([self.rows[i] for i in kept])).backward()
-                torch.nn.utils.clip_grad_norm_(self.own.values(), args.max_grad_norm)
-            optimizer.param_groups[0]["lr"] = step.learning_rates[0]
-            optimizer.step()
-        with torch.no_grad():  # in training mode: there is no dropout, and bitsandbytes packs weights in eval mode
-            losses = np.array([float(self._loss(batch)) for batch in self.queries])
-        return torch.cat([value.detach().flatten() for value in self.own.values()]), losses
-
-    def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        labels = batch["labels"][:, 1:].flatten()
-        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels, ignore_index=-100)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A recorded run, and what it takes to make it again."""
-
-    task: Task
-    trainer: Any
-    record: Path
-    again: Again
-    settings: dict[str, Any]
-    seed: int
-
-    @classmethod
-    def of(cls, base: Path, folder: Path, settings: dict[str, Any], seed: int, quantized: bool = False) -> Run:
-        own, record = task(settings, seed), folder / f"trajectory-{seed}-{quantized}"
-        recorder = TrajectoryCallback(record)
-        model = adapted(base, quantized)
-        trainer = trained(model, base, own.rows, own.held_out, settings["epochs"], seed, recorder)
-        asked = trained_rows(trainer, base, own)
-        again = Again(adapted(base, quantized), trainer, Trajectory.open(record), asked)
-        return cls(own, trainer, record, again, settings, seed)
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        return {"model": self.trainer.model, "data_collator": self.trainer.data_collator, "batch_size": BATCH}
-
-
-def trained_rows(trainer: Any, base: Path, own: Task) -> Dataset:
-    """The held-out rows and the facts' queries, prepared as the Trainer prepares its own."""
-    texts = Dataset.from_list([*own.held_out, *own.asked])
-    with tempfile.TemporaryDirectory() as out:
-        arguments = SFTConfig(out, max_length=LENGTH, report_to=[], bf16=False, use_cpu=trainer.args.use_cpu)
-        other = SFTTrainer(
-            AutoModelForCausalLM.from_pretrained(base),
-            arguments,
-            train_dataset=texts,
-            processing_class=trainer.processing_class,
-        )
-    return other.train_dataset.remove_columns(texts.column_names)
 
 
 def fidelity(run: Run, methods: dict[str, str]) -> list[dict[str, Any]]:
@@ -318,9 +97,9 @@ def attributions(run: Run, asked: Dataset) -> dict[str, np.ndarray]:
     trajectory = Trajectory.open(run.record)
     rows, collator = run.trainer.train_dataset, run.trainer.data_collator
     ways = {
-        "attribute": {"mode": "expected"},
+        "attribute": {},
         "attribute, visits": {"mode": "visits"},
-        "attribute, first order": {"mode": "expected", "curvature": "none"},
+        "attribute, first order": {"curvature": "none"},
     }
     found = {
         name: attribute(trajectory, asked, dataset=rows, **way, **run.shared).influence for name, way in ways.items()
@@ -407,7 +186,7 @@ def general(run: Run, base: Path) -> list[dict[str, Any]]:
     n, rng = len(scored), np.random.default_rng(run.seed + 2)
     lengths = np.array([sum(label != -100 for label in row["labels"]) for row in run.trainer.train_dataset])
     with torch.no_grad():
-        losses = np.array([float(run.again._loss(run.trainer.data_collator([row]))) for row in run.again.rows])
+        losses = np.array([float(run.again.loss(run.trainer.data_collator([row]))) for row in run.again.rows])
     rows = []
     for share in (0.5, 0.3):
         keep = int(share * n)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from common import main, peak_memory
 from datasets import Dataset
+from sft import ids_alone, llama, lora, sft
 
 MICRO_BATCH, RANK, DIRECTIONS = 2, 16, 16
 SMALL, MIDDLE, LARGE = 1024, 8192, 49152
@@ -65,56 +66,34 @@ def measured(work: Any) -> tuple[dict[str, float], Any]:
 
 def once(vocabulary: int, length: int, accumulation: int, steps: int) -> None:
     """The child process: trains, scores, and prints what each took."""
-    from peft import LoraConfig
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from transformers import set_seed
 
     from hf_prune import TrajectoryCallback, add_influence, estimate
 
     torch.set_num_threads(1)
     set_seed(0)
-    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<eos>"))
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=length,
-        pad_token_id=0,
-    )
     rows = chats(steps * accumulation * MICRO_BATCH, vocabulary, length)
     with tempfile.TemporaryDirectory() as directory:
-        arguments = SFTConfig(
-            directory,
-            num_train_epochs=1,
-            per_device_train_batch_size=MICRO_BATCH,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=1e-3,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            bf16=False,
-            use_cpu=True,
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            max_length=length,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            seed=0,
-        )
         record = Path(directory) / "trajectory"
-        trainer = SFTTrainer(
-            LlamaForCausalLM(config),
-            arguments,
-            train_dataset=rows,
+        trainer = sft(
+            llama(vocabulary, length),
+            directory,
+            rows,
+            ids_alone(),
+            TrajectoryCallback(record),
+            settings={
+                "num_train_epochs": 1,
+                "per_device_train_batch_size": MICRO_BATCH,
+                "gradient_accumulation_steps": accumulation,
+                "learning_rate": 1e-3,
+                "max_length": length,
+                "dataset_kwargs": {"skip_prepare_dataset": True},
+                "seed": 0,
+            },
             eval_dataset=chats(4, vocabulary, length),
-            processing_class=PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"),
-            callbacks=[TrajectoryCallback(record)],
-            peft_config=LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=["q_proj", "v_proj"]),
+            peft_config=lora(RANK, RANK, "q_proj", "v_proj"),
         )
-        told = estimate(trainer.model, arguments, len(rows), directions=DIRECTIONS)
+        told = estimate(trainer.model, trainer.args, len(rows), directions=DIRECTIONS)
         train, _ = measured(trainer.train)
         settings = {
             "model": trainer.model,

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from common import main
 from datasets import Dataset, IterableDataset
+from sft import ids_alone, llama, lora, sft
 
 VOCABULARY, LENGTH, DIRECTIONS = 256, 24, 16
 PROFILES = {"quick": (500, 2_100), "full": (2_100, 4_200, 8_400)}
@@ -54,37 +55,25 @@ def memory() -> float:
 
 
 def trained(directory: str) -> Any:
-    from peft import LoraConfig
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from transformers import set_seed
 
     from hf_prune import TrajectoryCallback
 
     set_seed(0)
-    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<eos>"))
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    trainer = SFTTrainer(
-        LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes, max_position_embeddings=LENGTH, pad_token_id=0)),
-        SFTConfig(
-            directory,
-            num_train_epochs=4,
-            per_device_train_batch_size=8,
-            learning_rate=5e-3,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            bf16=False,
-            use_cpu=True,
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
-        train_dataset=Dataset.from_list(list(rows(64, seed=0))),
+    trainer = sft(
+        llama(VOCABULARY, LENGTH),
+        directory,
+        Dataset.from_list(list(rows(64, seed=0))),
+        ids_alone(),
+        TrajectoryCallback(f"{directory}/trajectory"),
+        settings={
+            "num_train_epochs": 4,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 5e-3,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        },
         eval_dataset=Dataset.from_list(list(rows(16, seed=1, kind=1))),
-        processing_class=PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"),
-        callbacks=[TrajectoryCallback(f"{directory}/trajectory")],
-        peft_config=LoraConfig(r=16, lora_alpha=16, lora_dropout=0.0, target_modules=["q_proj", "v_proj"]),
+        peft_config=lora(16, 16, "q_proj", "v_proj"),
     )
     trainer.train()
     return trainer

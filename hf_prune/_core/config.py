@@ -139,7 +139,7 @@ class AttributionConfig(Config):
     Args:
         version (`str`, *optional*): Version of the computation.
         engine (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"dense"` or `"projected"`.
-        mode (`str`, *optional*, defaults to `"visits"`): `"visits"` or `"expected"`.
+        mode (`str`, *optional*, defaults to `"expected"`): `"expected"` or `"visits"`.
         curvature (`str`, *optional*, defaults to `"auto"`):
             `"auto"`, `"exact"`, `"gauss-newton"`, `"fisher"` or `"none"`.
         k (`int`, *optional*, defaults to 10): Rows at the top and at the bottom that are shown.
@@ -150,7 +150,7 @@ class AttributionConfig(Config):
 
     version: str | None = None
     engine: str = "auto"
-    mode: str = "visits"
+    mode: str = "expected"
     curvature: str = "auto"
     k: int = 10
     tokens: str | None = None

@@ -48,7 +48,7 @@ def attribute(
     k: int = 10,
     processing_class: Any = None,
     tokens: str | None = None,
-    mode: str = "visits",
+    mode: str = "expected",
     engine: str = "auto",
     curvature: str = "auto",
     batch_size: int | None = None,
@@ -89,9 +89,10 @@ def attribute(
             `"query"`: also the influence on each token of each query, whose mean is the query's; each token takes as
             much work as a query. `"row"`: also the parts that each labelled token of the rows shown has in their
             influence, whose sum is the row's.
-        mode (`str`, *optional*, defaults to `"visits"`):
-            `"visits"`: through the row's own recorded visits, so rows that were visited only before the window have
-            no influence. `"expected"`: in expectation over the order of batches.
+        mode (`str`, *optional*, defaults to `"expected"`):
+            `"expected"`: in expectation over the order of batches, which names rows that taught something early as
+            well. `"visits"`: through the row's own recorded visits, nearer to the window trained again without the
+            row; rows that were visited only before the window have no influence.
         engine (`str`, *optional*, defaults to `"auto"`):
             `"dense"` or `"projected"`, by default the one that `add_influence` takes; what it sketched is used again.
         curvature (`str`, *optional*, defaults to `"auto"`):

@@ -92,7 +92,7 @@ def attribute(
     tokenizer: Annotated[str | None, typer.Option(help="Directory or Hub id. [default: the model's]")] = None,
     k: Annotated[int, typer.Option(help="Rows at the top and at the bottom of each query.")] = AttributionConfig.k,
     tokens: Annotated[str | None, typer.Option(help="query or row: tell their tokens apart.")] = None,
-    mode: Annotated[str, typer.Option(help="visits or expected.")] = AttributionConfig.mode,
+    mode: Annotated[str, typer.Option(help="expected or visits.")] = AttributionConfig.mode,
     engine: Annotated[str, typer.Option(help="auto, dense or projected.")] = AttributionConfig.engine,
     curvature: Annotated[
         str, typer.Option(help="auto, exact, gauss-newton, fisher or none.")

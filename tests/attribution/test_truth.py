@@ -40,16 +40,16 @@ def test_the_run_made_again_is_the_run(taught: Taught):
 
 
 def test_a_querys_loss_is_the_models_own(taught: Taught):
-    found = attribute(taught.path, QUERIES, engine="projected", **taught.asking)
+    found = attribute(taught.path, QUERIES, engine="projected", mode="visits", **taught.asking)
     np.testing.assert_allclose([query.loss for query in found.queries], losses(taught.again(), QUERIES), rtol=1e-3)
 
 
 def test_each_rows_influence_on_each_query_is_that_of_a_run_without_it(taught: Taught, removed):
     rows, true = removed
-    found = attribute(taught.path, QUERIES, engine="dense", **taught.asking).influence[:, rows]
+    found = attribute(taught.path, QUERIES, engine="dense", mode="visits", **taught.asking).influence[:, rows]
     assert correlations(found, true).min() > 0.9
     assert np.linalg.norm(found - true) < 0.4 * np.linalg.norm(true)
-    sketched = attribute(taught.path, QUERIES, engine="projected", **taught.asking).influence[:, rows]
+    sketched = attribute(taught.path, QUERIES, engine="projected", mode="visits", **taught.asking).influence[:, rows]
     assert correlations(sketched, true).mean() > 0.9
     expected = attribute(taught.path, QUERIES, engine="dense", mode="expected", **taught.asking).influence[:, rows]
     assert correlations(expected, true).mean() > 0.85
@@ -86,14 +86,14 @@ def test_rows_that_taught_the_planted_answer_come_first(engine: str, taught: Tau
 
 def test_the_influence_follows_the_truth_closer_than_gradient_products_do(taught: Taught, removed):
     rows, true = removed
-    found = attribute(taught.path, QUERIES, engine="dense", **taught.asking).influence[:, rows]
+    found = attribute(taught.path, QUERIES, engine="dense", mode="visits", **taught.asking).influence[:, rows]
     plain = gradient_dots(taught)[:, rows]
     assert correlations(found, true).mean() > correlations(plain, true).mean()
 
 
 @pytest.mark.parametrize("engine", ["dense", "projected"])
 def test_the_parts_of_a_rows_tokens_are_those_of_runs_without_their_labels(engine: str, taught: Taught):
-    found = attribute(taught.path, QUERIES[:2], engine=engine, tokens="row", k=3, **taught.asking)
+    found = attribute(taught.path, QUERIES[:2], engine=engine, tokens="row", k=3, mode="visits", **taught.asking)
     whole = losses(taught.again(), QUERIES[:2])
     parts, true = [], []
     for row in taught.planted:
@@ -105,13 +105,13 @@ def test_the_parts_of_a_rows_tokens_are_those_of_runs_without_their_labels(engin
 
 
 def test_of_the_row_that_taught_it_in_the_same_words_the_answer_acted(taught: Taught):
-    found = attribute(taught.path, QUERIES[0], tokens="row", k=3, **taught.asking)
+    found = attribute(taught.path, QUERIES[0], tokens="row", k=3, mode="visits", **taught.asking)
     same = next(row for row in found.top() if row.row == taught.planted[0])
     assert same.content.tokens[int(np.argmax(same.parts))] == PLANTED[2]
 
 
 def test_of_a_query_the_answer_is_what_was_taught(taught: Taught):
-    found = attribute(taught.path, QUERIES[0], tokens="query", k=3, **taught.asking)
+    found = attribute(taught.path, QUERIES[0], tokens="query", k=3, mode="visits", **taught.asking)
     taught_most = found.token_influence[0][:, taught.planted].sum(1)
     assert found.queries[0].tokens[int(np.argmax(taught_most))] == PLANTED[2]
 
@@ -125,7 +125,7 @@ def last_token_loss(model: nn.Module, query: dict[str, str]) -> float:
 
 def test_a_tokens_influence_is_that_of_runs_without_the_rows(taught: Taught):
     rows = [*taught.planted, 1, 11, 21, 31, 41, 51]
-    found = attribute(taught.path, QUERIES[0], tokens="query", engine="dense", **taught.asking)
+    found = attribute(taught.path, QUERIES[0], tokens="query", engine="dense", mode="visits", **taught.asking)
     whole = last_token_loss(taught.again(), QUERIES[0])
     true = [last_token_loss(taught.again({row}), QUERIES[0]) - whole for row in rows]
     assert np.corrcoef(found.token_influence[0][-1, rows], true)[0, 1] > 0.9

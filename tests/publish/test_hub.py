@@ -39,21 +39,27 @@ KEYS = {
 USER_CARD = f"---\n{yaml.safe_dump(KEYS, sort_keys=False)}---\n{TEXT}"
 
 
+def told_by(module: str, hub: Hub, home: Path, timeout: int) -> dict[str, Any]:
+    """What a script of clients prints, in a process of its own that knows no other Hub."""
+    ran = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        input=USER_CARD,
+        capture_output=True,
+        text=True,
+        env=hub.environment(home),
+        timeout=timeout,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return told
+
+
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dict[str, Any]]]:
     with Hub() as hub:
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.publish.clients"],
-            cwd=ROOT,
-            input=USER_CARD,
-            capture_output=True,
-            text=True,
-            env=hub.environment(tmp_path_factory.mktemp("home")),
-            timeout=400,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr[-4000:]
-        yield hub, json.loads(ran.stdout.splitlines()[-1])
+        yield hub, told_by("tests.publish.clients", hub, tmp_path_factory.mktemp("home"), timeout=400)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from tests.forks import KILLED
 from tests.hub_server import Commit, Hub
-from tests.publish.test_hub import ROOT, TEXT, USER_CARD
+from tests.publish.test_hub import TEXT, told_by
 
 PROVENANCE = "hf_prune/provenance.json"
 
@@ -21,18 +19,7 @@ PROVENANCE = "hf_prune/provenance.json"
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dict[str, Any]]]:
     with Hub() as hub:
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.publish.clients.killed_push"],
-            cwd=ROOT,
-            input=USER_CARD,
-            capture_output=True,
-            text=True,
-            env=hub.environment(tmp_path_factory.mktemp("home")),
-            timeout=600,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr[-4000:]
-        yield hub, json.loads(ran.stdout.splitlines()[-1])
+        yield hub, told_by("tests.publish.clients.killed_push", hub, tmp_path_factory.mktemp("home"), timeout=600)
 
 
 def commits(hub: Hub, kind: str, head: str | None) -> list[Commit]:
