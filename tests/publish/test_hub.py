@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ import pytest
 import yaml
 
 from hf_prune.publish import templates
-from tests.hub_server import ALICE, Hub
+from tests.hub_server import Hub
+from tests.hub_store import ALICE
+from tests.publish.told import told_by
 
-ROOT = Path(__file__).parents[2]
 TEXT = """# My reviews
 
 Written by me, with <b>HTML</b>, a | bar and a line that says hf_prune.
@@ -39,27 +38,10 @@ KEYS = {
 USER_CARD = f"---\n{yaml.safe_dump(KEYS, sort_keys=False)}---\n{TEXT}"
 
 
-def told_by(module: str, hub: Hub, home: Path, timeout: int) -> dict[str, Any]:
-    """What a script of clients prints, in a process of its own that knows no other Hub."""
-    ran = subprocess.run(
-        [sys.executable, "-m", module],
-        cwd=ROOT,
-        input=USER_CARD,
-        capture_output=True,
-        text=True,
-        env=hub.environment(home),
-        timeout=timeout,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return told
-
-
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dict[str, Any]]]:
     with Hub() as hub:
-        yield hub, told_by("tests.publish.clients", hub, tmp_path_factory.mktemp("home"), timeout=400)
+        yield hub, told_by("tests.publish.clients", hub, tmp_path_factory.mktemp("home"), given=USER_CARD)
 
 
 @pytest.fixture

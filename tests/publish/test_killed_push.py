@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tests.forks import KILLED
-from tests.hub_server import Commit, Hub
-from tests.publish.test_hub import TEXT, told_by
+from tests.hub_server import Hub
+from tests.hub_store import Commit
+from tests.publish.test_hub import TEXT, USER_CARD
+from tests.publish.told import told_by
 
 PROVENANCE = "hf_prune/provenance.json"
 
@@ -19,7 +21,7 @@ PROVENANCE = "hf_prune/provenance.json"
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dict[str, Any]]]:
     with Hub() as hub:
-        yield hub, told_by("tests.publish.clients.killed_push", hub, tmp_path_factory.mktemp("home"), timeout=600)
+        yield hub, told_by("tests.publish.clients.killed_push", hub, tmp_path_factory.mktemp("home"), given=USER_CARD)
 
 
 def commits(hub: Hub, kind: str, head: str | None) -> list[Commit]:

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.hub_server import Hub
-
-ROOT = Path(__file__).parents[2]
+from tests.publish.told import told_by
 
 
 @pytest.fixture(scope="module")
 def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, dict[str, Any]]]:
     with Hub() as hub:
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.publish.clients.stranger", str(tmp_path_factory.mktemp("visit"))],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env=hub.environment(tmp_path_factory.mktemp("home")),
-            timeout=300,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr[-4000:]
-        yield hub, json.loads(ran.stdout.splitlines()[-1])
+        folder = str(tmp_path_factory.mktemp("visit"))
+        yield hub, told_by("tests.publish.clients.stranger", hub, tmp_path_factory.mktemp("home"), folder)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hf_prune.publish import patience
 from hf_prune.publish.commit import PushError
 from hf_prune.publish.replay import replay
 from hf_prune.selection import prune
-from tests.hub_server import BOB
+from tests.hub_store import BOB
 from tests.publish import samples
 from tests.publish.clients.wire import fault, push, requests
 
