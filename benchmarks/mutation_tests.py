@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _INFLUENCE, _SELECTION = "tests/influence/", "tests/selection/"
+_TINY = (f"{_SELECTION}test_tiny_problems.py", f"{_SELECTION}test_tiny_choices.py")
 _AGREE = f"{_INFLUENCE}test_engines_agree.py"
 _SKETCHED = (_AGREE, f"{_INFLUENCE}test_projected_runs.py")
 _HOOKS = f"{_INFLUENCE}test_projected.py::test_hooks_give_the_gradient_of_every_example"
@@ -12,7 +13,7 @@ _BY_TRYING_ALL = (
     *("linear", "pooling", "problem", "representation", "rounding"),
 )
 _METHODS = (
-    f"{_SELECTION}test_tiny_problems.py",
+    *_TINY,
     f"{_SELECTION}test_baselines.py",
     f"{_SELECTION}test_select.py::test_baselines_choose_as_their_names_say",
     f"{_SELECTION}test_prune_properties.py",
@@ -49,12 +50,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "hf_prune/selection/methods/*.py": _METHODS,
     "hf_prune/selection/certificate.py": (f"{_SELECTION}test_certificate.py",),
     "hf_prune/selection/evidence.py": ("tests/verification/test_probe.py",),
-    "hf_prune/selection/buckets.py": (f"{_SELECTION}test_tiny_problems.py", f"{_SELECTION}test_buckets.py"),
-    "hf_prune/selection/difficulty.py": (f"{_SELECTION}test_tiny_problems.py", f"{_SELECTION}test_difficulty.py"),
-    **{
-        f"hf_prune/selection/{name}.py": (f"{_SELECTION}test_tiny_problems.py", f"{_SELECTION}test_select.py")
-        for name in _BY_TRYING_ALL
-    },
+    "hf_prune/selection/buckets.py": (*_TINY, f"{_SELECTION}test_buckets.py"),
+    "hf_prune/selection/difficulty.py": (*_TINY, f"{_SELECTION}test_difficulty.py"),
+    **{f"hf_prune/selection/{name}.py": (*_TINY, f"{_SELECTION}test_select.py") for name in _BY_TRYING_ALL},
 }
 """Files by pattern, the first that fits, and their tests in the order in which they run."""
 
