@@ -8,6 +8,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import logging
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import Phase, settings
 
 # The same examples in every run: a failure is one that everybody sees.
@@ -15,3 +19,17 @@ settings.register_profile("same", derandomize=True, deadline=None, database=None
 settings.load_profile("same")
 # For mutation runs, which ask only whether a test fails.
 settings.register_profile("first failure", settings.get_profile("same"), phases=[Phase.explicit, Phase.generate])
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Every test hears what the library and transformers say, and leaves their loggers as they were."""
+    loggers = [logging.getLogger(name) for name in ("hf_prune", "transformers")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    for logger in loggers:
+        logger.propagate = True
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers

@@ -170,7 +170,7 @@ def test_a_pool_of_candidates_is_asked_in_expectation(engine: str, tmp_path: Pat
 def test_rows_that_the_window_did_not_visit_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     run = mlp(tmp_path, num_train_epochs=1)
     with caplog.at_level(logging.WARNING):
-        found = attribute(run.path, run.held_out, dataset=run.rows, model=run.model)
+        found = attribute(run.path, run.held_out, dataset=run.rows, model=run.model, mode="visits")
     missing = int((np.abs(found.influence).sum(0) == 0).sum())
     assert missing
     assert f"{missing} of 40 rows were not visited in the recorded window" in caplog.text

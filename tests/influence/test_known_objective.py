@@ -7,7 +7,6 @@ One recorded SGD step moves the parameters by minus what the removal of its visi
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,7 @@ def step_of(
 
 
 @pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("hf_prune"), "propagate", True)
+def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level("WARNING")
     return caplog
 

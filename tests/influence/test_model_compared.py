@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,6 @@ def test_the_model_that_is_handed_over_is_scored(best: tuple[Trainer, Path], cap
     trainer, record = best
     step = trainer.state.best_global_step
     with caplog.at_level("WARNING", logger="hf_prune"):
-        logging.getLogger("hf_prune").propagate = True
         found = score(trainer, record, seed=3)
     assert f"The model is that of step {step} of 96" in caplog.text
     np.testing.assert_array_equal(found, score(trainer, record, seed=3, until=step))
@@ -131,7 +129,6 @@ def test_a_model_that_was_trained_otherwise_is_warned_of(
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
     with caplog.at_level("WARNING", logger="hf_prune"):
-        logging.getLogger("hf_prune").propagate = True
         score(trainer, record, model=other)
     assert "no step that can be scored" in caplog.text
 
@@ -151,7 +148,6 @@ def test_the_model_itself_passes_whatever_it_or_the_snapshots_are_rounded_to(
 ) -> None:
     trainer = trained(tmp_path, made(), 2, {"snapshot_dtype": snapshot})
     with caplog.at_level("WARNING", logger="hf_prune"):
-        logging.getLogger("hf_prune").propagate = True
         score(trainer, tmp_path / "t", model=copy.deepcopy(trainer.model).to(kind))
     assert "The model is that of" not in caplog.text
 

@@ -8,7 +8,6 @@ losses, weights, padding and labels together.
 from __future__ import annotations
 
 import functools
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +186,6 @@ def test_a_batch_norm_model_is_scored_with_a_warning(tmp_path: Path, caplog: pyt
     torch.manual_seed(0)
     model = toys.Mlp()
     model.net.insert(1, nn.BatchNorm1d(16))
-    logger = logging.getLogger("transformers")
-    logger.propagate = True
     with caplog.at_level("WARNING"):
         moves(model, toys.vectors(24, noise=5.0), tmp_path)
     assert "computed again, has norm" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
 from dataclasses import dataclass
@@ -169,7 +168,6 @@ def test_a_scoring_that_is_repeated_draws_the_same(run: Run) -> None:
 def test_random_rows_are_warned_of_with_advice_that_can_be_followed(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("hf_prune").propagate = True
 
     def warned(rows: Dataset, **settings: Any) -> bool:
         caplog.clear()

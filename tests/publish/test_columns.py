@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from hf_prune import PrunedDataset, PrunedDatasetDict, prune, replay, set_verbosity
+from hf_prune import PrunedDataset, PrunedDatasetDict, prune, replay
 from hf_prune.publish import provenance
 from hf_prune.publish.push import push_to_hub
 from tests.publish import samples
@@ -49,8 +48,6 @@ def test_push_plans_the_same(pruned: PrunedDataset):
 
 
 def test_leaving_tokens_out_is_said(pruned: PrunedDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    set_verbosity("warning")
-    logging.getLogger("hf_prune").addHandler(caplog.handler)
     pruned.save_to_disk(tmp_path)
     assert "input_ids, attention_mask, labels are tokens of what the rows say, and are left out" in caplog.text
     assert "include_tokens=True" in caplog.text

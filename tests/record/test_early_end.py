@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,6 @@ def test_a_window_that_ends_elsewhere_is_close_to_the_planned_one(tmp_path: Path
 def test_early_stopping_keeps_the_windows_of_the_best_and_of_the_last_step(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("transformers").propagate = True
     with caplog.at_level("WARNING"):
         trainer = trained(
             tmp_path,
@@ -135,7 +133,6 @@ def test_early_stopping_keeps_the_windows_of_the_best_and_of_the_last_step(
 
 
 def test_a_run_without_early_stopping_is_not_warned_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("transformers").propagate = True
     with caplog.at_level("WARNING"):
         trained(tmp_path, [], num_train_epochs=2)
     assert "stop early" not in caplog.text

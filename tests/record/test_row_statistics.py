@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -221,10 +220,7 @@ def recorded_without(
         read_visits(Trajectory.open(place / "t"))
 
 
-def test_statistics_that_cannot_be_made_do_not_end_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("hf_prune"), "propagate", True)
+def test_statistics_that_cannot_be_made_do_not_end_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recorded_without(tmp_path / "a", Failing(), vectors(), "no statistics of its rows", caplog)
     recorded_without(tmp_path / "b", bert(), tokens(), "given no labels", caplog, label_smoothing_factor=0.1)
     recorded_without(tmp_path / "c", Odd(20), rows_for("tokens", 20), "not the mean", caplog)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,6 @@ def test_rows_that_were_never_visited_have_nan_and_are_told_of(tmp_path: Path, c
     recorder = TrajectoryCallback(tmp_path / "t", row_statistics=True)
     model = toys.Mlp()
     toys.train(model, rows, tmp_path / "out", [recorder], max_steps=3)
-    logging.getLogger("transformers").propagate = True
     with caplog.at_level("WARNING"):
         scored = add_scores(rows, tmp_path / "t", model=model)
     assert "16 of 40 rows were never visited" in caplog.text
