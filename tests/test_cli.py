@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def run_dir(tmp_path_factory) -> Path:
     """A recorded run of a tiny ViT: trajectory, model, train and dev."""
     path = tmp_path_factory.mktemp("run")
     rows = images(32)
-    trainer = train(vit(), rows, path / "out", [TrajectoryCallback(path / "trajectory")], num_train_epochs=2)
+    trainer = train(
+        vit(), rows, path / "out", [TrajectoryCallback(path / "trajectory", row_statistics=True)], num_train_epochs=2
+    )
     trainer.model.save_pretrained(path / "model")
     rows.save_to_disk(str(path / "train"))
     images(16, seed=1).save_to_disk(str(path / "dev"))
@@ -107,7 +110,7 @@ def options_of(command: str) -> set[str]:
 
 def test_every_option_of_prune_and_add_influence_is_one_of_the_command():
     assert set(SelectionConfig(keep=0.5).to_dict()) <= options_of("prune")
-    assert set(ScoringConfig().arguments()) - {"engine"} <= options_of("score")
+    assert set(ScoringConfig().arguments()) <= options_of("score")
 
 
 def test_help_names_every_method():
@@ -142,6 +145,8 @@ def test_wrong_usage_ends_with_2(words):
         (["prune", "nowhere", "out", "--keep", "0.5"], "no directory nowhere"),
         (["report", "nowhere"], "no directory nowhere"),
         (["push", "nowhere", "me/toy", "--source", "nowhere"], "no directory nowhere"),
+        (["replay", "../nowhere"], "no directory ../nowhere"),
+        (["estimate", "--model", "../nowhere", "--rows", "9"], "no directory ../nowhere"),
         (["demo", "--task", "sound"], "no task 'sound'"),
     ],
 )
@@ -151,6 +156,51 @@ def test_our_errors_end_with_1_and_a_sentence(tmp_path, monkeypatch, words, mess
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not Path("out").exists()
+
+
+LIGHT = [
+    (["inspect", "nosuch"], "no trajectory in nosuch"),
+    (["score", "nosuch", "nosuch", "out", "--model", "m"], "no directory nosuch"),
+    (["score", ".", "nosuch", "out", "--model", "m"], "no trajectory in nosuch"),
+    (["score", ".", "nosuch", "out", "--model", "m", "--space", "moon"], "--space must be one of outputs, parameters"),
+    (["prune", "me/rows", "out", "--keep", "1.5"], "--keep 1.5 is not in (0, 1]"),
+    (["verify", ".", "nosuch", "--factory", "a:b", "--eval-dataset", "."], "no directory nosuch"),
+    (["verify", ".", ".", "--factory", "a", "--eval-dataset", "."], "not a function's name"),
+    (["diagnose", ".", "nosuch", "--model", "m", "--eval-dataset", "."], "no trajectory in nosuch"),
+    (["attribute", "nosuch", "--dataset", ".", "--model", "m", "--query", "a"], "no trajectory in nosuch"),
+    (["report", "nosuch"], "no directory nosuch"),
+    (["push", "nosuch", "me/toy", "--source", "."], "no directory nosuch"),
+    (["replay", "nosuch"], "no directory nosuch"),
+]
+
+
+def test_what_is_not_there_is_said_before_anything_heavy_is_loaded():
+    code = (
+        "import json, sys\nfrom hf_prune.cli import app\nfrom typer.testing import CliRunner\n"
+        "said = [CliRunner().invoke(app, words).stderr for words in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([said, sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))]))"
+    )
+    words = json.dumps([words for words, _ in LIGHT])
+    done = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True, timeout=60, check=True)
+    said, heavy = json.loads(done.stdout)
+    assert heavy == []
+    for one, (_, message) in zip(said, LIGHT, strict=True):
+        assert message in one
+
+
+def test_a_record_that_is_not_there_is_refused_in_the_librarys_words():
+    with pytest.raises(hf_prune.TrajectoryError) as error:
+        hf_prune.Trajectory.open("nosuch")
+    assert said("inspect", "nosuch") == f"Error: {error.value}\n"
+
+
+def test_completion_offers_commands_and_options():
+    asked = {"_TYPER_COMPLETE_TESTING": "1", "_HF_PRUNE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    for line, place, expected in (("hf-prune pr", "1", "prune"), ("hf-prune score --sco", "2", "--scores")):
+        env = os.environ | asked | {"COMP_WORDS": line, "COMP_CWORD": place}
+        command = [sys.executable, "-c", "import sys; sys.argv[0] = 'hf-prune'; from hf_prune.cli import main; main()"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+        assert expected in done.stdout.split()
 
 
 def test_debug_shows_where_an_error_comes_from():
@@ -189,7 +239,7 @@ def test_prune_saves_the_raw_rows_where_they_are_named(run_dir, scored_dir, prun
     extra = images(1, seed=9).add_column("place", [32])
     concatenate_datasets([more, extra.cast(more.features)]).save_to_disk(str(tmp_path / "raw"))
     words = ("prune", scored_dir, tmp_path / "half", "--keep", "0.5", "--raw", tmp_path / "raw")
-    assert "pass unseen='drop' or unseen='keep'" in said(*words)
+    assert "pass --unseen drop or --unseen keep" in said(*words)
     assert run_json(*words, "--unseen", "drop")["rows"] == 16
     loaded = load_from_disk(str(tmp_path / "half"))
     assert loaded.column_names == ["pixel_values", "labels", "place"]
@@ -204,11 +254,13 @@ def test_prune_saves_the_raw_rows_where_they_are_named(run_dir, scored_dir, prun
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "neither of keep and epsilon"),
-        (["--keep", "1.5"], "not in (0, 1]"),
+        ([], "neither --keep nor --epsilon: pass one of them, --keep 0.5 for half"),
+        (["--keep", "1.5"], "--keep 1.5 is not in (0, 1]"),
         (["--keep", "99"], "99"),
         (["--keep", "0.5", "--column", "foo"], "foo"),
-        (["--keep", "0.5", "--method", "best"], "best"),
+        (["--keep", "0.5", "--method", "best"], "--method best is not known"),
+        (["--keep", "0.5", "--method", "el2n"], "make it with `hf-prune score --scores`"),
+        (["--keep", "0.5", "--method", "iclr2023"], "make it with `hf-prune score --scores --last-layer`"),
     ],
 )
 def test_a_wrong_argument_of_prune_is_said_and_writes_nothing(tmp_path, scored_dir, options, message):
@@ -236,6 +288,28 @@ def test_inspect_sums_the_run_up(run_dir):
     assert values["steps"]["recorded"] == 8
     assert values["visits_per_row"] == {"2": 32}
     assert "ViTForImageClassification" in run("inspect", run_dir / "trajectory").stdout
+
+
+def test_score_adds_the_columns_of_other_methods_and_diagnose_says_by_its_code_whether_to_trust(run_dir, tmp_path):
+    model, dev = ("--model", run_dir / "model"), ("--eval-dataset", run_dir / "dev")
+    out = tmp_path / "scored"
+    run_json("score", run_dir / "train", run_dir / "trajectory", out, *model, *dev, "--directions", 8, "--scores")
+    rows = load_from_disk(str(out))
+    assert {"grand", "aum", "el2n", "forgetting", "less", "rds", "influence_norm"} <= set(rows.column_names)
+    assert "--last-layer goes with --scores" in said("score", ".", ".", tmp_path / "no", *model, "--last-layer")
+
+    asked = ["diagnose", out, run_dir / "trajectory", *model, *dev, "--group", "0.2", "--out", tmp_path / "found.json"]
+    told = CliRunner().invoke(app, [*map(str, asked)])
+    trusted = json.loads((tmp_path / "found.json").read_text())["derived"]["trusted"]
+    assert told.exit_code == (0 if trusted else 3)
+
+
+def test_an_untrusted_run_ends_diagnose_with_3(run_dir, monkeypatch):
+    for limit in ("LOW", "HIGH"):  # which no run reaches
+        monkeypatch.setattr(f"hf_prune.diagnosis.diagnosis.{limit}", 1.1)
+    asked = ["diagnose", run_dir / "train", run_dir / "trajectory", "--model", run_dir / "model"]
+    words = [*asked, "--eval-dataset", run_dir / "dev", "--group", "0.2"]
+    assert "Do not trust" in run(*words, code=3).stdout
 
 
 def test_estimate_is_the_librarys(run_dir):
@@ -267,6 +341,14 @@ def test_verify_takes_the_users_factory_and_report_shows_it(run_dir, scored_dir,
     assert values["predicted_loss_change"] == certificate["predicted_eval_loss_change"]
     assert "no function" in said(*words, "--factory", "my_factory:other")
     assert "module:function" in said(*words, "--factory", "my_factory")
+
+    plan = run_json(
+        *("push", pruned_dir, "me/toy", "--source", scored_dir, "--dry-run", "--verification", "verification.json")
+    )
+    assert plan["provenance"]["observed"] == hf_prune.Verification.load("verification.json").observed()
+    others = ("push", pruned_dir, "me/toy", "--source", scored_dir, "--dry-run", "--verification")
+    Path("other.json").write_text(json.dumps(values | {"pruned": values["pruned"] | {"rows": 9}}))
+    assert "pass the verification of this dataset" in said(*others, "other.json")
 
     run("report", pruned_dir, "--source", scored_dir, "--verification", "verification.json", "--out", "page.html")
     page = Path("page.html").read_text()

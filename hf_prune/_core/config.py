@@ -266,9 +266,9 @@ class SelectionConfig(Config):
             }
         )
         if (self.keep is None) == (self.epsilon is None):
-            how = "neither" if self.keep is None else "both"
+            how = "neither keep= nor epsilon=" if self.keep is None else "both keep= and epsilon="
             raise ValueError(
-                f"Got {how} of keep and epsilon: pass one of them, keep=0.5 for half of the rows or epsilon=0.1 for "
+                f"Got {how}: pass one of them, keep=0.5 for half of the rows or epsilon=0.1 for "
                 "the smallest subset whose predicted shift stays within 0.1."
             )
         if self.cost is not None and self.difficulty != "auto":

@@ -1,4 +1,7 @@
-"""The application: exit code 0 if all is well, 1 with one sentence on stderr for our errors, 2 for wrong usage."""
+"""The application: exit code 0 if all is well, 1 with one sentence on stderr for our errors, 2 for wrong usage.
+
+`diagnose` ends with 3 where the scores are not to be trusted.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typer.core import TyperGroup
 
 import hf_prune
 from hf_prune.cli import data, hub, runs
+from hf_prune.cli.words import in_options
 
 # ReplayError, TrajectoryError and UnsupportedError are ValueErrors, RecordingError is a RuntimeError
 _SAID = (ValueError, TypeError, OSError, ImportError, RuntimeError)
@@ -23,15 +27,20 @@ class SentenceGroup(TyperGroup):
         except _SAID as error:
             if ctx.params.get("debug") or type(error).__module__.startswith(("typer", "click")):
                 raise
-            typer.echo(f"Error: {error or type(error).__name__}", err=True)
+            typer.echo(f"Error: {self._said(ctx, error)}", err=True)
             raise typer.Exit(1) from error
+
+    def _said(self, ctx: Any, error: Exception) -> str:
+        """The error in one line, in the words of the command line."""
+        own = [option.name for option in self.commands[ctx.invoked_subcommand].params]
+        names = {option.name for command in self.commands.values() for option in command.params}
+        return in_options(" ".join(str(error).split()) or type(error).__name__, names, own)
 
 
 app = typer.Typer(
     name="hf-prune",
     cls=SentenceGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Prune a training set by what its rows did in training: record, score, prune, verify, publish.",

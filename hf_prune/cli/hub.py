@@ -7,13 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_prune.cli.common import JsonFlag, clean_stdout, load_pruned, load_rows, print_json, refuse_existing
+from hf_prune.cli.common import JsonFlag, clean_stdout, print_json, verification_of
+from hf_prune.cli.places import ROWS, load_pruned, load_rows, open_record, refuse_existing, require_rows
 
 
 def push(
-    pruned: Annotated[Path, typer.Argument(help="A pruned dataset (save_to_disk).")],
+    pruned: Annotated[str, typer.Argument(help=f"A pruned dataset: {ROWS}.")],
     repo_id: Annotated[str, typer.Argument(help="The dataset repository, such as me/imdb-half.")],
-    source: Annotated[Path, typer.Option(help="The scored dataset that it came from (save_to_disk).")],
+    source: Annotated[
+        str, typer.Option(help=f"The scored dataset that it came from, or the raw one of prune --raw: {ROWS}.")
+    ],
+    verification: Annotated[
+        Path | None,
+        typer.Option(
+            help="What hf-prune verify --out wrote: put the measured gap into the card.", exists=True, dir_okay=False
+        ),
+    ] = None,
     config_name: Annotated[str, typer.Option(help="The config to publish it as.")] = "default",
     split: Annotated[str | None, typer.Option(help="The split to publish it as.")] = None,
     revision: Annotated[str | None, typer.Option(help="The branch; created if it does not exist.")] = None,
@@ -27,13 +36,19 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and the files, push nothing.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Push a pruned dataset to the Hub with its card and provenance."""
+    """Push a pruned dataset to the Hub with its card and provenance.
+
+    Example: hf-prune push run/half me/imdb-half --source run/scored --verification run/verification.json --dry-run
+    """
+    require_rows(pruned, source)
     with clean_stdout():
         from hf_prune.publish.push import Plan, push_to_hub
-        from hf_prune.publish.replay import Record
 
         rows = load_pruned(pruned, load_rows(source))
-        known = Record.open(str(pruned)).provenance
+        known = open_record(pruned).provenance
+        observed = known["observed"]
+        if verification is not None:
+            observed = verification_of(verification, rows.selection).observed()
         done = push_to_hub(
             rows,
             repo_id,
@@ -47,7 +62,7 @@ def push(
             include_scores=include_scores,
             include_tokens=include_tokens,
             include_dropped=include_dropped,
-            observed=known["observed"],
+            observed=observed,
             dry_run=dry_run,
         )
     if isinstance(done, Plan):
@@ -68,7 +83,7 @@ def replay(
     config_name: Annotated[str, typer.Option(help="The config.")] = "default",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the pruned dataset.")] = None,
     source: Annotated[
-        Path | None, typer.Option(help="The rows that were pruned (save_to_disk). [default: the recorded source]")
+        str | None, typer.Option(help=f"The rows that were pruned: {ROWS}. [default: the recorded source]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Save the rows to this new directory.")] = None,
     json: JsonFlag = False,
@@ -79,6 +94,7 @@ def replay(
     """
     if out is not None:
         refuse_existing(out)
+    require_rows(repo_id, source)
     with clean_stdout():
         from hf_prune.publish.replay import replay as replay_rows
 

@@ -50,9 +50,17 @@ def options_of(config: type[Config], *apart: str) -> Callable[[F], F]:
 
 
 def parsed(config: type[Config], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the configuration takes them: `none` and numbers are text on the command line."""
+    """
+    The options as the configuration takes them: `none` and numbers are text on the command line.
+
+    Raises:
+        `TypeError`, `ValueError`: For a value that the configuration does not allow.
+    """
     kinds = get_type_hints(config)
-    return {field.name: _value(field, kinds[field.name], options[field.name]) for field in fields(config)}
+    given = [field for field in fields(config) if field.name in options]
+    values = {field.name: _value(field, kinds[field.name], options[field.name]) for field in given}
+    config.of(**values)  # says what is wrong before anything is loaded
+    return values
 
 
 def _types(kind: Any) -> set[Any]:

@@ -7,7 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_prune.cli.common import JsonFlag, clean_stdout, function_of, load_pruned, load_rows, print_json
+from hf_prune.cli.common import JsonFlag, clean_stdout, print_json, write_json
+from hf_prune.cli.places import (
+    MODEL,
+    ROWS,
+    TRAJECTORY,
+    check_function,
+    function_of,
+    load_model,
+    load_pruned,
+    load_rows,
+    place_of,
+    require_model,
+    require_rows,
+    require_trajectory,
+)
+
+UNTRUSTED = 3
+"""Exit code of `diagnose` where the scores are not to be trusted."""
 
 
 def demo(
@@ -35,18 +52,20 @@ def demo(
 
 
 def inspect(
-    trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
+    trajectory: Annotated[Path, typer.Argument(help=TRAJECTORY)],
     spikes: Annotated[
         bool, typer.Option("--spikes", help="Name the steps whose loss stands out, and the rows behind them.")
     ] = False,
     dataset: Annotated[
-        Path | None, typer.Option(help="With --spikes: training rows (save_to_disk), to show them in words.")
+        str | None, typer.Option(help=f"With --spikes: training rows, to show them in words: {ROWS}.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Sum up a recorded training run, or look for spikes of its loss."""
     if dataset is not None and not spikes:
         raise ValueError("--dataset goes with --spikes: pass both.")
+    require_trajectory(trajectory)
+    require_rows(dataset)
     if spikes:
         _inspect_spikes(trajectory, dataset, json)
         return
@@ -60,7 +79,7 @@ def inspect(
         _print_table(f"Trajectory {summary['run_id']}", summary)
 
 
-def _inspect_spikes(trajectory: Path, dataset: Path | None, json: bool) -> None:
+def _inspect_spikes(trajectory: Path, dataset: str | None, json: bool) -> None:
     with clean_stdout():
         from rich.console import Console
 
@@ -95,10 +114,10 @@ def _texts_of(rows: Any, record: Any, ids: set[int]) -> dict[int, str]:
 
 
 def diagnose(
-    dataset: Annotated[Path, typer.Argument(help="Training rows, scored or not (save_to_disk).")],
-    trajectory: Annotated[Path, typer.Argument(help="What TrajectoryCallback recorded.")],
-    model: Annotated[str, typer.Option(help="The trained model (save_pretrained), or its id on the Hub.")],
-    eval_dataset: Annotated[Path, typer.Option(help="Held-out rows (save_to_disk).")],
+    dataset: Annotated[str, typer.Argument(help=f"Training rows, scored or not: {ROWS}.")],
+    trajectory: Annotated[Path, typer.Argument(help=TRAJECTORY)],
+    model: Annotated[str, typer.Option(help=f"The trained model: {MODEL}.")],
+    eval_dataset: Annotated[str, typer.Option(help=f"Held-out rows: {ROWS}.")],
     group: Annotated[
         list[float] | None,
         typer.Option(help="Share of a random group; may be repeated. [default: .05 .05 .2 .2]"),
@@ -112,10 +131,16 @@ def diagnose(
 ) -> None:
     """Say how far to trust the scores of a run, by re-running part of it without some rows.
 
+    Ends with 0 if they are to be trusted for choosing subsets, with 3 if not, and with 1 after an error.
+
     For models of transformers and rows that need no collator of their own; for others call diagnose in Python.
+
+    Example: hf-prune diagnose run/scored run/trajectory --model run/model --eval-dataset run/dev
     """
+    require_rows(dataset, eval_dataset)
+    require_trajectory(trajectory)
+    require_model(model)
     with clean_stdout():
-        from hf_prune.cli.data import _trained_model
         from hf_prune.diagnosis import diagnose as diagnose_run
         from hf_prune.trajectory import Trajectory
 
@@ -124,7 +149,7 @@ def diagnose(
         found = diagnose_run(
             load_rows(dataset),
             record,
-            model=_trained_model(model, record.manifest.model),
+            model=load_model(model, record.manifest.model),
             eval_dataset=load_rows(eval_dataset),
             steps=steps,
             batch_size=batch_size,
@@ -133,15 +158,17 @@ def diagnose(
             **shares,
         )
     if out is not None:
-        _write_json(out, found.to_dict())
+        write_json(out, found.to_dict())
     if json:
         print_json(found.to_dict())
     else:
         typer.echo(found.explain())
+    if not found.trusted:
+        raise typer.Exit(UNTRUSTED)
 
 
 def estimate(
-    model: Annotated[str, typer.Option(help="Directory or Hub id of a model; only its config is read.")],
+    model: Annotated[str, typer.Option(help=f"The model, of which only the config is read: {MODEL}.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows of the training set.")],
     batch_size: Annotated[int, typer.Option(min=1, help="per_device_train_batch_size.")] = 8,
     epochs: Annotated[float, typer.Option(help="num_train_epochs.")] = 3.0,
@@ -155,6 +182,7 @@ def estimate(
     json: JsonFlag = False,
 ) -> None:
     """Estimate disk, memory and scoring time before training."""
+    require_model(model)
     with clean_stdout():
         import tempfile
         from dataclasses import asdict
@@ -191,10 +219,10 @@ def estimate(
 
 
 def verify(
-    full: Annotated[Path, typer.Argument(help="All training rows (save_to_disk); scored ones are fine.")],
-    pruned: Annotated[Path, typer.Argument(help="The pruned rows (save_to_disk).")],
+    full: Annotated[str, typer.Argument(help=f"All training rows, scored or not: {ROWS}.")],
+    pruned: Annotated[str, typer.Argument(help=f"The pruned rows: {ROWS}.")],
     factory: Annotated[str, typer.Option(help="module:function that makes a Trainer of (train_dataset, seed).")],
-    eval_dataset: Annotated[Path, typer.Option(help="Rows to measure on (save_to_disk).")],
+    eval_dataset: Annotated[str, typer.Option(help=f"Rows to measure on, used for no choice: {ROWS}.")],
     metric: Annotated[
         str, typer.Option(help="accuracy, loss, a metric of compute_metrics, or the path of an evaluate module.")
     ] = "accuracy",
@@ -204,7 +232,22 @@ def verify(
     out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Retrain on all, pruned and random rows with your own Trainer, and measure the gap."""
+    """Retrain on all, pruned and random rows with your own Trainer, and measure the gap.
+
+    The factory is a function of yours, such as this one in train.py of the working directory:
+
+    def make_trainer(train_dataset, seed):
+        args = TrainingArguments("out", seed=seed, num_train_epochs=3)
+        return Trainer(fresh_model(), args, train_dataset=train_dataset)
+
+    Examples:
+
+    hf-prune verify run/scored run/half --factory train:make_trainer --eval-dataset run/test
+    hf-prune verify run/scored run/half --factory train:make_trainer --eval-dataset run/test
+        --metric f1 --budget steps --seeds 5 --out run/verification.json
+    """
+    check_function("--factory", factory)
+    require_rows(full, pruned, eval_dataset)
     with clean_stdout():
         from hf_prune._core.columns import InfluenceColumns
         from hf_prune.model.rows import LABELS
@@ -225,20 +268,11 @@ def verify(
             random=random,
         )
     if out is not None:
-        _write_json(out, result.to_dict())
+        write_json(out, result.to_dict())
     if json:
         print_json(result.to_dict())
     else:
         typer.echo(result.explain())
-
-
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    import json
-
-    from hf_prune._core.io import write_bytes
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _empty_model(name: str) -> Any:
@@ -246,7 +280,8 @@ def _empty_model(name: str) -> Any:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(name)
+    place, revision = place_of(name)
+    config = transformers.AutoConfig.from_pretrained(place, revision=revision or "main")
     kind = getattr(transformers, (config.architectures or [""])[0], None)
     if kind is None:
         raise ValueError(f"The config of {name} does not name a model class of transformers: call estimate in Python.")

@@ -38,12 +38,12 @@ def test_keep_of_another_type_is_refused(keep):
 
 
 def test_neither_keep_nor_epsilon_is_refused():
-    with pytest.raises(ValueError, match=r"neither of keep and epsilon: pass one of them, keep=0\.5"):
+    with pytest.raises(ValueError, match=r"neither keep= nor epsilon=: pass one of them, keep=0\.5"):
         prune(scored())
 
 
 def test_both_keep_and_epsilon_are_refused():
-    with pytest.raises(ValueError, match="both of keep and epsilon: pass one of them"):
+    with pytest.raises(ValueError, match="both keep= and epsilon=: pass one of them"):
         prune(scored(), 0.5, epsilon=0.1)
 
 
