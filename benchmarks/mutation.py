@@ -8,11 +8,12 @@ they are. Each mutant is tested in a process of its own, forked from one that ha
 by its module's tests, the fast ones first, until one fails or the time is over (an endless loop is noticed too). Tests
 that start further processes see unchanged code there. `EQUIVALENT` holds the survivors that no test can notice.
 
-    nice -n 15 python benchmarks/mutation.py --profile full --out results/mutation.json
-    python benchmarks/mutation.py --profile full --only hf_prune/influence/clipping.py
+    nice -n 15 python benchmarks/mutation.py --profile full --out benchmarks/results/mutation.json --minutes 60
+    python benchmarks/mutation.py --only hf_prune/influence/clipping.py
 
 `quick` (a part of the tests of hf_prune) takes a few mutants of the fastest tests, `sample` 200 of all files, as many
-of each file as there are, `full` all.
+of each file as there are, `full` all. A run goes on where the one before it that wrote the same file ended: what was
+noticed is not tried again, what survived is. Begin a new file where a module's tests were changed or taken away.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import gc
 import importlib
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -317,11 +319,11 @@ def _test(mutant: Mutant | None, tests: tuple[str, ...], write: int) -> None:
         os._exit(0)
 
 
-def chosen(profile: str, only: str | None) -> list[Mutant]:
+def chosen(profile: str, only: tuple[str, ...] = ()) -> list[Mutant]:
     """The mutants of a profile: a seeded draw, one file after the other until there are enough."""
     paths = sorted(str(path.relative_to(ROOT)) for name in TESTS for path in ROOT.glob(name))
     draw, found = random.Random(SEED), []
-    if profile == "quick" and only is None:
+    if profile == "quick" and not only:
         return [mutant for path, count in QUICK.items() for mutant in draw.sample(mutants_of(path), count)]
     for path in dict.fromkeys(paths):
         own = [mutant for mutant in mutants_of(path) if mutant.name.startswith(only or path)]
@@ -334,49 +336,67 @@ def tests_of(mutant: Mutant) -> tuple[str, ...]:
     return next(tests for name, tests in TESTS.items() if Path(mutant.path).match(name))
 
 
+def known(out: Path | None) -> dict[str, dict[str, Any]]:
+    """What an earlier run found, by mutant, where the mutant is still one."""
+    if out is None or not out.exists():
+        return {}
+    names = {mutant.name for mutant in chosen("full")}
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    return {row["mutant"]: row for row in rows if row["mutant"] in names}
+
+
+def summary_of(rows: list[dict[str, Any]]) -> dict[str, int]:
+    counts = Counter(row["result"] for row in rows)
+    return {"mutants": len(rows)} | {name: counts[name] for name in ("killed", "timeout", "equivalent", "survived")}
+
+
+def write(out: Path, profile: str, rows: list[dict[str, Any]]) -> None:
+    survivors = [row["mutant"] for row in rows if row["result"] == "survived"]
+    result = {"name": "mutation", "profile": profile, "summary": summary_of(rows), "survivors": survivors}
+    out.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--profile", choices=("quick", "sample", "full"), default="quick")
-    parser.add_argument("--only", help="only mutants whose name begins so: a file, or a file and a function")
+    parser.add_argument(
+        "--only", nargs="+", default=(), help="only mutants whose name begins so: a directory, a file, or its function"
+    )
     parser.add_argument("--list", action="store_true", help="only list the mutants")
-    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--out", type=Path, help="where to write the results as JSON, and to go on from")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further mutant after so long")
     options = parser.parse_args()
-    mutants = chosen(options.profile, options.only)
+    mutants = chosen(options.profile, tuple(options.only))
     if options.list:
         print(*sorted(f"{mutant.name}  (line {mutant.line})" for mutant in mutants), sep="\n")
         return 0
+    out = options.out.absolute() if options.out else None
     os.chdir(ROOT)
     os.environ.update(SURROUNDINGS)
     sys.path.insert(0, str(ROOT))
     for name in dict.fromkeys((*LIBRARIES, *(mutant.module for mutant in mutants))):
         importlib.import_module(name)
-    rows, passing = [], set()
+    rows, passing, end = known(out), set(), time.monotonic() + 60 * options.minutes
     for mutant in mutants:
+        if mutant.name in rows and rows[mutant.name]["result"] != "survived":
+            continue
+        if time.monotonic() > end:
+            break
         tests = tests_of(mutant)
         if tests not in passing and outcome(None, tests)[0] != "survived":
             print(f"Without any change one of {', '.join(tests)} fails or takes too long: mend that first.")
             return 2
         passing.add(tests)
-        began = time.monotonic()
         result, by = outcome(mutant, tests)
         if result == "survived" and mutant.name in EQUIVALENT:
             result = "equivalent"
-        rows.append({"mutant": mutant.name, "result": result, "by": by, "seconds": round(time.monotonic() - began, 1)})
+        rows[mutant.name] = {"mutant": mutant.name, "result": result, "by": by}
         print(f"{result:10} {mutant.name}  (line {mutant.line}; {by or 'no test'})", flush=True)
-    counts = Counter(row["result"] for row in rows)
-    summary = {"mutants": len(rows)} | {n: counts[n] for n in ("killed", "timeout", "equivalent", "survived")}
+        if out:
+            write(out, options.profile, list(rows.values()))
+    summary = summary_of(list(rows.values()))
     print(json.dumps(summary))
-    if options.out:
-        survivors = [row["mutant"] for row in rows if row["result"] == "survived"]
-        result = {
-            "name": "mutation",
-            "profile": options.profile,
-            "summary": summary,
-            "survivors": survivors,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 1 if counts["survived"] else 0
+    return 1 if summary["survived"] else 0
 
 
 if __name__ == "__main__":

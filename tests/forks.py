@@ -7,6 +7,7 @@ nothing: not from pytest, but from a module that a test starts by [`run_module`]
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ class Killer:
 
 def fork(work: Callable[[], Any], said: Path | None = None) -> int:
     """Runs `work` in a forked process and returns its number; an error is written to the file `said`."""
+    gc.freeze()  # a collection in the fork, which trainings begin with, would copy all of the memory
     child = os.fork()
     if child:
         return child

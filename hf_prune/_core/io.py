@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-_TEMPORARY, _WHOLE = ".tmp", ".whole"
+try:
+    import fcntl
+except ImportError:  # Windows, where directories cannot be opened either
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY, _STAGED, _WHOLE = ".tmp", "whole", ".whole"
+_REMAINS = re.compile(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}")
+"""Temporary names, with the name that was meant."""
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """A full disk, and a place that may not be written to."""
 
@@ -43,25 +50,45 @@ def writing(what: str, directory: str | os.PathLike[str]) -> Iterator[None]:
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """
-    Lets `write` make a file under a temporary name, then renames it, so that `path` is never half a file.
+    Lets `write` make a file in a directory of its own, then moves it, so that `path` is never half a file.
 
-    Several processes may write the same path at once; one of them wins. What is written survives a power cut.
+    Several processes may write the same path at once; one of them wins. What is written survives a power cut. What
+    killed processes left of earlier writes of this path is removed.
 
     Args:
         path (`Path`):
             The final place; its directory exists.
         write (`Callable[[Path], Any]`):
-            Writes the whole file at the path that it is given.
+            Writes the whole file at the path that it is given, and nothing outside of that directory.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
+    remove_temporaries(path.parent, path.name)
+    with _aside(path) as directory:
+        write(directory / path.name)
+        with open(directory / path.name, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.replace(directory / path.name, path)
     sync_directory(path.parent)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """An empty directory next to `path`, held while the block runs, and removed at its end."""
+    with ExitStack() as stack:
+        yield _made_aside(path, stack)
+
+
+def _made_aside(path: Path, stack: ExitStack) -> Path:
+    directory = _aside_name(path)
+    directory.mkdir()
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        stack.enter_context(held(directory))
+    # another process may have taken it for remains before it was held
+    return directory if directory.exists() else _made_aside(path, stack)
+
+
+def _aside_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -77,17 +104,12 @@ def write_together(directory: Path, contents: Mapping[str, bytes]) -> None:
     They are made in a directory of their own, whose new name makes them count, and copied to their places from there.
     """
     with held(directory):
-        for remains in directory.glob(f"{_WHOLE}.*{_TEMPORARY}"):
-            shutil.rmtree(remains, ignore_errors=True)
+        remove_temporaries(directory)
         _put_in_place(directory)
-        staged = _aside(directory)
-        try:
-            staged.mkdir()
+        with _aside(directory / _STAGED) as staged:
             for name, content in contents.items():
                 write_bytes(staged / name, content)
             staged.rename(directory / _WHOLE)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
         sync_directory(directory)
         _put_in_place(directory)
 
@@ -104,23 +126,21 @@ def _put_in_place(directory: Path) -> None:
         return
     for file in whole.iterdir():
         write_bytes(directory / file.name, file.read_bytes())
-    aside = _aside(directory)
+    aside = _aside_name(directory / _STAGED)
     whole.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
-    remove_temporaries(directory)
-
-
-def _aside(directory: Path) -> Path:
-    return directory / f"{_WHOLE}.{uuid4().hex}{_TEMPORARY}"
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
+def held(path: Path) -> Iterator[None]:
     """
-    One process at a time runs the block for this directory; the operating system ends that with the process. Where the
-    file system has no such locks, the block runs all the same.
+    One process at a time runs the block for this file or directory; the operating system ends that with the process.
+    Where the system or the file system has no such locks, the block runs all the same.
     """
-    handle = os.open(directory, os.O_RDONLY)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -129,23 +149,23 @@ def held(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def is_held(directory: Path) -> bool:
-    """Whether a process is in [`held`] for this directory, or may be."""
-    try:
-        handle = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+def remove_unless_held(path: Path) -> None:
+    """Removes a file or a directory, unless a process is in [`held`] for it, or may be."""
+    if fcntl is None:
+        return
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        finally:
+            os.close(handle)
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes renames and new files in a directory survive a power cut."""
+    """Makes renames and new files in a directory survive a power cut, where the system can."""
+    if fcntl is None:
+        return
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -153,7 +173,16 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Removes what [`write_atomically`] left in a directory where its process was killed."""
-    for path in directory.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+def remove_temporaries(directory: Path, name: str | None = None) -> None:
+    """
+    Removes what killed processes left of files that they wrote into a directory, but not what a process writes now.
+
+    Args:
+        directory (`Path`): One that may be missing.
+        name (`str`, *optional*): Only of the file of this name.
+    """
+    with suppress(OSError):
+        for path in directory.iterdir():
+            found = _REMAINS.fullmatch(path.name)
+            if found and name in (None, found[1]):
+                remove_unless_held(path)

@@ -16,7 +16,7 @@ from datasets import Dataset
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from hf_prune._core.io import held, is_held, writing
+from hf_prune._core.io import held, remove_unless_held, writing
 from hf_prune.publish import columns, files, media
 
 _ROWS = re.compile(r"data-\d{5}-of-\d{5}\.arrow|state\.json|dataset_info\.json")
@@ -96,8 +96,7 @@ def _remove_remains(target: Path) -> None:
     directory that was there before is put back if the new one did not take its place.
     """
     for path in target.parent.glob(f".{escape(target.name)}.*.tmp"):
-        if not is_held(path):
-            shutil.rmtree(path, ignore_errors=True)
+        remove_unless_held(path)
     for path in target.parent.glob(f".{escape(target.name)}.*.old"):
         if target.exists():
             shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from hf_prune._core.digest import content_digest
-from hf_prune._core.io import write_bytes
+from hf_prune._core.io import remove_temporaries, write_bytes
 from hf_prune._core.reading import Count, Reader, Real
 from hf_prune.selection.evidence import BALANCED, RANDOM, Evidence, beats_random, preferred, weigh
 from hf_prune.verification.metrics import Metric
@@ -109,6 +109,8 @@ class Probe:
             f"Probing {screened + 1} ways to keep {kept:,} of {len(dataset):,} rows by {trainings} retrainings, which "
             f"cost {trainings * share:.2g} times the training on all rows."
         )
+        if self.directory is not None:
+            remove_temporaries(Path(self.directory))
         better = protocol.measure.name != "loss" if self.greater_is_better is None else self.greater_is_better
         sign = 1 if better else -1
         found = weigh(self._train(protocol, dataset, candidates, screened, duels, sign), sign)
