@@ -4,9 +4,10 @@ Language models: what a LoRA run of SFTTrainer is predicted to do without some o
 A small Llama that has read film reviews is fine-tuned on prompts and completions, among them planted facts: each is
 said by a few rows, others say something else of the same person in the same words, and a query asks for it.
 
-- `fidelity`: rows and groups are left out of the recorded window, which is trained again batch by batch (tokens
-  counted again); correlation and relative error of the predicted shift of the parameters, in random directions, and of
-  the held-out loss. `first order` is the sweep without curvature, `QLoRA` the same on a base of 4 bits (NF4).
+- `fidelity`: rows and groups of 5 % and 20 % are left out of the recorded window, which is trained again batch by
+  batch (tokens counted again); correlation and relative error of the predicted shift of the parameters, in random
+  directions, and of the held-out loss; `groups` are those of both sizes. `first order` is the sweep without curvature,
+  `QLoRA` the same on a base of 4 bits (NF4).
 - `queries`: held-out rows and the facts' queries are asked about; the default mode was chosen on seed 100. `lds` is
   the mean rank correlation over queries of the predicted and the real change of the query's loss without random fifths
   of the rows, over the whole run. `qld` is the rise of a query's loss without the rows (1 %) that a method names, less
@@ -42,11 +43,12 @@ from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
 
 DIRECTIONS = 32
+GROUPS = {"groups_5": 0.05, "groups_20": 0.2}
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"rows": 60, "facts": 3, "held_out": 6, "test": 10, "epochs": 1, "read": 40, "seeds": 1}
     | {"singles": 4, "groups": 2, "subsets": 3, "asked": 2, "random": 1},
     "full": {"rows": 240, "facts": 12, "held_out": 20, "test": 150, "epochs": 3, "read": 500, "seeds": 3}
-    | {"singles": 12, "groups": 6, "subsets": 16, "asked": 8, "random": 4},
+    | {"singles": 12, "groups": 12, "subsets": 16, "asked": 8, "random": 4},
 }
 
 
@@ -54,9 +56,11 @@ def fidelity(run: Run, methods: dict[str, str]) -> list[dict[str, Any]]:
     """Rows and groups left out of the window: `r` and relative error of parameters and held-out loss, by curvature."""
     again, rng, n = run.again, np.random.default_rng(run.seed), len(run.trainer.train_dataset)
     singles, held_out = run.settings["singles"], len(run.task.held_out)
-    sizes = [n // part for part in (20, 5) for _ in range(run.settings["groups"])]
     sets = [[int(i)] for i in rng.choice(n, singles, replace=False)]
-    sets += [rng.choice(n, size, replace=False).tolist() for size in sizes]
+    parts = {"rows": slice(singles), "groups": slice(singles, None)}
+    for kind, share in GROUPS.items():
+        sets += [rng.choice(n, int(share * n), replace=False).tolist() for _ in range(run.settings["groups"])]
+        parts[kind] = slice(len(sets) - run.settings["groups"], len(sets))
     queries = parameter_queries(again.parameters.cpu(), DIRECTIONS, seed=0)
     tokens = np.array([int((batch["labels"][:, 1:] != -100).sum()) for batch in again.queries])[:held_out]
     moved, changed = [], []
@@ -82,7 +86,7 @@ def fidelity(run: Run, methods: dict[str, str]) -> list[dict[str, Any]]:
             ("loss", "influence_eval_loss", changed),
         ):
             values = np.array(scored[column])
-            for kind, part in (("rows", slice(singles)), ("groups", slice(singles, None))):
+            for kind, part in parts.items():
                 predicted = np.ravel([values[rows].sum(0) for rows in sets[part]])
                 real = np.ravel(true[part])
                 figures[f"{kind}_{figure}_r"] = float(np.corrcoef(predicted, real)[0, 1])
