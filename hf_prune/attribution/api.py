@@ -22,14 +22,16 @@ from hf_prune.attribution.result import Attribution, Query, first_rows, last_row
 from hf_prune.attribution.row_tokens import labelled_ids, row_parts, with_shared
 from hf_prune.attribution.words import RowWords
 from hf_prune.errors import UnsupportedError
-from hf_prune.influence.api import BATCH_SIZE, VERSION
+from hf_prune.influence.api import VERSION
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.loss_queries import LossQueries, counted_tokens
 from hf_prune.influence.predictor import Predictor, check_same, works_of
 from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, takes_model
+from hf_prune.model.micro_batches import rows_of_a_pass
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+from hf_prune.model.token_head import vocabulary_of
 from hf_prune.model.trainer import Given
 from hf_prune.trajectory.trajectory import Trajectory
 
@@ -144,7 +146,14 @@ def attribute(
     check_dataset(trained, whole)
     check_model(given.trained_model, whole)
     of_logits = loss is None or not takes_model(loss)
-    engine, curvature = choose_engine(engine, curvature, whole.manifest, ScoringConfig.directions, of_logits=of_logits)
+    engine, curvature = choose_engine(
+        engine,
+        curvature,
+        whole.manifest,
+        ScoringConfig.directions,
+        of_logits=of_logits,
+        vocabulary=vocabulary_of(given.trained_model),
+    )
     replay = Replay.of(trained, whole, given.trained_model, data_collator=data_collator, loss=loss)
     record = replay.end(until)
     check_window(record)
@@ -164,8 +173,8 @@ def attribute(
     _warn_of_unvisited(replay, mode)
     swept = [VERSION, record.digest, compat.fingerprint(trained), replay.objective.digest(), loss, data_collator]
     works = works_of(record.path / "scores", swept, config.draws)
-    size = batch_size or BATCH_SIZE
-    predictor = Predictor(replay, targets, works, config, batch_size=size, max_memory=max_memory)
+    batch_size = rows_of_a_pass(batch_size, given.trained_model, whole.steps())
+    predictor = Predictor(replay, targets, works, config, batch_size=batch_size, max_memory=max_memory)
     predictor.check()
     key = Hasher.hash([swept, config.to_dict(), compat.fingerprint(dataset), compat.fingerprint(asked.dataset)])
     check_same(key, "attribute")

@@ -16,10 +16,9 @@ from hf_prune.diagnosis.answers import Answers, answers
 from hf_prune.diagnosis.conditions import halved, reordered
 from hf_prune.diagnosis.diagnosis import ORDER, Condition, Diagnosis, Group
 from hf_prune.diagnosis.rerun import ReplayedUpdate, Rerun, has_dropout
+from hf_prune.model.micro_batches import rows_of_a_pass
 from hf_prune.model.replay import Replay
 from hf_prune.trajectory.trajectory import Trajectory
-
-BATCH_SIZE = 32
 
 
 class Experiment:
@@ -55,7 +54,8 @@ class Experiment:
         self.loss_influence = np.asarray(values[columns.eval_loss][:], dtype=np.float64)
         self.replay = Replay.of(scored, trajectory, model, data_collator=data_collator, loss=loss)
         self.replay.rows.chance.number = 0  # re-runs differ by what they leave out, not by what random rows draw
-        self.held_out, self.batch_size = self.replay.rows.of(eval_dataset), batch_size or BATCH_SIZE
+        self.held_out = self.replay.rows.of(eval_dataset)
+        self.batch_size = rows_of_a_pass(batch_size, model, trajectory.steps())
         self.rerun, self.steps = Rerun(self.replay), self.replay.steps()
         self.dropout = has_dropout(self.replay.objective, self.replay.rows)
 

@@ -29,7 +29,6 @@ from hf_prune._core.scoring import with_scoring
 from hf_prune._core.trackers import log_scoring
 from hf_prune.influence.cache import SharedCache
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
-from hf_prune.influence.cost import vocabulary_of
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.kept_scores import check_scores, reading
@@ -37,8 +36,9 @@ from hf_prune.influence.pool import PART, PoolScorer, score_stream
 from hf_prune.influence.predictor import check_same, works_of
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
-from hf_prune.model.micro_batches import most_rows
+from hf_prune.model.micro_batches import rows_of_a_pass
 from hf_prune.model.replay import Replay
+from hf_prune.model.token_head import vocabulary_of
 from hf_prune.model.trainer import Given
 from hf_prune.trajectory.trajectory import Trajectory
 
@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
 VERSION = "influence/v9"
-# Rows a forward pass takes when the user does not say.
-BATCH_SIZE = 32
 
 
 def add_influence(
@@ -203,16 +201,15 @@ def add_influence(
     check_dataset(dataset if train_dataset is None else train_dataset, whole)
     check_model(model, whole)
     of_logits = loss is None or not takes_model(loss)
-    vocabulary = vocabulary_of(model)
     engine, curvature = choose_engine(
-        engine, curvature, whole.manifest, directions, of_logits=of_logits, vocabulary=vocabulary
+        engine, curvature, whole.manifest, directions, of_logits=of_logits, vocabulary=vocabulary_of(model)
     )
     digest = None if eval_dataset is None else content_digest(eval_dataset)
     config = replace(config, engine=engine, curvature=curvature, eval_digest=digest)
     if eval_dataset is None:
         logger.warning("No eval_dataset: queries are about training rows, and no held-out loss is predicted.")
     trained = dataset if train_dataset is None else train_dataset
-    rows_at_once = batch_size or (min(BATCH_SIZE, most_rows(whole.steps())) if vocabulary else BATCH_SIZE)
+    batch_size = rows_of_a_pass(batch_size, model, whole.steps())
     replay = Replay.of(trained, whole, model, data_collator=data_collator, loss=loss)
     record = replay.end(until)
     check_window(record)
@@ -222,9 +219,7 @@ def add_influence(
     held_out = None if eval_dataset is None else replay.rows.of(eval_dataset)
     config = replace(config, draws=check_chance(replay.rows, held_out, draws))
     in_parts = streamed or (train_dataset is not None and engine == "projected")
-    scorer = Scorer(
-        replay, targets, held_out, config, batch_size=rows_at_once, max_memory=max_memory, in_parts=in_parts
-    )
+    scorer = Scorer(replay, targets, held_out, config, batch_size=batch_size, max_memory=max_memory, in_parts=in_parts)
     columns = InfluenceColumns(column)
     made = Features({columns.vector: List(Value("float32"), length=directions), columns.norm: Value("float32")})
     if eval_dataset is not None:
@@ -259,7 +254,7 @@ def add_influence(
                 else dataset.map(
                     pool if in_parts else whole_scorer,
                     batched=True,
-                    batch_size=PART if in_parts else rows_at_once,
+                    batch_size=PART if in_parts else batch_size,
                     with_indices=True,
                     num_proc=None if in_parts else num_proc,
                     features=Features({**dataset.features, **made}),
@@ -272,7 +267,7 @@ def add_influence(
         check_scores(scored, cache, fingerprint, list(made), rows=rows, fresh=not kept)
         curvature_of_loss = cache.value(
             f"held-out-{Hasher.hash(asked)}.json",
-            lambda: logit_curvature(replay, held_out, rows_at_once),
+            lambda: logit_curvature(replay, held_out, batch_size),
             float | None,
         )
     if writable:

@@ -16,7 +16,12 @@ from hf_prune.influence.sketch.count_sketch import CHUNK, CHUNK_OF_ACCELERATOR, 
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.store import SHARD
 from hf_prune.influence.sketch.window_pass import step_bytes
-from hf_prune.model.token_head import AT_ONCE, AT_ONCE_ON_ACCELERATOR
+from hf_prune.model.token_head import (
+    AT_ONCE,
+    AT_ONCE_ON_ACCELERATOR,
+    output_head,
+    vocabulary_of,
+)
 
 # A sweep that holds no more than this is cheap, and exact.
 SMALL_SWEEP = 1 << 29
@@ -142,7 +147,7 @@ def pass_memory(model: nn.Module, device: torch.device, rows: int, positions: in
         rows (`int`): rows in a micro-batch of the run.
         positions (`int`): tokens or patches of a row, 0 where that is not known.
     """
-    head = _head_of(model)
+    head = output_head(model)
     vocabulary = vocabulary_of(model)
     # A layer's output, or what is made of it, is another's input, and both are kept for the backward pass.
     layers = (module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)
@@ -156,17 +161,6 @@ def pass_memory(model: nn.Module, device: torch.device, rows: int, positions: in
         logit_bytes=4 * min(2, rows) * positions * vocabulary * _COPIES_OF_LOGITS,
         gradients_at_once=CHUNK if on_cpu else CHUNK_OF_ACCELERATOR,
     )
-
-
-def vocabulary_of(model: nn.Module) -> int:
-    """The classes of a model's token head, 0 without one."""
-    weight = getattr(_head_of(model), "weight", None)
-    return len(weight) if isinstance(weight, torch.Tensor) else 0
-
-
-def _head_of(model: nn.Module) -> nn.Module | None:
-    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
-    return base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
 
 
 def _widths(layer: nn.Linear | Conv1D) -> tuple[int, int]:

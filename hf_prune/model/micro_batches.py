@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import nn
 
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import IGNORED
+from hf_prune.model.token_head import vocabulary_of
 from hf_prune.trajectory.trajectory import Step
+
+# Rows in a forward pass where nobody says otherwise.
+BATCH_SIZE = 32
+
+
+def rows_of_a_pass(batch_size: int | None, model: nn.Module, steps: Iterable[Step]) -> int:
+    """
+    Rows in a forward pass: those asked for, or `BATCH_SIZE`.
+
+    Where each token has the logits of a vocabulary, no more than went through the model at once in training.
+    """
+    return batch_size or (min(BATCH_SIZE, most_rows(steps)) if vocabulary_of(model) else BATCH_SIZE)
 
 
 def most_rows(steps: Iterable[Step]) -> int:

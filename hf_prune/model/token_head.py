@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from hf_prune.model.losses import IGNORED
 
@@ -82,3 +83,15 @@ def token_losses(
             parts.append(of(*given))
     losses = torch.cat(parts) if parts else states.sum(1)
     return hidden.new_zeros(targets.shape, dtype=losses.dtype).masked_scatter(chosen, losses)
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """The classes of a model's token head, 0 without one."""
+    weight = getattr(output_head(model), "weight", None)
+    return len(weight) if isinstance(weight, torch.Tensor) else 0
+
+
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The layer of a Transformers model that gives the tokens' logits, also under an adapter."""
+    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    return base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None

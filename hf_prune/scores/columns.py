@@ -19,6 +19,7 @@ from hf_prune._core.columns import LAST_LAYER_INFLUENCE as LAST_LAYER
 from hf_prune._core.columns import LESS, RDS
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.influence.checks import check_dataset
+from hf_prune.model.micro_batches import rows_of_a_pass
 from hf_prune.model.replay import Replay, row_positions
 from hf_prune.model.rows import Rows
 from hf_prune.model.trainer import Given
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("el2n", "grand", "forgetting", "aum", "loss", "confidence", "variability")
 # Columns made by another version of the computation must not pass for these.
 VERSION = "scores/v1"
-BATCH_SIZE = 32
 
 
 def add_scores(
@@ -141,27 +141,29 @@ def add_scores(
         options: dict[str, Any] = {"data_collator": data_collator, "loss": loss}
         replay = Replay.of(given.train_dataset, whole, given.trained_model, **options)
         replay.end(until)
-        return _of_candidates(dataset, replay, eval_dataset, batch_size or BATCH_SIZE)
+        at_once = rows_of_a_pass(batch_size, given.trained_model, whole.steps())
+        return _of_candidates(dataset, replay, eval_dataset, at_once)
     of_visits = record.manifest.row_statistics or eval_dataset is None
     visits = read_visits(record) if of_visits else None
     check_dataset(dataset, record)
     found = {} if visits is None else _of_visits(dataset, record, visits, early)
     key: list[Any] = [VERSION, record.digest, early]
-    rows_at_once, run = batch_size or BATCH_SIZE, None
+    at_once, run = 0, None
     if model is not None:
+        at_once = rows_of_a_pass(batch_size, model, whole.steps())
         run = Replay.of(dataset, whole, model, data_collator=data_collator, loss=loss)
         run.end(until)
         file = grand.file_of(run, data_collator, loss)
-        found["grand"] = _grand(run, file, rows_at_once)
+        found["grand"] = _grand(run, file, at_once)
         key.append(file.name)
     for name in COLUMNS:
         if name in found and not np.isnan(found[name]).all():
             dataset = _with_numbers(dataset, name, found[name], key)
     if last_layer and run is not None:
-        vectors = last_layer_influence(run.objective, run.theta(run.last), run.rows, rows_at_once)
+        vectors = last_layer_influence(run.objective, run.theta(run.last), run.rows, at_once)
         dataset = _with_vectors(dataset, LAST_LAYER, vectors, key)
     if eval_dataset is not None and run is not None:
-        dataset = _with_target(dataset, run, run.rows, run.rows.of(eval_dataset), rows_at_once, key)
+        dataset = _with_target(dataset, run, run.rows, run.rows.of(eval_dataset), at_once, key)
     return dataset
 
 

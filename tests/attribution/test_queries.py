@@ -13,6 +13,8 @@ from datasets import Dataset
 
 from hf_prune import UnsupportedError, add_influence, attribute
 from hf_prune.attribution import api
+from hf_prune.influence import engine
+from hf_prune.model.token_head import vocabulary_of
 from tests import toys
 from tests.attribution.facts import PLANTED, TEMPLATE, Taught, fact, tokenizer
 from tests.influence.runs import Run, distance, mlp
@@ -53,6 +55,14 @@ def test_queries_are_swept_in_chunks_alike(
         assert part.keys() == other.keys()
         for row in part:
             np.testing.assert_allclose(part[row], other[row], rtol=1e-2, atol=1e-5)
+
+
+def test_a_vocabulary_is_asked_by_the_engine_that_holds_few_of_its_logits(
+    briefly: Taught, monkeypatch: pytest.MonkeyPatch
+):
+    assert attribute(briefly.path, MANY[0], **briefly.asking).config.engine == "dense"
+    monkeypatch.setattr(engine, "VOCABULARY", vocabulary_of(briefly.trainer.model) - 1)
+    assert attribute(briefly.path, MANY[0], **briefly.asking).config.engine == "projected"
 
 
 @pytest.mark.usefixtures("second_moment_is_held")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from hf_prune import add_influence
+from hf_prune import add_influence, attribute
 from tests import toys
 
 SCORINGS = {
@@ -16,6 +16,8 @@ SCORINGS = {
     "dense visits": {"engine": "dense", "mode": "visits"},
     "projected": {"engine": "projected", "mode": "expected"},
 }
+
+ENGINES = ("dense", "projected")
 
 
 def score(directory: Path, model: torch.nn.Module, name: str) -> np.ndarray:
@@ -32,6 +34,12 @@ def score(directory: Path, model: torch.nn.Module, name: str) -> np.ndarray:
     return np.column_stack([np.array(scored["influence"]), scored["influence_eval_loss"]])
 
 
+def ask(directory: Path, model: torch.nn.Module, engine: str) -> np.ndarray:
+    """What each row of the run in `directory` does to single queries."""
+    rows, queries = toys.vectors(40), toys.vectors(5, seed=9)
+    return attribute(directory / "t", queries, dataset=rows, model=model, engine=engine).influence
+
+
 if __name__ == "__main__":
     PartialState(cpu=True)
     here = Path(sys.argv[1])
@@ -39,4 +47,6 @@ if __name__ == "__main__":
     trained.load_state_dict(torch.load(here / "model.pt", weights_only=True))
     for scoring in SCORINGS:
         np.save(here / f"{scoring}-{os.environ['RANK']}.npy", score(here, trained, scoring))
+    for engine in ENGINES:
+        np.save(here / f"attribution {engine}-{os.environ['RANK']}.npy", ask(here, trained, engine))
     torch.distributed.destroy_process_group()
