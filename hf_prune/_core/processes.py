@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
@@ -58,9 +59,13 @@ class Processes:
             with _together():
                 dist.barrier(group=self.group)
 
-    def broadcast(self, value: Value) -> Value:
+    def broadcast(self, value: Value, source: int = 0) -> Value:
         """
-        The first process's value, in all of them.
+        One process's value, in all of them.
+
+        Args:
+            value (`Any`): This process's.
+            source (`int`, *optional*, defaults to 0): The process.
 
         Raises:
             `RuntimeError`: if one of them ended before.
@@ -69,8 +74,42 @@ class Processes:
             return value
         values = [value]
         with _together():
-            dist.broadcast_object_list(values, src=0, group=self.group)
+            dist.broadcast_object_list(values, src=source, group=self.group)
         return values[0]
+
+    def first_failure(self, own: str | None) -> str | None:
+        """
+        What failed in the first of the processes in which something did; `None` if nothing did.
+
+        Args:
+            own (`str`, *optional*): What failed in this one.
+
+        Raises:
+            `RuntimeError`: if one of them ended before.
+        """
+        if self.world == 1:
+            return own
+        first = torch.tensor(self.world if own is None else self.rank)
+        with _together():
+            dist.all_reduce(first, op=dist.ReduceOp.MIN, group=self.group)
+        return None if first == self.world else self.broadcast(own, int(first))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """
+        Runs the block in all processes; where it fails in one, it fails in all.
+
+        Raises:
+            `RuntimeError`: in the others, if one failed or ended.
+        """
+        try:
+            yield
+        except Exception as error:
+            with suppress(RuntimeError):
+                self.first_failure(f"{type(error).__name__}: {error}")
+            raise
+        if failure := self.first_failure(None):
+            raise RuntimeError(f"Another process failed, and this one ends with it. {failure}")
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from hf_prune._core.digest import column_digests
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.agreement import check_agreement
 from hf_prune.model.micro_batches import most_rows
+from hf_prune.model.objective import check_whole
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
 from hf_prune.model.retreat import with_retreat
@@ -108,11 +109,12 @@ def check_dataset(dataset: Dataset, trajectory: Trajectory) -> None:
 
 def check_model(model: nn.Module, trajectory: Trajectory) -> None:
     """
-    Refuses a model that diverged.
+    Refuses a model that diverged, or that is spread over processes.
 
     Raises:
-        `UnsupportedError`: if a parameter is NaN or infinite.
+        `UnsupportedError`: if a parameter is NaN or infinite, or sharded.
     """
+    check_whole(model)
     for name, value in model.named_parameters():
         if not torch.isfinite(value).all():
             step = _first_diverged(trajectory.steps())

@@ -67,6 +67,7 @@ class Objective:
         pairs: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
+        check_whole(model)
         self.half = any(p.dtype.itemsize <= 2 for p in model.parameters())
         self.model = _differentiable_copy(model, dtype)
         self.label_names, self.smoothing = tuple(label_names), smoothing
@@ -294,6 +295,20 @@ def _read(loss: Callable[..., Any] | None, pairs: Mapping[str, Any] | None) -> t
             "pass one of (model, batch)."
         )
     return forward_of(pairs), loss_of(pairs)
+
+
+def check_whole(model: nn.Module) -> None:
+    """
+    Refuses a model of which each process holds a part.
+
+    Raises:
+        `UnsupportedError`: for a model under FSDP2.
+    """
+    if any(compat.is_sharded(p) for p in model.parameters()):
+        raise UnsupportedError(
+            "The model's parameters are spread over processes (FSDP2), and scoring needs them whole: score in a "
+            "launch without FSDP, with the model that the Trainer saved, loaded by from_pretrained."
+        )
 
 
 def accepted_inputs(model: nn.Module) -> set[str]:

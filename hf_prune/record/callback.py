@@ -90,6 +90,8 @@ class TrajectoryCallback(TrainerCallback):
         )
         self._on_error = on_error
         self._recording: Recording | None = None
+        self._processes = Processes(0, 1)
+        self._failure: RecordingError | None = None
         self._unfinished: str | None = None
         self._seconds = 0.0
 
@@ -98,6 +100,7 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         self._close()  # of a run that raised
         self._seconds = 0.0
+        self._failure = None
         training = Training(
             args,
             state,
@@ -108,6 +111,7 @@ class TrajectoryCallback(TrainerCallback):
         )
         self._recording = start_recording(self._settings, training, self._unfinished)
         self._unfinished = self._recording.manifest.run_id
+        self._processes = Processes.current()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -139,6 +143,8 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         self._do(lambda recording: recording.end_micro_batch())
         self._do(lambda recording: recording.end_step(state))
+        self._end_together()
+        self._do(lambda recording: recording.take_due_snapshot(state.global_step))
         if control.should_save:
             # A checkpoint must never be ahead of the record, or the run could not be continued from it.
             self._do(lambda recording: recording.flush())
@@ -148,11 +154,13 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         if control.should_training_stop or args.load_best_model_at_end:
             # With load_best_model_at_end the parameters are others by the time of on_train_end.
+            self._end_together()
             self._do(lambda recording: recording.take_snapshot(state.global_step))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._do(lambda recording: recording.flush())
         if state.best_global_step == state.global_step:
+            self._end_together()
             self._do(lambda recording: recording.keep_best(state.global_step))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -169,18 +177,22 @@ class TrajectoryCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._end_together()
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._do(lambda recording: recording.take_snapshot(state.global_step))
+        self._do(lambda recording: recording.flush())
+        self._end_together()
         self._do(lambda recording: recording.finish(state))
+        self._end_together()
         if self._recording is not None:
             self._unfinished = None
         self._do(lambda recording: recording.close())
         self._recording = None
-        Processes.current().barrier()  # the record is whole, in all processes, when `train` returns
+        self._processes.barrier()  # the record is whole, in all processes, when `train` returns
 
     def _do(self, event: Callable[[Recording], None]) -> None:
-        """Runs an event of the recording, if there is one, and handles its failure as `on_error` says."""
-        if self._recording is None:
+        """Runs an event of the recording, if there is one and it has not failed, and notes its failure."""
+        if self._recording is None or self._failure is not None:
             return
         start = time.perf_counter()
         try:
@@ -190,10 +202,27 @@ class TrajectoryCallback(TrainerCallback):
             message = str(error)
             if isinstance(error, OSError):
                 message = f"The trajectory cannot be written ({error}): free disk space, or record fewer snapshots."
-            if self._on_error == "raise":
-                self._close()
-                raise RecordingError(message) from error
-            self._stop(message)
+            self._failure = RecordingError(message)
+            self._failure.__cause__ = error
+            if self._processes.world == 1:
+                self._end_together()
+
+    def _end_together(self) -> None:
+        """
+        Handles a failure as `on_error` says, in all processes at once. Every snapshot comes after this: it takes all
+        processes, and one that had failed would be waited for.
+        """
+        if self._recording is None:
+            return
+        own = self._failure
+        failure = self._processes.first_failure(None if own is None else str(own))
+        if failure is None:
+            return
+        self._failure = None
+        if self._on_error == "raise":
+            self._close()
+            raise own or RecordingError(failure)
+        self._stop(failure)
 
     def _stop(self, reason: str) -> None:
         recording, self._recording = self._recording, None

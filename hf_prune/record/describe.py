@@ -38,7 +38,7 @@ def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, st
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
     """Class, and the Hub id that it came from; never a local path."""
-    described: dict[str, Any] = {"class": type(model).__name__}
+    described: dict[str, Any] = {"class": compat.class_of(model).__name__}
     name = compat.hub_name(model)
     if name is not None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
         described["name_or_path"] = name
@@ -63,7 +63,7 @@ def describe_collator(dataloader: Any) -> str:
 
 def label_names(args: TrainingArguments, model: torch.nn.Module) -> tuple[str, ...]:
     """The names under which the model may be given labels, as the Trainer finds them."""
-    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    base = model.get_base_model() if compat.class_of(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
     return tuple(args.label_names or find_labels(type(base)) or ("labels",))
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from hf_prune._core import compat
+from hf_prune._core.processes import Processes
 from hf_prune.optimizers import ADJOINTS, OptimizerAdjoint, optimizer_name
 from hf_prune.record import support
 from hf_prune.record.pending import HostCopy
+from hf_prune.record.view import View, view_of
 from hf_prune.trajectory.manifest import Parameter
 from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT, samples_of
 
@@ -26,6 +29,7 @@ class RecordedOptimizer:
         tensors (`tuple[torch.Tensor, ...]`): Their tensors.
         trainable (`tuple[torch.Tensor, ...]`): All that the model trains, recorded or not.
         others (`tuple[torch.Tensor, ...]`): The model's parameters that are not recorded, frozen ones above all.
+        view (`View`): How they are seen whole.
     """
 
     prepared: Any
@@ -34,19 +38,23 @@ class RecordedOptimizer:
     tensors: tuple[torch.Tensor, ...]
     trainable: tuple[torch.Tensor, ...]
     others: tuple[torch.Tensor, ...]
+    view: View
 
     @classmethod
-    def of(cls, prepared: Any, model: nn.Module, pattern: str | None) -> RecordedOptimizer:
+    def of(cls, prepared: Any, model: nn.Module, pattern: str | None, processes: Processes) -> RecordedOptimizer:
         """
         Args:
             prepared (`Any`): The optimizer as accelerate prepared it.
             model (`nn.Module`): The model inside all wrappers.
             pattern (`str`, *optional*): Regular expression for the parameters to record.
+            processes (`Processes`): Those of the run.
 
         Raises:
-            [`RecordingError`]: if it is not supported, or trains no parameter that matches.
+            [`RecordingError`]: if it is not supported, or trains no parameter that matches, or parameters are sharded
+                in another way than by FSDP2.
         """
         inner = support.inner_optimizer(prepared)
+        view = view_of(model, inner, processes)
         recorded = support.recorded_parameters(model, inner, pattern)
         names = {parameter.name for parameter, _ in recorded}
         return cls(
@@ -55,13 +63,14 @@ class RecordedOptimizer:
             parameters=tuple(parameter for parameter, _ in recorded),
             tensors=tuple(tensor for _, tensor in recorded),
             trainable=tuple(p for p in model.parameters() if p.requires_grad),
-            others=tuple(p for name, p in model.named_parameters() if name not in names),
+            others=tuple(p for name, p in model.named_parameters() if compat.plain_name(name) not in names),
+            view=view,
         )
 
     def unrecorded(self, model: nn.Module) -> tuple[str, ...]:
         """The names of parameters that the model trains and that are not recorded."""
         known, trained = {id(tensor) for tensor in self.tensors}, {id(tensor) for tensor in self.trainable}
-        return tuple(name for name, p in model.named_parameters() if id(p) in trained - known)
+        return tuple(compat.plain_name(name) for name, p in model.named_parameters() if id(p) in trained - known)
 
     @property
     def has_second_moment(self) -> bool:
@@ -89,22 +98,23 @@ class RecordedOptimizer:
 
     def gradient_norm(self) -> torch.Tensor:
         """The 2-norm of the gradients as they are now."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.trainable if p.grad is not None])
+        return self.view.norm(torch.nn.utils.get_total_norm([p.grad for p in self.trainable if p.grad is not None]))
 
     def updates(self) -> int | None:
         """The optimizer's own count of its updates; `None` if it keeps none."""
         states = [self.inner.state.get(tensor, {}) for tensor in self.tensors]
         return max((int(state["step"]) for state in states if "step" in state), default=None)
 
-    def vectors(self) -> Mapping[str, Sequence[torch.Tensor]]:
-        """For each kind of a snapshot's vectors, the tensors that make it up."""
-        if not self.has_second_moment:
-            return {PARAMETERS: self.tensors}
-        return {PARAMETERS: self.tensors, SECOND_MOMENT: [self._second_moment(tensor) for tensor in self.tensors]}
+    def vectors(self) -> Mapping[str, Iterator[torch.Tensor]]:
+        """For each kind of a snapshot's vectors, the whole tensors that make it up, one after the other."""
+        vectors = {PARAMETERS: self.view.whole(self.tensors)}
+        if self.has_second_moment:
+            vectors[SECOND_MOMENT] = self.view.whole(self._second_moment(tensor) for tensor in self.tensors)
+        return vectors
 
     def samples(self) -> HostCopy:
         """A few entries of each parameter that is not recorded: they tell the model from another one."""
-        return HostCopy(samples_of(self.others))
+        return HostCopy(samples_of(self.view.whole(self.others)))
 
     def _second_moment(self, tensor: torch.Tensor) -> torch.Tensor:
         moment = self._adjoint.second_moment_of(self.inner.state.get(tensor, {}))

@@ -37,7 +37,7 @@ class Recording:
         root (`Path`): The trajectory's directory.
         manifest (`Manifest`): The run's, as it is on disk.
         main (`bool`): Whether this process is the main one.
-        snapshots (`Snapshots`): Which snapshots are due and which there are; the main process takes them.
+        snapshots (`Snapshots`): Which snapshots are due and which there are.
         optimizer (`RecordedOptimizer`): The optimizer.
         rows (`RowIds`): Which rows a micro-batch holds.
         hooks (`Hooks`): What is measured at the model's loss and at clipping.
@@ -89,8 +89,7 @@ class Recording:
 
     def before_update(self) -> None:
         norm = self._hooks.norm.pop()
-        if norm is None:
-            norm = self._unclipped_norm()
+        norm = self._unclipped_norm() if norm is None else self._optimizer.view.norm(norm)
         self._current.grad_norm = HostCopy(norm)
         self._current.learning_rates = self._optimizer.learning_rates
 
@@ -105,8 +104,6 @@ class Recording:
         while self._finished and not (len(self._finished) == 1 and self._finished[0].on_its_way):
             self._write(self._finished.popleft())
         self._writers.check()
-        if state.global_step in self._snapshots.due:
-            self.take_snapshot(state.global_step)
 
     def flush(self) -> None:
         """Everything that has happened so far is on disk when this returns."""
@@ -130,9 +127,17 @@ class Recording:
         """Takes all hooks off, and closes the files; what has been written stays."""
         self._undo.close()
 
+    def take_due_snapshot(self, step: int) -> None:
+        """Takes the snapshot of the step that ended, if one is due."""
+        if step in self._snapshots.due:
+            self.take_snapshot(step)
+
     def take_snapshot(self, step: int) -> None:
-        """Copies parameters and second moment as they are after `step` optimizer steps, unless that was done."""
-        if self._main and step not in self._snapshots.steps:
+        """
+        Copies parameters and second moment as they are after `step` optimizer steps, unless that was done. All
+        processes do so at the same steps.
+        """
+        if step not in self._snapshots.steps:
             self._writers.take_snapshot(step, self._optimizer, self._snapshots.add(step))
 
     def keep_best(self, step: int) -> None:

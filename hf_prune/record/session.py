@@ -23,10 +23,12 @@ class Session:
     Args:
         manifest (`Manifest`): The manifest on disk.
         part (`int`): The ledger part that this attempt writes.
+        snapshots (`tuple[int, ...]`): Steps of the snapshots that a resumed run finds.
     """
 
     manifest: Manifest
     part: int
+    snapshots: tuple[int, ...] = ()
 
 
 # What a resumed run must share with the one that it continues.
@@ -131,7 +133,8 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Session:
         label_column=found.label_column,
     )
     write_manifest(root, continued)
-    return Session(continued, part=1 + max((part for _, part in files.part_paths(root)), default=-1))
+    part = 1 + max((part for _, part in files.part_paths(root)), default=-1)
+    return Session(continued, part, tuple(files.snapshot_paths(root)))
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

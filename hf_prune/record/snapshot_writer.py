@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class SnapshotWriter:
     def take(
         self,
         step: int,
-        vectors: Mapping[str, Sequence[torch.Tensor]],
+        vectors: Mapping[str, Iterable[torch.Tensor]],
         samples: HostCopy,
         superseded: Sequence[int],
     ) -> None:
@@ -64,11 +64,16 @@ class SnapshotWriter:
 
         Args:
             step (`int`): Optimizer steps made.
-            vectors (`Mapping[str, Sequence[torch.Tensor]]`): For each kind, the tensors that make up the flat vector.
+            vectors (`Mapping[str, Iterable[torch.Tensor]]`):
+                For each kind, the tensors that make up the flat vector, one after the other.
             samples (`HostCopy`): Entries of the parameters that are not recorded.
             superseded (`Sequence[int]`): Steps whose snapshots are removed once this one is on disk.
         """
-        self.wait()
+        try:
+            self.wait()
+        except Exception:
+            go_through(vectors)
+            raise
         copied = None
         for kind, tensors in vectors.items():
             copied = self._copy(kind, tensors) or copied
@@ -93,14 +98,16 @@ class SnapshotWriter:
         finally:
             self._pool.shutdown()
 
-    def _copy(self, kind: str, tensors: Sequence[torch.Tensor]) -> torch.cuda.Event | None:
-        on_cuda = any(tensor.is_cuda for tensor in tensors)
-        if kind not in self._buffers:
-            self._buffers[kind] = torch.empty(self._size, dtype=self._dtype, pin_memory=on_cuda)
-        places = self._buffers[kind].split([tensor.numel() for tensor in tensors])
-        for place, tensor in zip(places, tensors, strict=True):
+    def _copy(self, kind: str, tensors: Iterable[torch.Tensor]) -> torch.cuda.Event | None:
+        start, on_cuda = 0, False
+        for tensor in tensors:
+            on_cuda = on_cuda or tensor.is_cuda
+            if kind not in self._buffers:
+                self._buffers[kind] = torch.empty(self._size, dtype=self._dtype, pin_memory=on_cuda)
+            place = self._buffers[kind][start : start + tensor.numel()]
             # Stream order puts the copy before the next update, so the training thread need not wait for it.
-            place.copy_(tensor.detach().reshape(-1), non_blocking=on_cuda)
+            place.copy_(tensor.detach().reshape(-1), non_blocking=tensor.is_cuda)
+            start += tensor.numel()
         if not on_cuda:
             return None
         event = torch.cuda.Event()
@@ -123,6 +130,13 @@ class SnapshotWriter:
         write_atomically(snapshot_path(self._root, step), lambda path: _save(tensors, path, metadata))
         for old in superseded:
             snapshot_path(self._root, old).unlink(missing_ok=True)
+
+
+def go_through(vectors: Mapping[str, Iterable[torch.Tensor]]) -> None:
+    """Takes part in gathering the tensors, for the process that keeps them or for none."""
+    for tensors in vectors.values():
+        for _ in tensors:
+            pass
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:

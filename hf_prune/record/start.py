@@ -26,7 +26,6 @@ from hf_prune.record.session import open_or_resume
 from hf_prune.record.snapshot_writer import disk_warning, snapshot_bytes
 from hf_prune.record.trainers import find_pairs
 from hf_prune.record.writers import Writers
-from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -93,10 +92,10 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
     Raises:
         [`RecordingError`]: if the run cannot be recorded. Nothing is attached and no file is open then.
     """
-    support.check_processes(training.args, training.optimizer.accelerator_state.distributed_type)
+    support.check_processes(training.args, training.optimizer.accelerator_state, training.model)
     processes = Processes.current()
     support.check_quantized(training.model)
-    optimizer = RecordedOptimizer.of(training.optimizer, training.model, settings.parameters)
+    optimizer = RecordedOptimizer.of(training.optimizer, training.model, settings.parameters, processes)
     rows = RowIds.find(settings.id_column, training.args, training.dataloader)
     plan = (training.state.max_steps, training.steps_per_epoch, settings.window, settings.snapshots_per_epoch)
     manifest = _manifest(settings, training, optimizer, rows, window_start=planned_steps(*plan)[0])
@@ -104,13 +103,14 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
     session = open_or_resume(manifest, root, now, own_run, processes)
     manifest = session.manifest
     due = due_steps(*plan)
-    snapshots = _snapshots(settings, training, due)
+    snapshots = _snapshots(settings, training, due, session.snapshots)
     if training.main:
         best = training.args.metric_for_best_model is not None
         _warn_if_disk_is_small(root, manifest, optimizer, most_at_once(due, settings.window, best))
         _warn_of_early_stopping(training, settings.window)
     with ExitStack() as undo:  # for a start that fails half-way
-        writers = Writers.open(root, manifest, training.args.process_index, session.part, undo)
+        with processes.together():
+            writers = Writers.open(root, manifest, training.args.process_index, session.part, undo)
         statistics = RowStatistics() if manifest.row_statistics else None
         hooks = Hooks.attach(training.model, optimizer.trainable, manifest.label_names, statistics, undo)
         rows.attach(training.model, training.dataloader, undo)
@@ -131,10 +131,10 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
         )
 
 
-def _snapshots(settings: Settings, training: Training, due: list[int]) -> Snapshots:
+def _snapshots(settings: Settings, training: Training, due: list[int], there: tuple[int, ...]) -> Snapshots:
     """Those that a resumed run finds stay, although it may plan others."""
-    there, state = list(snapshot_paths(settings.output_dir)), training.state
-    found = Snapshots(settings.window, {*due, *there}, there, best=state.best_global_step)
+    state = training.state
+    found = Snapshots(settings.window, {*due, *there}, list(there), best=state.best_global_step)
     if not there:
         found.due.add(state.global_step)
     return found

@@ -26,6 +26,7 @@ _PROCESSES = (
     DistributedType.MULTI_XPU,
     DistributedType.MULTI_NPU,
 )
+_PARALLEL = {"tp": "Tensor", "cp": "Context", "sp": "Sequence", "ep": "Expert", "pp": "Pipeline"}
 
 
 _SIGN = "its step is the sign of a mean gradient, which has no derivative"
@@ -43,23 +44,35 @@ _NO_ADJOINT = {
 }
 
 
-def check_processes(args: TrainingArguments, kind: DistributedType) -> None:
-    """Refuses sharded parameters and torch's DataParallel."""
-    if kind not in _PROCESSES:
+def check_processes(args: TrainingArguments, state: Any, model: nn.Module) -> None:
+    """
+    Refuses torch's DataParallel, and what spreads parameters over processes in another way than FSDP2.
+
+    Args:
+        args (`TrainingArguments`): The Trainer's.
+        state (`AcceleratorState`): Accelerate's.
+        model (`nn.Module`): The model inside all wrappers, which may have been sharded when it was loaded.
+    """
+    kind = state.distributed_type
+    if kind not in _PROCESSES and not (kind == DistributedType.FSDP and state.fsdp_plugin.fsdp_version == 2):
+        name = "FSDP1" if kind == DistributedType.FSDP else kind.value
         raise RecordingError(
-            f"Recording under {kind.value} is not supported, because parameters are sharded or not in this process; "
-            "train with one process, or with DDP (torchrun or accelerate launch without FSDP and DeepSpeed)."
+            f"Recording under {name} is not supported, because no process can be given whole parameters there; train "
+            "with one process, with DDP (torchrun or accelerate launch), or with FSDP2 (fsdp_config={'version': 2})."
         )
     if args.n_gpu > 1:
         raise RecordingError(
             f"One process drives {args.n_gpu} GPUs (DataParallel), which hides the examples of each; start one "
             "process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
         )
-    if getattr(args, "parallelism_config", None) is not None:
-        raise RecordingError(
-            "Tensor, context or sequence parallelism splits an example over processes and is not supported; train "
-            "without parallelism_config."
-        )
+    loaded = getattr(getattr(model, "config", None), "distributed_config", None)
+    for place in (getattr(args, "parallelism_config", None), getattr(state, "parallelism_config", None), loaded):
+        found = next((name for name in _PARALLEL if (getattr(place, f"{name}_size", None) or 1) > 1), None)
+        if found is not None:
+            raise RecordingError(
+                f"{_PARALLEL[found]} parallelism ({found}_size) lets several processes work on the same examples and "
+                "is not supported; train with DDP, or with FSDP2 alone."
+            )
 
 
 def check_quantized(model: nn.Module) -> None:
@@ -104,7 +117,8 @@ def recorded_parameters(
 ) -> list[tuple[Parameter, torch.Tensor]]:
     """The parameters that the optimizer trains and whose name the pattern matches, in the model's order."""
     groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) in groups]
+    named = [(compat.plain_name(name), p) for name, p in model.named_parameters()]
+    trained = [(name, p) for name, p in named if p.requires_grad and id(p) in groups]
     if not trained:
         raise RecordingError("The optimizer trains no parameter of the model: there is nothing to record.")
     chosen = [(name, p) for name, p in trained if pattern is None or re.search(pattern, name)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hf_prune.record.ledger_writer import LedgerWriter
 from hf_prune.record.optimizer import RecordedOptimizer
-from hf_prune.record.snapshot_writer import SnapshotWriter
+from hf_prune.record.snapshot_writer import SnapshotWriter, go_through
 from hf_prune.trajectory.files import STATISTICS_DIRECTORY, part_path
 from hf_prune.trajectory.ledger import LedgerRow
 from hf_prune.trajectory.manifest import Manifest
@@ -60,9 +60,15 @@ class Writers:
         self.ledger.write(row)
 
     def take_snapshot(self, step: int, optimizer: RecordedOptimizer, superseded: Sequence[int]) -> None:
-        """Copies the parameters as they are after `step` optimizer steps, and lets older snapshots go."""
-        if self.snapshots is not None:
-            self.snapshots.take(step, optimizer.vectors(), optimizer.samples(), superseded)
+        """
+        Copies the parameters as they are after `step` optimizer steps, and lets older snapshots go. All processes call
+        this: the main one writes, and each of the others gives its part of what is sharded.
+        """
+        samples, vectors = optimizer.samples(), optimizer.vectors()
+        if self.snapshots is None:
+            go_through(vectors)
+        else:
+            self.snapshots.take(step, vectors, samples, superseded)
 
     def check(self) -> None:
         """Raises the error of a snapshot that could not be written."""

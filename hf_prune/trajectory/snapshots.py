@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def samples_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def samples_of(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Four entries of each tensor, evenly spread, float32: a fingerprint that tells rounding from other values."""
     entries = [_entries(tensor.detach()) for tensor in tensors if tensor.numel()]
     return torch.cat(entries) if entries else torch.empty(0)

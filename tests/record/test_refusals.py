@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 
@@ -122,10 +124,36 @@ def test_a_class_that_only_shares_its_name_with_a_known_optimizer_is_refused_by_
         inner_optimizer(AdamW(Mlp().parameters()))
 
 
-@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM])
-def test_sharded_training_is_refused(kind: DistributedType, tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="DDP"):
-        check_processes(arguments(tmp_path), kind)
+def state_of(kind: DistributedType, **kwargs: Any) -> Any:
+    """Accelerate's, of a launch that needs an accelerator or a library that is not here."""
+    return SimpleNamespace(distributed_type=kind, fsdp_plugin=SimpleNamespace(fsdp_version=1), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (DistributedType.FSDP, "FSDP1"),
+        (DistributedType.DEEPSPEED, "DEEPSPEED"),
+        (DistributedType.MEGATRON_LM, "MEGATRON_LM"),
+    ],
+)
+def test_parameters_that_are_not_sharded_by_fsdp2_are_refused(
+    kind: DistributedType, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecordingError, match=f"Recording under {name} is not supported.*DDP.*FSDP2"):
+        check_processes(arguments(tmp_path), state_of(kind), Mlp())
+
+
+@pytest.mark.parametrize(("split", "name"), [("tp_size", "Tensor"), ("cp_size", "Context")])
+def test_processes_that_share_examples_are_refused(split: str, name: str, tmp_path: Path) -> None:
+    config = ParallelismConfig(**{split: 2})
+    with pytest.raises(RecordingError, match=f"{name} parallelism .{split}. lets several processes"):
+        check_processes(arguments(tmp_path), state_of(DistributedType.MULTI_GPU, parallelism_config=config), Mlp())
+
+
+def test_replicas_of_shards_are_not_refused(tmp_path: Path) -> None:
+    config = ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)
+    check_processes(arguments(tmp_path), state_of(DistributedType.MULTI_GPU, parallelism_config=config), Mlp())
 
 
 def test_parameters_that_match_nothing_are_refused_with_examples(tmp_path: Path) -> None:
