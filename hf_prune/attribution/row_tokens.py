@@ -44,7 +44,7 @@ def row_parts(
             for number, factor, moved, there in zip(
                 place.rows[own], place.factors[torch.from_numpy(own)], along, counted, strict=True
             ):
-                parts = (factor * moved[there]).double().cpu().numpy()
+                parts = (factor * moved[there]).cpu().double().numpy()
                 found[query][int(number)] = found[query].get(int(number), 0) + parts
     return found
 

@@ -61,8 +61,8 @@ def answers(
             counted = loss.counted(batch.labels)
             if counted is not None:
                 signs *= counted[..., None]
-            total += (signs.flatten(1) @ logits.flatten()).double().cpu()
+            total += (signs.flatten(1) @ logits.flatten()).cpu().double()
     queries = total / (k * len(held_out)) ** 0.5
     if scoring.space == "parameters":
-        queries = (parameter_queries(theta, k, seed=seed) @ theta).double().cpu()
+        queries = (parameter_queries(theta, k, seed=seed) @ theta).cpu().double()
     return Answers(queries.numpy(), losses / items)

@@ -9,6 +9,7 @@ import torch
 from datasets.utils import tqdm
 from torch.nn import functional
 
+from hf_prune._core.devices import widest_float
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import IGNORED
 from hf_prune.model.micro_batches import most_rows, parts_of
@@ -163,10 +164,10 @@ def _differences(losses: Losses, weights: torch.Tensor, sides: list[torch.Tensor
     two sides, and the number of logits.
     """
     base, ahead, behind = sides
-    line, middle = (ahead - behind) / 2, losses(base)
+    line, middle, wide = (ahead - behind) / 2, losses(base), widest_float(base.device)
     second = [
-        (losses(plus) - 2 * middle + losses(minus)).double() @ weights.double()
+        (losses(plus) - 2 * middle + losses(minus)).to(wide) @ weights.to(wide)
         for plus, minus in ((ahead, behind), (base + line, base - line))
     ]
-    squares = 4 * line.flatten().dot(line.flatten()).double()
+    squares = 4 * line.flatten().dot(line.flatten()).to(wide)
     return torch.stack([*second, squares, squares.new_tensor(float(base.numel()))])

@@ -78,7 +78,7 @@ class Observed:
         """Each micro-batch's part of the step's objective, `(draws, micro-batches)`."""
         sizes = [len(micro.ids) for micro in self.step.micro_batches]
         weighted = torch.where(self.items > 0, self.losses, 0) * reduction.weights(self.step, self.items)
-        return torch.stack([part.sum(1) for part in weighted.split(sizes, 1)], 1).double().cpu()
+        return torch.stack([part.sum(1) for part in weighted.split(sizes, 1)], 1).cpu().double()
 
     @property
     def recorded(self) -> torch.Tensor:
@@ -154,7 +154,7 @@ def _check_gradients(run: Run, seen: list[Observed]) -> None:
         kind = ("half" if _half(run) else "exact") if exact else "between"
         again = with_retreat(_norms, most_rows(run.steps()), run, chosen, draws)
         recorded = torch.tensor([step.grad_norm for step in chosen], dtype=torch.float64)
-        off = _off(recorded, again.double(), NORM[kind])
+        off = _off(recorded, again.cpu().double(), NORM[kind])
         if off is None:
             continue
         still = _unmoved(run)

@@ -237,7 +237,7 @@ def deviation(losses: torch.Tensor, items: torch.Tensor, figure: float, num_item
         figure (`float`): the loss that the model returned.
         num_items (`float`, *optional*): another count that it may have divided by.
     """
-    total = float(torch.where(items > 0, losses * items, 0).double().sum())
+    total = float(torch.where(items > 0, losses * items, 0).cpu().double().sum())
     divisors = [float(items.sum())] + ([] if num_items is None else [float(num_items)])
     return min(abs(total / divisor - figure) for divisor in divisors)
 

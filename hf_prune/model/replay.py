@@ -247,7 +247,7 @@ class Replay:
             return self._labelled(rows.dataset)
         bar = "Counting items" if rows is self.rows else None
         counts = [self.objective.items(batch) for _, batch in rows.batches(batch_size, bar)]
-        return torch.cat(counts).double().cpu().numpy()
+        return torch.cat(counts).cpu().double().numpy()
 
     def _labelled(self, dataset: Dataset) -> np.ndarray:
         """1 for each row, 0 for those whose class is to be ignored."""

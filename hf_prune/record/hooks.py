@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_prune._core import compat
+from hf_prune._core.devices import widest_float
 from hf_prune.model.outputs import logits_in, loss_in
 from hf_prune.record.row_statistics import RowStatistics
 
@@ -137,7 +138,7 @@ def _arrival(forward: Forward, labelled: torch.Tensor | None = None) -> Callable
 
 def _of_mean_loss(gradient: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     """The gradient at the mean loss of tokens from those at log-probabilities; NaN if tokens had unequal weights."""
-    found = torch.where(labelled, gradient, 0).double()
+    found = torch.where(labelled, gradient, 0).to(widest_float(gradient.device))
     total, count = found.sum(), labelled.sum()
     even = ((found - total / count).abs() * labelled).max() <= 1e-3 * (total / count).abs()
     return torch.where(even, -total, torch.nan)

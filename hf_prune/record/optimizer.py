@@ -103,7 +103,8 @@ class RecordedOptimizer:
     def updates(self) -> int | None:
         """The optimizer's own count of its updates; `None` if it keeps none."""
         states = [self.inner.state.get(tensor, {}) for tensor in self.tensors]
-        return max((int(state["step"]) for state in states if "step" in state), default=None)
+        counts = [torch.as_tensor(state["step"]) for state in states if "step" in state]
+        return int(torch.stack(counts).max()) if counts else None
 
     def vectors(self) -> Mapping[str, Iterator[torch.Tensor]]:
         """For each kind of a snapshot's vectors, the whole tensors that make it up, one after the other."""

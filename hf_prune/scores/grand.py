@@ -43,7 +43,7 @@ def gradient_norms(replay: Replay, batch_size: int) -> np.ndarray:
         theta = replay.theta(step)
         for part, batch in replay.rows.batches(size, f"Gradient norms, snapshot {place + 1} of {len(chosen)}"):
             norms = example_gradients(replay.objective, theta, batch).norm(dim=1)
-            total[part.start : part.stop] += norms.double().cpu().numpy()
+            total[part.start : part.stop] += norms.cpu().double().numpy()
     return (total / len(chosen)).astype(np.float32)
 
 

@@ -48,7 +48,7 @@ def less(replay: Replay, rows: Rows, target: Rows, batch_size: int) -> np.ndarra
             gradients = example_gradients(objective, theta, batch)
             updates = gradients if divisor is None else gradients / divisor
             cosines = normalize(updates, dim=1) @ wanted
-            total[part.start : part.stop] += rate * cosines.double().cpu().numpy()
+            total[part.start : part.stop] += rate * cosines.cpu().double().numpy()
     return total.astype(np.float32)
 
 

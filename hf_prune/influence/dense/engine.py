@@ -105,7 +105,7 @@ class DenseEngine:
             turns = rows.turns(len(segments), numbers, batch)
             for segment, drawn in zip(segments, turns, strict=True):
                 dots = example_gradients(self.replay.objective, segment.theta, drawn) @ segment.cotangents.T
-                total[numbers.start : numbers.stop] += dots.double().cpu().numpy()
+                total[numbers.start : numbers.stop] += dots.cpu().double().numpy()
         return total
 
     def slopes(self, queries: torch.Tensor, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:

@@ -82,7 +82,7 @@ class DenseSweep:
         total = np.zeros((len(self.replay.rows), len(queries)))
         for swept in self.steps(queries, effects=True):
             assert swept.effects is not None
-            np.add.at(total, swept.visits.rows, swept.effects.T.double().cpu().numpy())
+            np.add.at(total, swept.visits.rows, swept.effects.T.cpu().double().numpy())
         return total
 
     def segments(self, queries: torch.Tensor) -> list[Segment]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hf_prune._core.devices import widest_float
+
 # Entries of a distribution that are added up one by one.
 BLOCK = 256
 
@@ -18,11 +20,12 @@ def draw(chances: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     whole = width // BLOCK * BLOCK
     sums = [chances[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)] if whole else []
     sums += [chances[:, whole:].sum(1, keepdim=True)] if whole < width else []
-    ends = torch.cat(sums, 1).double().cumsum(1)
-    wanted = uniforms[:, None].double() * ends[:, -1:]
+    wide = widest_float(chances.device)
+    ends = torch.cat(sums, 1).to(wide).cumsum(1)
+    wanted = uniforms[:, None].to(wide) * ends[:, -1:]
     block = torch.searchsorted(ends, wanted, right=True).clamp(max=ends.shape[1] - 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
     places = block * BLOCK + torch.arange(BLOCK, device=chances.device)
-    inside = chances.gather(1, places.clamp(max=width - 1)).double() * (places < width)
+    inside = chances.gather(1, places.clamp(max=width - 1)).to(wide) * (places < width)
     place = torch.searchsorted(inside.cumsum(1), wanted - before, right=True).clamp(max=BLOCK - 1)
     return (block * BLOCK + place).clamp(max=width - 1)[:, 0]

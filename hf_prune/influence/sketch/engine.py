@@ -107,7 +107,7 @@ class SketchEngine:
         """The influence `(n, k)` of each row through its own recorded visits."""
         total = np.zeros((len(self.replay.rows), len(queries.values)))
         for swept in self.sweep.steps(queries):
-            np.add.at(total, swept.sketch.ids.cpu().numpy(), swept.effects.T.double().cpu().numpy())
+            np.add.at(total, swept.sketch.ids.cpu().numpy(), swept.effects.T.cpu().double().numpy())
         return total
 
     def expected(self, queries: ScaledSketches, rows: Rows) -> np.ndarray:
@@ -187,7 +187,7 @@ class SketchEngine:
         """`<C, grad l_i>` `(k, B)` of a step's visits."""
         C = segment.cotangents * self.sketch.spread((segment.log_scales - sketch.log_scales).cpu().exp())
         dots = C @ sketch.sketches.T - segment.clip_term @ sketch.unscaled.T
-        return (dots @ sketch.loss_map()).double().cpu().numpy()
+        return (dots @ sketch.loss_map()).cpu().double().numpy()
 
     def _of_rows(self, size: int, segments: list[SketchedSegment], rows: Rows, numbers: np.ndarray) -> np.ndarray:
         """`sum_j <C_j, grad l_i(theta_j)>` `(B, k)` for the rows with these `numbers (B,)`, visited or not."""
@@ -208,7 +208,7 @@ class SketchEngine:
                         scaled, unscaled = forward.loss_sketches(loss, batch, scales.factors)
                     total[part.start : part.stop] += scaled @ C.T - narrow(unscaled) @ segment.clip_term.T
                     bar.update()
-        return total.double().cpu().numpy()
+        return total.cpu().double().numpy()
 
 
 def _shares(replay: Replay) -> list[float]:
