@@ -352,7 +352,7 @@ def test_verify_takes_the_users_factory_and_report_shows_it(run_dir, scored_dir,
 
     run("report", pruned_dir, "--source", scored_dir, "--verification", "verification.json", "--out", "page.html")
     page = Path("page.html").read_text()
-    assert "Accuracy against rate" in page
+    assert "Accuracy against the pruned share" in page
     assert "Most redundant rows" in page
     Path("verification.json").write_text("{}")
     assert "verify again" in said("report", pruned_dir, "--verification", "verification.json")

@@ -67,7 +67,7 @@ def test_score_prune_verify_report_and_push_need_no_python(flow):
     assert "Gap" in prune("verify", rows, "half", *factory, "--out", "verification.json")
     measured = json.loads((path / "verification.json").read_text())["estimates"]["gap"]["mean"]
     assert "Wrote report.html" in prune("report", "half", "--source", "scored", "--verification", "verification.json")
-    assert "Accuracy against rate" in (path / "report.html").read_text()
+    assert "Accuracy against the pruned share" in (path / "report.html").read_text()
     prune("push", "half", "alice/half", "--source", rows, "--verification", "verification.json")
     provenance = json.loads(hub.read("alice/half", "hf_prune/provenance.json"))
     assert provenance["observed"]["gap"] == measured

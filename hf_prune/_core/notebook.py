@@ -34,7 +34,7 @@ def trajectory_html(trajectory: Any) -> str:
 
 def certificate_html(certificate: Any) -> str:
     """A certificate as an HTML table, with random subsets for comparison, and its notes."""
-    return str(_figures_table(certificate) + _notes(certificate))
+    return str(_verdict(certificate) + _figures_table(certificate) + _notes(certificate))
 
 
 def selection_html(selection: Any) -> str:
@@ -43,7 +43,7 @@ def selection_html(selection: Any) -> str:
     asked += [(f"{name}, as chosen", str(value)) for name, value in selection.resolved.items() if name != "kept"]
     certificate = selection.certificate
     arguments_table = _folded("Arguments", _table("", ("", ""), asked))
-    return str(_figures_table(certificate) + arguments_table + _notes(certificate))
+    return str(_verdict(certificate) + _figures_table(certificate) + arguments_table + _notes(certificate))
 
 
 def attribution_html(attribution: Any) -> str:
@@ -82,6 +82,10 @@ def _figures(certificate: Any) -> Iterable[tuple[str, str, str]]:
     if certificate.predicted_eval_loss_change is not None:
         yield "predicted change of held-out loss", f"{certificate.predicted_eval_loss_change:+.4g}", str(loss)
     yield "unit of the shift", certificate.units, ""
+
+
+def _verdict(certificate: Any) -> Markup:
+    return Markup("<p>{}</p>").format(certificate.verdict.replace("`", ""))
 
 
 def _notes(certificate: Any) -> Markup:

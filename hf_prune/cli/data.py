@@ -248,6 +248,14 @@ def report(
     attribution: Annotated[
         Path | None, typer.Option(help="What hf-prune attribute --output wrote.", exists=True, dir_okay=False)
     ] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page. [default: the directory's name]")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the page will be on the web, such as https://me.github.io/report.html: a picture for previews "
+            "of links is written beside it."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write a report on a pruned dataset as one HTML page that needs no network.
@@ -258,7 +266,6 @@ def report(
     with clean_stdout():
         from hf_prune.attribution.result import Attribution
         from hf_prune.report import (
-            Curve,
             ReportData,
             attributed_queries,
             gaps,
@@ -277,9 +284,10 @@ def report(
         if verification is not None:
             found = verification_of(verification, selection)
             rate = round(1 - len(selection.keep_indices) / selection.n_rows, 4)
-            verified = {"curve": Curve.of({rate: found}), "gaps": gaps(rate, selection, found)}
+            verified = {"verified": {rate: found}, "gaps": gaps(rate, selection, found)}
         data = ReportData(
-            title=f"Pruning report: {Path(pruned).resolve().name}",
+            title=title or f"Pruning report: {Path(pruned).resolve().name}",
+            address=address,
             made=how_it_was_made(record.provenance),
             **selection_parts(selection, rows),
             attributed=() if attribution is None else attributed_queries(Attribution.load(attribution)),

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hf_prune.demo.run import MAIN_RATE, DemoResult
-from hf_prune.report import Curve, ReportData, gaps, how_it_was_made, selection_parts, write_report
-from hf_prune.verification import MeanInterval, Verification
+from hf_prune.report import ReportData, gaps, how_it_was_made, selection_parts, write_report
+from hf_prune.verification import MeanInterval
+from hf_prune.verification.verdict import Unit
 
 
 def table(result: DemoResult) -> Group:
@@ -27,7 +28,7 @@ def table(result: DemoResult) -> Group:
             str(verification.pruned.rows),
             _spread(pruned),
             "" if random is None else _spread(random),
-            "" if random is None else _difference(verification),
+            "" if verification.beside_random is None else _difference(verification.beside_random),
         )
     seeds = (
         f"Mean ± standard deviation over {len(full.runs)} seeds, equal epochs; the last column with the 95 % interval "
@@ -63,7 +64,7 @@ def report_data(result: DemoResult) -> ReportData:
         lead=f"Every row's influence on the trained model was estimated, rows were pruned at {len(result.test)} "
         "rates, and the model was retrained on what was left, and on as many random rows.",
         highlights=highlights,
-        curve=Curve.of(result.test),
+        verified=result.test,
         gaps=gaps(MAIN_RATE, selection, result.dev),
         made=_made(result),
         notes=result.task.notes,
@@ -86,7 +87,7 @@ def _gap_line(result: DemoResult) -> str:
     dev = result.dev
     predicted = "unknown" if dev.predicted_loss_change is None else f"{dev.predicted_loss_change:+.4f}"
     return (
-        f"Change of the held-out loss at rate {MAIN_RATE:g} ({result.task.sizes.dev} dev rows, equal steps): "
+        f"Change of the held-out loss at {MAIN_RATE:.0%} pruned ({result.task.sizes.dev} dev rows, equal steps): "
         f"predicted {predicted}, observed {dev.loss_change} (95 % interval)."
     )
 
@@ -100,17 +101,14 @@ def _seconds_line(result: DemoResult) -> str:
 
 
 def _spread(estimate: MeanInterval) -> str:
-    return f"{estimate.mean:.4f}" if estimate.sd is None else f"{estimate.mean:.4f} ± {estimate.sd:.4f}"
+    return Unit("accuracy").spread(estimate.mean, estimate.sd)
 
 
-def _difference(verification: Verification) -> str:
-    assert verification.random is not None
-    arms = ([run.metric for run in arm.runs] for arm in (verification.pruned, verification.random))
-    gap = MeanInterval.of_gap(*arms)
+def _difference(gap: MeanInterval) -> str:
     if gap.interval is None:
-        return f"{gap.mean:+.4f}"
-    return f"{gap.mean:+.4f} [{gap.interval[0]:+.4f}, {gap.interval[1]:+.4f}]"
+        return f"{100 * gap.mean:+.1f}"
+    return f"{100 * gap.mean:+.1f} [{100 * gap.interval[0]:+.1f}, {100 * gap.interval[1]:+.1f}]"
 
 
 def _percent(estimate: MeanInterval) -> str:
-    return f"{100 * estimate.mean:.1f} %"
+    return Unit("accuracy").value(estimate.mean)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from hf_prune._core.config import SelectionConfig
 from hf_prune.report.data import Gap
-from hf_prune.report.examples import ScoredRows, interesting_rows
+from hf_prune.report.examples import ScoredRows, interesting_rows, listed_rows, pairs_of
 from hf_prune.report.plain_language import plain_words
 from hf_prune.report.plots import class_counts
+from hf_prune.report.reasons import reasons
 from hf_prune.selection import Selection
 from hf_prune.verification import Verification
 
@@ -38,6 +41,9 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
         kept[selection.drop_indices] = False
     scored = ScoredRows(rows, ids, kept, selection.config.column)
     norm = scored.numbers("norm")
+    if whole and norm is not None:
+        dropped = scored.shown[~kept[scored.shown]]
+        scored = replace(scored, reasons=reasons(rows, selection, dropped, scored.label))
     return {
         "rate": round(1 - left / n, 4),
         "kept_norms": None if norm is None else norm[kept],
@@ -48,6 +54,9 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
         "evidence": certificate.evidence,
         "certificate": certificate.explain(),
         "examples": interesting_rows(scored),
+        "pairs": pairs_of(scored),
+        "listed": listed_rows(scored),
+        "n_rows": len(rows),
     }
 
 
@@ -73,8 +82,8 @@ def how_it_was_made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("optimizer", (training.get("optimizer") or {}).get("name")),
         ("influence", _join(influence, asked, named=True)),
-        ("selection", _join(selection["arguments"], tuple(selection["arguments"]), named=True)),
-        ("chosen for it", _join(selection["resolved"], tuple(selection["resolved"]), named=True)),
+        ("selection", _join(_changed(selection["arguments"]), tuple(selection["arguments"]), named=True)),
+        ("chosen for it", _join(_plain(selection["resolved"]), tuple(selection["resolved"]), named=True)),
         ("trajectory", training.get("trajectory_digest")),
         ("content of the source", source["content_digest"]),
         ("content of the result", provenance["result"]["content_digest"]),
@@ -82,6 +91,17 @@ def how_it_was_made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("made", provenance["created"]),
     )
     return [(what, str(value)) for what, value in lines if value]
+
+
+def _changed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for beyond the defaults."""
+    return SelectionConfig.from_dict(arguments).changed()
+
+
+def _plain(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call decided: of a preference the reason, and of a balance that there is none."""
+    values = {name: value.get("reason") if isinstance(value, Mapping) else value for name, value in resolved.items()}
+    return {name: "none" if value is False else value for name, value in values.items()}
 
 
 def _join(values: Mapping[str, Any], names: Sequence[str], *, named: bool = False) -> str:

@@ -80,6 +80,7 @@ class Example:
         image (`bytes`, *optional*): The row's image, as PNG.
         audio (`bytes`, *optional*): The row's sound, as WAV, FLAC, Ogg or MP3.
         remark (`str`, *optional*): Why something of the row is not shown.
+        reason (`str`, *optional*): Why it was dropped.
     """
 
     row: int
@@ -91,6 +92,45 @@ class Example:
     image: bytes | None = None
     audio: bytes | None = None
     remark: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """
+    A dropped row beside the kept row that stands for it.
+
+    Args:
+        dropped (`Example`): The row that went.
+        kept (`Example`): The row that stayed.
+        reason (`str`): What the two have in common.
+    """
+
+    dropped: Example
+    kept: Example
+    reason: str
+
+
+@dataclass(frozen=True)
+class ListedRow:
+    """
+    One row of the list of all rows.
+
+    Args:
+        row (`int`): Its position in the source dataset.
+        label (`str`, *optional*): Its class.
+        kept (`bool`): Whether it was kept.
+        norm (`float`): Its influence norm.
+        reason (`str`): Why it was dropped; empty of kept rows.
+        text (`str`): Its text, or the beginning of it.
+    """
+
+    row: int
+    label: str | None
+    kept: bool
+    norm: float
+    reason: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +182,7 @@ class ReportData:
         title (`str`): Heading of the page.
         lead (`str`, *optional*): One or two sentences below it.
         highlights (`Sequence[tuple[str, str, str]]`): Figures for the top: value, what it is, a remark.
-        curve (`Curve`, *optional*): Metric against rate.
+        verified (`Mapping[float, Verification]`): What retraining showed, by the share of rows that was pruned.
         gaps (`Sequence[Gap]`): Predicted and observed.
         rate (`float`, *optional*): The rate that norms, classes, certificate and examples are about.
         kept_norms (`np.ndarray`, *optional*): Influence norms of the kept rows.
@@ -152,6 +192,10 @@ class ReportData:
         words (`Sequence[str]`): What the certificate means, in plain words.
         evidence (`Evidence`, *optional*): What a probe measured before the choice.
         certificate (`str`, *optional*): The certificate's figures; lines that begin with "- " are notes.
+        pairs (`Sequence[Pair]`): Dropped rows beside the kept ones that stand for them.
+        listed (`Sequence[ListedRow]`): Rows to search.
+        n_rows (`int`): Rows that there are, of which so many are listed.
+        address (`str`, *optional*): Where the page will be on the web: a picture for previews is then written beside.
         examples (`Sequence[tuple[str, str, Sequence[Example]]]`): Title, explanation and rows.
         attributed (`Sequence[AttributedQuery]`): What the model said, and the rows behind it.
         made (`Sequence[tuple[str, str]]`): How it was made: what, and its value.
@@ -161,7 +205,7 @@ class ReportData:
     title: str
     lead: str | None = None
     highlights: Sequence[tuple[str, str, str]] = ()
-    curve: Curve | None = None
+    verified: Mapping[float, Verification] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
     rate: float | None = None
     kept_norms: np.ndarray | None = None
@@ -172,6 +216,10 @@ class ReportData:
     evidence: Evidence | None = None
     certificate: str | None = None
     examples: Sequence[tuple[str, str, Sequence[Example]]] = ()
+    pairs: Sequence[Pair] = ()
+    listed: Sequence[ListedRow] = ()
+    n_rows: int = 0
+    address: str | None = None
     attributed: Sequence[AttributedQuery] = ()
     made: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from hf_prune.report.data import Curve, Gap
 from hf_prune.report.theme import LIGHT
 from hf_prune.verification import MeanInterval
+from hf_prune.verification.verdict import Unit
 
 INK, PRUNED, RANDOM, FULL, GRID = (LIGHT[name] for name in ("ink", "pruned", "random", "muted", "line"))
 """Colours on a white ground; the page maps them to those of its theme."""
@@ -57,10 +58,10 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
         curve (`Curve`): What was measured.
     """
     if curve.random:
-        rates, mean, low, high = _lines(curve.full, curve.random)
+        rates, mean, low, high = _lines(curve, curve.random)
         ax.fill_between(rates, low, high, color=RANDOM, alpha=0.18, linewidth=0)
         ax.plot(rates, mean, color=RANDOM, linestyle="--", marker="s", markersize=4.5, label="random rows")
-    rates, mean, low, high = _lines(curve.full, curve.pruned)
+    rates, mean, low, high = _lines(curve, curve.pruned)
     ax.errorbar(
         rates,
         mean,
@@ -77,10 +78,10 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
     ax.set_ylabel(curve.metric)
     ax.set_xticks(rates)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.legend(loc="lower left")
-    if curve.metric == "accuracy":
-        low_end, high_end = ax.get_ylim()
-        ax.set_ylim(max(low_end, 0.0), min(high_end, 1.005))
+    ax.legend(loc="best")
+    if Unit(curve.metric).is_share:
+        ax.set_ylim(*np.clip(ax.get_ylim(), 0.0, 1.005))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def draw_gap(ax: Axes, gaps: Sequence[Gap]) -> None:
@@ -107,11 +108,13 @@ def draw_gap(ax: Axes, gaps: Sequence[Gap]) -> None:
     for gap, px, py in zip(gaps, x, y, strict=True):
         ax.annotate(f"{gap.rate:.0%}", (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
     ends = np.array([ax.get_xlim(), ax.get_ylim()])
-    line = [float(ends[:, 0].min()), float(ends[:, 1].max())]
-    limits = ax.get_xlim(), ax.get_ylim()
-    ax.plot(line, line, color=FULL, linewidth=1.2, linestyle=":", label="equal", zorder=1)
-    ax.set_xlim(limits[0])
-    ax.set_ylim(limits[1])
+    limits = float(ends.min()), float(ends.max())
+    ax.plot(limits, limits, color=FULL, linewidth=1.2, linestyle=":", label="equal", zorder=1)
+    ax.set_xlim(*limits)
+    ax.set_ylim(*limits)
+    ax.set_aspect("equal")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlabel("predicted change of held-out loss")
     ax.set_ylabel("observed change")
     ax.legend(loc="best")
@@ -141,6 +144,7 @@ def draw_influence(ax: Axes, kept: np.ndarray, dropped: np.ndarray | None = None
     else:
         bins = np.linspace(0.0, max(float(both.max(initial=0.0)) * 1.001, 1e-12), 33)
         clipped = [part for part in (kept, dropped) if part is not None]
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     edges = [float(edge) for edge in bins]
     ax.hist(clipped[0], edges, color=PRUNED, alpha=0.55, label=label)
     if len(clipped) > 1:
@@ -168,20 +172,23 @@ def draw_classes(ax: Axes, classes: Mapping[str, tuple[int, int]], most: int = 2
     place = np.arange(len(names))
     ax.bar(place - 0.2, [shares[name][0] for name in names], 0.38, color=FULL, alpha=0.55, label="before")
     ax.bar(place + 0.2, [shares[name][1] for name in names], 0.38, color=PRUNED, label="after")
-    shown = [name if len(name) <= 12 else name[:11] + "…" for name in names]
+    longest = max(12, 40 // max(1, len(names)))
+    shown = [name if len(name) <= longest else name[: longest - 1] + "…" for name in names]
     crowded = sum(map(len, shown)) > 40
     ax.set_xticks(place, shown, rotation=45 if crowded else 0, ha="right" if crowded else "center")
     ax.grid(False, axis="x")
     ax.set_ylim(0, 1.22 * max(max(pair) for pair in shares.values()))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_ylabel("share of rows")
     ax.legend(loc="upper left", ncols=2)
 
 
-def _lines(full: MeanInterval, by_rate: Mapping[float, MeanInterval]) -> tuple[list[float], ...]:
+def _lines(curve: Curve, by_rate: Mapping[float, MeanInterval]) -> tuple[list[float], ...]:
     """Rates from 0 (all rows) up, means, and the ends of the intervals (the mean itself where there is none)."""
-    points = [(0.0, full), *sorted(by_rate.items())]
-    intervals = [point.interval or (point.mean, point.mean) for _, point in points]
+    points = [(0.0, curve.full), *sorted(by_rate.items())]
+    unit = Unit(curve.metric)
+    intervals = [unit.clipped(point.interval or (point.mean, point.mean)) for _, point in points]
     return (
         [rate for rate, _ in points],
         [point.mean for _, point in points],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,15 @@ from datasets import Audio, ClassLabel, Dataset, Image
 
 from hf_prune._core.texts import label_of, text_columns, text_of
 from hf_prune.report import media
-from hf_prune.report.data import Example
+from hf_prune.report.data import Example, ListedRow, Pair
+from hf_prune.report.reasons import Reason
 
 MOST = 16
 """Rows of each kind to show."""
+MOST_LISTED = 10_000
+"""Rows to search: a page of 10,000 has some 2 MB, which a phone still opens."""
+LONGEST_LISTED = 140
+"""Characters of a text in the list."""
 _KINDS = ("image", "audio", "label")
 
 
@@ -28,12 +33,14 @@ class ScoredRows:
         ids (`np.ndarray`): Their positions in the source, int64 of shape `(rows,)`.
         kept (`np.ndarray`): Whether each was kept, bool of shape `(rows,)`.
         column (`str`): The influence column.
+        reasons (`Mapping[int, Reason]`): Why rows were dropped, by position.
     """
 
     rows: Dataset
     ids: np.ndarray
     kept: np.ndarray
     column: str
+    reasons: Mapping[int, Reason] = field(default_factory=dict)
 
     def numbers(self, suffix: str) -> np.ndarray | None:
         """The column `{column}_{suffix}`, float32 of shape `(rows,)`; None if there is none."""
@@ -41,6 +48,16 @@ class ScoredRows:
         if name not in self.rows.column_names:
             return None
         return np.asarray(self.rows.with_format("numpy", columns=[name])[:][name], dtype=np.float32)
+
+    @property
+    def label(self) -> str | None:
+        """The column of classes."""
+        return _find(self.rows, "label")
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The rows to list, dropped ones first where they are too many for a page, int64, in order."""
+        return np.sort(np.argsort(self.kept, kind="stable")[:MOST_LISTED])
 
 
 def interesting_rows(scored: ScoredRows, *, most: int = MOST) -> list[tuple[str, str, Sequence[Example]]]:
@@ -75,6 +92,51 @@ def interesting_rows(scored: ScoredRows, *, most: int = MOST) -> list[tuple[str,
     return [(title, text, _examples(scored, places, norm, loss)) for title, text, places in groups if places]
 
 
+def pairs_of(scored: ScoredRows, *, most: int = MOST) -> list[Pair]:
+    """
+    The dropped rows that are most like a kept one, each beside it.
+
+    Args:
+        scored (`ScoredRows`): The rows, with reasons.
+        most (`int`, *optional*, defaults to 16): Pairs.
+    """
+    norm = scored.numbers("norm")
+    matched = {row: reason for row, reason in scored.reasons.items() if reason.partner is not None}
+    chosen = sorted(matched, key=lambda row: (-matched[row].likeness, row))[:most]
+    if norm is None or not chosen:
+        return []
+    loss = scored.numbers("eval_loss")
+    dropped = _examples(scored, chosen, norm, loss)
+    kept = _examples(scored, [int(matched[row].partner or 0) for row in chosen], norm, loss)
+    return [Pair(*pair) for pair in zip(dropped, kept, (matched[row].words for row in chosen), strict=True)]
+
+
+def listed_rows(scored: ScoredRows) -> list[ListedRow]:
+    """The rows to search, with the beginnings of their texts."""
+    norm, label = scored.numbers("norm"), scored.label
+    if norm is None:
+        return []
+    names = [name for name in text_columns(scored.rows) if name != label]
+    plain = scored.rows.with_format(None)
+    read = plain.select_columns([*names, *([label] if label else [])]) if names or label else None
+    listed = []
+    for place in map(int, scored.shown):
+        row = {} if read is None else read[place]
+        words = " ".join((text_of(row, names) or "").split())
+        reason = scored.reasons.get(place)
+        listed.append(
+            ListedRow(
+                row=int(scored.ids[place]),
+                label=media.shorten(label_of(scored.rows, label, row[label] if label else None)),
+                kept=bool(scored.kept[place]),
+                norm=float(norm[place]),
+                reason="" if reason is None else reason.words,
+                text=words if len(words) <= LONGEST_LISTED else words[:LONGEST_LISTED] + " …",
+            )
+        )
+    return listed
+
+
 def _examples(scored: ScoredRows, places: list[int], norm: np.ndarray, loss: np.ndarray | None) -> list[Example]:
     columns = {kind: _find(scored.rows, kind) for kind in _KINDS}
     texts = [name for name in text_columns(scored.rows) if name != columns["label"]]
@@ -95,6 +157,7 @@ def _examples(scored: ScoredRows, places: list[int], norm: np.ndarray, loss: np.
             image=image,
             audio=audio,
             remark=no_image or no_audio,
+            reason=scored.reasons[place].words if place in scored.reasons else None,
         )
         examples.append(example)
     return examples

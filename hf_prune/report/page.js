@@ -1,36 +1,62 @@
 "use strict";
-// Shows the rows that match what was typed and chosen. It only hides and shows; what it compares is text.
+// Shows the rows that match what was typed and chosen, a part at a time. Rows are put into the page as text alone.
 (() => {
+  const PART = 40;
   const tools = document.getElementById("row-tools");
   if (!tools) return;
-  const [search, group, label, fate] = ["row-search", "row-group", "row-label", "row-fate"].map((id) => document.getElementById(id));
-  const count = document.getElementById("row-count");
-  const sections = [...document.querySelectorAll("section.group")];
-  const rows = [...document.querySelectorAll("section.group li")];
-  const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase().replace(/\s+/g, " ")]));
+  const [search, label, fate, count, list, more] = ["search", "label", "fate", "count", "list", "more"]
+    .map((name) => document.getElementById(`row-${name}`));
+  const { labels, rows } = JSON.parse(document.getElementById("row-data").textContent);
+  const texts = rows.map(([row, place, kept, , reason, text]) =>
+    `${row} ${labels[place] ?? ""} ${kept ? "kept" : "dropped"} ${reason} ${text}`.toLowerCase());
+  let found = [];
+  let shown = 0;
 
-  const show = () => {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const section of sections) {
-      let here = 0;
-      for (const row of section.querySelectorAll("li")) {
-        const matches = words.every((word) => texts.get(row).includes(word))
-          && (!group.value || section.dataset.group === group.value)
-          && (!label || !label.value || row.dataset.label === label.value)
-          && (!fate.value || row.dataset.fate === fate.value);
-        row.hidden = !matches;
-        here += matches;
-      }
-      section.hidden = here === 0;
-      shown += here;
-    }
-    count.textContent = shown === 0 ? "No row matches." : `${shown} of ${rows.length} rows shown.`;
+  const made = (name, text, kind) => {
+    const element = document.createElement(name);
+    element.textContent = text;
+    if (kind) element.className = kind;
+    return element;
   };
 
-  for (const field of [search, group, label, fate]) if (field) field.addEventListener("input", show);
-  tools.addEventListener("reset", () => setTimeout(show));
+  const line = ([row, place, kept, norm, reason, text]) => {
+    const item = document.createElement("li");
+    const head = made("p", "", "head");
+    head.append(made("b", `row ${row}`), " ", made("span", kept ? "kept" : "dropped", kept ? "kept" : "dropped"));
+    if (place >= 0) head.append(` ${labels[place]}`);
+    head.append(made("span", ` norm ${norm}`, "small"));
+    item.append(head);
+    if (text) item.append(made("p", text));
+    if (reason) item.append(made("p", reason, "small"));
+    return item;
+  };
+
+  const add = () => {
+    const next = found.slice(shown, shown + PART);
+    list.append(...next.map((place) => line(rows[place])));
+    shown += next.length;
+    more.hidden = shown >= found.length;
+    count.textContent = found.length === 0
+      ? "No row matches."
+      : `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows match, ${shown} shown.`;
+  };
+
+  const filter = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    found = [...rows.keys()].filter((place) =>
+      (!label.value || rows[place][1] === Number(label.value))
+      && (!fate.value || rows[place][2] === Number(fate.value))
+      && words.every((word) => texts[place].includes(word)));
+    shown = 0;
+    list.replaceChildren();
+    add();
+  };
+
+  labels.forEach((name, place) => label.append(new Option(name, place)));
+  document.getElementById("row-labels").hidden = labels.length === 0;
+  for (const field of [search, label, fate]) field.addEventListener("input", filter);
+  more.addEventListener("click", add);
   tools.addEventListener("submit", (event) => event.preventDefault());
   tools.hidden = false;
-  show();
+  filter();
 })();

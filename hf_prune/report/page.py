@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from matplotlib.axes import Axes
 from hf_prune import __version__
 from hf_prune._core.io import write_bytes
 from hf_prune.report import draw, media, plots, theme
-from hf_prune.report.data import ReportData
+from hf_prune.report.data import Curve, ReportData
+from hf_prune.report.preview import draw_preview, preview_of
 from hf_prune.report.svg import inline_svg
+from hf_prune.verification.verdict import Unit, headline, sentence
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 TINY = 64
@@ -26,7 +29,7 @@ TINY = 64
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
     """
-    Writes a report as one HTML file that needs no network.
+    Writes a report as one HTML file that needs no network; with an `address`, also the picture of its previews.
 
     Args:
         path (`str` or `os.PathLike`): The file; its directory is made if it does not exist.
@@ -38,6 +41,8 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, render_report(data).encode())
+    if data.address is not None:
+        write_bytes(file.with_suffix(".png"), draw_preview(data.title, verdict_of(data), data.verified))
     return file
 
 
@@ -63,10 +68,14 @@ def render_report(data: ReportData) -> str:
     certificate, notes = _split(data.certificate)
     return template.render(
         data=data,
+        verdict=verdict_of(data),
+        measured=[sentence(found) for _, found in sorted(data.verified.items())],
+        results=_results(data),
+        preview=None if data.address is None else preview_of(data.address),
+        rows=_listed(data),
         figures=_figures(data),
         certificate=certificate,
         certificate_notes=notes,
-        labels=_labels(data),
         light=theme.LIGHT,
         dark=theme.DARK,
         script=Markup(SCRIPT),
@@ -75,9 +84,50 @@ def render_report(data: ReportData) -> str:
     )
 
 
+def verdict_of(data: ReportData) -> str | None:
+    """The first line: what retraining showed, or that there was none."""
+    if data.verified:
+        return headline(data.verified)
+    if data.rate is None:
+        return None
+    return (
+        f"Nothing was retrained on what is left, so what leaving out {data.rate:.0%} of the rows costs is not known: "
+        "hf-prune verify measures it."
+    )
+
+
+def _results(data: ReportData) -> list[tuple[str, str, str, str, str]]:
+    """The table of retrainings: share, and values of the pruned, the random, their difference and all rows."""
+    lines = []
+    for rate, found in sorted(data.verified.items()):
+        unit, beside, random = Unit(found.metric), found.beside_random, found.random
+        lines.append(
+            (
+                f"{rate:.0%}",
+                unit.spread(found.pruned.metric.mean, found.pruned.metric.sd),
+                "" if random is None else unit.spread(random.metric.mean, random.metric.sd),
+                "" if beside is None else unit.difference(beside),
+                unit.spread(found.full.metric.mean, found.full.metric.sd),
+            )
+        )
+    return lines
+
+
+def _listed(data: ReportData) -> Markup:
+    """The rows to search as JSON that no text of a row can end: "<" is written as an escape."""
+    labels = sorted({row.label for row in data.listed if row.label is not None})
+    places = {label: place for place, label in enumerate(labels)}
+    lines = [
+        [row.row, places.get(row.label or "", -1), int(row.kept), f"{row.norm:.3g}", row.reason, row.text]
+        for row in data.listed
+    ]
+    held = json.dumps({"labels": labels, "rows": lines}, ensure_ascii=False, separators=(",", ":"))
+    return Markup(held.replace("<", "\\u003c"))
+
+
 def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
     """Title, picture and caption of each picture that there are data for."""
-    rate = "" if data.rate is None else f" at rate {data.rate:g}"
+    rate = "" if data.rate is None else f", {data.rate:.0%} pruned"
     figures = []
 
     def add(title: str, name: str, description: str, caption: str, paint: Callable[[Axes], None]) -> None:
@@ -85,12 +135,13 @@ def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
         picture = Markup(inline_svg(plots.picture(paint), name, description))
         figures.append((title, picture, caption))
 
-    curve, kept = data.curve, data.kept_norms
-    if curve is not None:
+    kept = data.kept_norms
+    if data.verified:
+        curve = Curve.of(data.verified)
         metric = curve.metric.capitalize()
-        text = "Trained again on what is left. Bars and band: 95 % intervals over seeds."
+        text = "Trained again on what is left. Bars and band: 95% intervals over seeds."
         about = f"{metric} against pruned share"
-        add(f"{metric} against rate", "accuracy", about, text, lambda ax: draw.draw_curve(ax, curve))
+        add(f"{metric} against the pruned share", "accuracy", about, text, lambda ax: draw.draw_curve(ax, curve))
     if data.gaps:
         text = "Change of the held-out loss against the model of all rows. On the dotted line the prediction holds."
         if any(gap.budget == "epochs" for gap in data.gaps):
@@ -111,11 +162,6 @@ def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
         about = "Share of each class before and after"
         add(f"Classes{rate}", "classes", about, text, lambda ax: draw.draw_classes(ax, data.classes))
     return figures
-
-
-def _labels(data: ReportData) -> list[str]:
-    """The classes of the shown rows, in order."""
-    return sorted({row.label for _, _, rows in data.examples for row in rows if row.label is not None})
 
 
 def _digest(script: str) -> str:

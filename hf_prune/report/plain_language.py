@@ -13,9 +13,10 @@ def plain_words(certificate: Certificate) -> list[str]:
         certificate (`Certificate`): The certificate of a selection.
 
     Returns:
-        `list[str]`: Sentences: what was removed, and how much the model is predicted to change.
+        `list[str]`: Sentences: its verdict, what was removed, and how much the model is predicted to change.
     """
-    return [_what(certificate), *_shift(certificate), *_loss(certificate), *_classes(certificate)]
+    verdict = certificate.verdict.replace("`", "")
+    return [verdict, _what(certificate), *_shift(certificate), *_loss(certificate), *_classes(certificate)]
 
 
 def _what(certificate: Certificate) -> str:
@@ -31,15 +32,10 @@ def _shift(certificate: Certificate) -> list[str]:
     if certificate.audit_ratio is None:
         return ["How far the model moves could not be checked: too few directions were scored to hold some out."]
     ratio = certificate.audit_ratio
-    if 0.9 <= ratio <= 1.1:
-        distance = "about as far as when as many random rows are left out"
-    elif ratio < 1:
-        distance = f"{ratio:.2f} times as far as when as many random rows are left out; lower is better"
-    else:
-        distance = f"{ratio:.2f} times as far as when as many random rows are left out, which is worse than random"
     return [
-        f"Retrained without them, the model is predicted to move {distance}. This was measured on {certificate.audit} "
-        "directions that the method which chose the rows never saw."
+        f"Retrained without them, the model is predicted to move {ratio:.2f} times as far as when as many random rows "
+        f"are left out; lower is better. This was measured on {certificate.audit} directions that the method which "
+        "chose the rows never saw."
     ]
 
 

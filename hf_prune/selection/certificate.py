@@ -12,6 +12,7 @@ from hf_prune._core.config import UNITS
 from hf_prune._core.notebook import certificate_html
 from hf_prune._core.reading import Count, Positive, one_line, typed
 from hf_prune._core.records import ScoringRecord
+from hf_prune.selection.beside_random import beside_random
 from hf_prune.selection.evidence import Evidence
 from hf_prune.selection.harm import Harm
 from hf_prune.selection.problem import Problem
@@ -130,9 +131,15 @@ class Certificate:
     def _repr_html_(self) -> str:
         return certificate_html(self)
 
+    @property
+    def verdict(self) -> str:
+        """Whether the rows are better than as many random ones, and by what evidence, in one sentence."""
+        return beside_random(self)
+
     def explain(self) -> str:
-        """The certificate in a few plain lines."""
+        """The certificate in a few plain lines; the first is its verdict."""
         lines = [
+            self.verdict,
             f"Kept {self.kept:,} of {self.n:,} rows ({self.kept / self.n:.1%}), method {self.method}.",
             "No probe was made, so nothing shows that other rows would be better."
             if self.evidence is None

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from hf_prune._core.reading import Count, Reader, Real, one_line, typed
 from hf_prune._core.records import Observed
+from hf_prune.verification import verdict
 
 _READER = Reader(ValueError, "verify again")
 LEVEL = 0.95
@@ -152,6 +153,18 @@ class Verification:
         return None if self.random is None else self._metric_gap(self.random)
 
     @property
+    def beside_random(self) -> MeanInterval | None:
+        """The metric on the pruned rows minus that on random ones, paired by seed."""
+        if self.random is None:
+            return None
+        return MeanInterval.of_gap([run.metric for run in self.pruned.runs], [run.metric for run in self.random.runs])
+
+    @property
+    def verdict(self) -> str:
+        """What leaving the rows out costs, and whether random rows would do as well, in plain words."""
+        return verdict.sentence(self)
+
+    @property
     def loss_change(self) -> MeanInterval | None:
         """The held-out loss on the pruned rows minus that on all rows, paired by seed: what was predicted."""
         return _loss_change(self.full, self.pruned)
@@ -178,6 +191,7 @@ class Verification:
     def explain(self) -> str:
         """The result in a few plain lines."""
         lines = [
+            self.verdict,
             f"{len(self.full.runs)} retrainings an arm, equal {self.budget}; means with 95 % intervals over seeds.",
             f"{self.metric}: all {self.full.rows:,} rows {self.full.metric}, "
             f"pruned to {self.pruned.rows:,} rows {self.pruned.metric}"

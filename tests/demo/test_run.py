@@ -49,7 +49,7 @@ def test_table_and_progress_go_to_stderr(done):
 
 def test_report_is_there_and_names_every_rate(done):
     page = (done[1] / "report.html").read_text()
-    for rate in ("50 %", "70 %", "90 %"):
+    for rate in ("50%", "70%", "90%"):
         assert rate in page
     assert "data:image/png" in page
 

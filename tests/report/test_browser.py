@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_prune.report import Curve, Example, Gap, ReportData, media, selection_parts, write_report
+from hf_prune.report import Example, Gap, ReportData, media, selection_parts, write_report
 from hf_prune.selection import select
 from hf_prune.verification import MeanInterval
+from tests.report.test_report import verified
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 EVIL = "<script>window.ran = true</script><img src=x onerror='window.ran = true'><svg onload='window.ran = true'>"
 ROWS = 60
+PART = 40
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -50,12 +53,11 @@ def report(tmp_path_factory) -> str:
     tone = media.sound({"array": np.sin(np.arange(4000) / 3), "sampling_rate": 8000})
     sounds = [Example(row=3, label=None, norm=1.0, eval_loss=None, kept=True, audio=tone)]
     parts["examples"] = [*parts["examples"], ("Sounds", "Rows to be heard.", sounds)]
-    full, less = MeanInterval.of([0.91, 0.93, 0.92]), MeanInterval.of([0.88, 0.9, 0.89])
     data = ReportData(
         title=f"Pruning report {EVIL}",
         lead=EVIL,
         highlights=[("92 %", "accuracy on all rows", EVIL)],
-        curve=Curve("accuracy", full, {0.5: less}, {0.5: MeanInterval.of([0.85, 0.88, 0.86])}),
+        verified={0.5: verified([0.91, 0.93, 0.92], [0.88, 0.9, 0.89], [0.85, 0.88, 0.86])},
         gaps=[Gap(0.5, 0.01, MeanInterval.of([0.02, 0.03, 0.01]))],
         made=[("source", EVIL)],
         notes=[EVIL],
@@ -89,7 +91,7 @@ def page(browser, report):
 def shown(page) -> list[str]:
     """Texts of the rows that can be seen."""
     script = "rows => rows.filter((row) => row.checkVisibility()).map((row) => row.innerText)"
-    return page.eval_on_selector_all("section.group li", script)
+    return page.eval_on_selector_all("#row-list li", script)
 
 
 def test_the_console_stays_silent_and_nothing_from_data_runs(page):
@@ -125,26 +127,29 @@ def test_the_policy_stops_a_script_that_is_put_into_the_page(page):
 
 
 def test_searching_shows_the_rows_that_hold_every_word(page):
-    everything = shown(page)
-    word = next(word for word in everything[0].split() if word.startswith("number"))
-    page.get_by_label("Search text").fill(f"SENTENCE {word}")
-    found = shown(page)
-    assert 0 < len(found) < len(everything)
-    assert all(word in text.split() for text in found)
-    assert page.get_by_role("status").inner_text() == f"{len(found)} of {len(everything)} rows shown."
+    assert len(shown(page)) == PART
+    assert page.get_by_role("status").inner_text() == f"{ROWS} of {ROWS} rows match, {PART} shown."
+    page.get_by_label("Search text").fill("SENTENCE number59")
+    assert [text for text in shown(page) if "number59" in text] == shown(page)
+    assert len(shown(page)) == 1  # a row that was not in the first part
     page.get_by_label("Search text").fill("nothing has this")
     assert shown(page) == []
     assert page.get_by_role("status").inner_text() == "No row matches."
 
 
+def test_more_rows_are_shown_on_request_until_there_are_no_more(page):
+    more = page.get_by_role("button", name="Show more rows")
+    more.click()
+    assert len(shown(page)) == ROWS
+    assert not more.is_visible()
+
+
 def test_filters_narrow_the_rows_together(page):
-    page.get_by_label("Kind").select_option("Most redundant rows")
-    redundant = shown(page)
     page.get_by_label("Kept or dropped").select_option("dropped")
     dropped = shown(page)
     page.get_by_label("Class", exact=True).select_option("negative")
     found = shown(page)
-    assert 0 < len(found) < len(dropped) < len(redundant)
+    assert 0 < len(found) < len(dropped) == ROWS // 2
     assert all("dropped" in text and "negative" in text for text in found)
     page.get_by_label("Class", exact=True).select_option(EVIL)
     assert len(shown(page)) == len(dropped) - len(found)
@@ -160,6 +165,29 @@ def test_the_keyboard_reaches_the_rows_and_the_search(page):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.type("pears")
     assert all("pears" in text for text in shown(page))
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_a_reader_out(page, size, scheme):
+    page.set_viewport_size(size)
+    page.emulate_media(color_scheme=scheme)
+    page.get_by_text("The figures").click()
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_axe_would_find_a_picture_without_words(page):
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"data:,\">')")
+    assert axe.Axe().run(page).violations_count == 1
+
+
+def test_words_are_not_broken_where_they_fit(page):
+    page.set_viewport_size(PHONE)
+    heights = page.eval_on_selector_all("dd, .head span", "parts => parts.map((part) => part.getClientRects().length)")
+    assert max(heights) == 1
+    script = """() => [...document.querySelectorAll('.rows dd span')].map((word) => word.getClientRects().length)"""
+    assert set(page.evaluate(script)) == {1}  # "dropped" stands in one line
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])

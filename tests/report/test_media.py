@@ -59,7 +59,7 @@ def test_sounds_are_players_without_a_decoder_being_installed():
     parts = selection_parts(select(dataset, 0.5, balance=False), dataset)
     page = render_report(ReportData(title="t", **parts))
     sources = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,([^"]+)"', page)
-    assert len(sources) == sum(len(rows) for _, _, rows in parts["examples"])
+    assert len(sources) == sum(len(rows) for _, _, rows in parts["examples"]) + 2 * len(parts["pairs"])
     assert base64.b64decode(sources[0]) == tone()
 
 

@@ -2,6 +2,7 @@ import base64
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,11 +10,23 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from hf_prune.report import Curve, Example, Gap, ReportData, gaps, render_report, selection_parts, write_report
+from hf_prune.publish.provenance import build
+from hf_prune.report import (
+    Example,
+    Gap,
+    ReportData,
+    gaps,
+    how_it_was_made,
+    plot_curve,
+    plot_gap,
+    render_report,
+    selection_parts,
+    write_report,
+)
 from hf_prune.report.examples import MOST
 from hf_prune.report.media import LONGEST_TEXT
 from hf_prune.report.page import SCRIPT
-from hf_prune.selection import select
+from hf_prune.selection import prune, select
 from hf_prune.selection.evidence import Candidate, Evidence
 from hf_prune.verification import Arm, MeanInterval, Retraining, Verification
 
@@ -79,6 +92,14 @@ def estimate(*values: float) -> MeanInterval:
     return MeanInterval.of(values)
 
 
+def verified(full, pruned, random, *, metric="accuracy", rows=20, better=True) -> Verification:
+    arms = [
+        None if values is None else Arm(n, tuple(Retraining(i, a, 0.1, 9, 1.0) for i, a in enumerate(values)))
+        for n, values in ((40, full), (rows, pruned), (rows, random))
+    ]
+    return Verification(metric, better, "epochs", *arms)
+
+
 def probe() -> Evidence:
     best = Candidate(EVIL, 0.9, 0.05, 0.01, 0.02, 0.005, 3)
     candidates = (best, Candidate("balanced", 0.88, 0.03, 0.01, 0.0, 0.0, 3))
@@ -88,12 +109,11 @@ def probe() -> Evidence:
 def whole() -> ReportData:
     dataset = scored(text=EVIL)
     parts = selection_parts(select(dataset, 0.5), dataset) | {"evidence": probe()}
-    curve = Curve(EVIL, estimate(0.9, 0.92), {0.5: estimate(0.875, 0.895)}, {0.5: estimate(0.8, 0.82)})
     return ReportData(
         title=EVIL,
         lead=EVIL,
         highlights=[(EVIL, EVIL, EVIL)],
-        curve=curve,
+        verified={0.5: verified([0.9, 0.92], [0.875, 0.895], [0.8, 0.82], metric=EVIL)},
         gaps=[Gap(0.5, 0.01, estimate(0.02, 0.03))],
         made=[(EVIL, EVIL)],
         notes=[EVIL],
@@ -110,6 +130,7 @@ def test_what_comes_from_data_is_shown_and_never_run(page):
     read = Page(page)
     assert page.count("<script>") == 1
     assert f"<script>{SCRIPT}</script>" in page
+    assert read.tags["script"] == 2  # and the rows as JSON, which no text can end
     assert read.tags["img"] == 0
     assert not [name for _, name, _ in read.attributes if name.startswith("on")]
     # title and h1, lead, tile x 3, heading of the curve, made x 2, note, rows and labels of rows
@@ -137,12 +158,12 @@ def test_page_is_well_formed_and_its_ids_are_unique_and_resolved(page):
 
 def test_every_part_is_there(page):
     text = Page(page).text
-    pictures = ("against rate", "Predicted and observed", "Influence of rows", "Classes at rate 0.5")
-    rows = ("Hardest rows that were kept", "Most redundant rows", "Most harmful rows")
+    pictures = ("against the pruned share", "Predicted and observed", "Influence of rows", "Classes, 50% pruned")
+    rows = ("Hardest rows that were kept", "Most redundant rows", "Most harmful rows", "All rows")
     for title in (*pictures, *rows, "Certificate", "How it was made"):
         assert title in text
     assert Page(page).tags["svg"] == 4
-    assert "0.8850 ± 0.0141" in text
+    assert "0.885 ± 0.014" in text
     assert "+0.0500 ± 0.0100" in text  # the probe's best candidate over random rows
     assert "(taken)" in text
 
@@ -165,6 +186,135 @@ def test_pictures_take_their_colours_and_font_from_the_theme(page):
     assert "prefers-color-scheme: dark" in page
 
 
+BETTER = verified([0.95, 0.96, 0.97], [0.949, 0.962, 0.968], [0.91, 0.92, 0.93], rows=28)
+WORSE = verified([0.95, 0.96, 0.97], [0.90, 0.91, 0.92], [0.905, 0.90, 0.93], rows=8)
+BEHIND = verified([0.95, 0.96, 0.97], [0.90, 0.91, 0.92], [0.93, 0.941, 0.95])
+LOSS = verified([0.30, 0.31, 0.32], [0.40, 0.41, 0.43], [0.50, 0.52, 0.53], metric="loss", better=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            {0.3: BETTER, 0.8: WORSE},
+            r"30% of the rows can go without measurable loss of accuracy \(up to 0\.\d points are not excluded\); the "
+            r"kept rows are ahead of random ones at 30% by 4\.0 points \[3\.\d, 4\.\d\]\.",
+        ),
+        (
+            {0.8: WORSE},
+            r"Leaving out 80% of the rows costs 5\.0 points \[.*\] of accuracy; .* not told apart from as many",
+        ),
+        ({0.5: BEHIND}, r"Leaving out 50% .* are behind random ones at 50% by 3\.0 points"),
+        (
+            {0.5: LOSS},
+            r"Leaving out 50% of the rows costs 0\.103 \[.*\] of loss; .* ahead of random ones at 50% by 0\.103",
+        ),
+        (
+            {0.9: verified([0.9, 0.95, 0.92], [0.9, 0.5, 0.7], [0.5, 0.6, 0.7], rows=4)},
+            r"3 seeds do not tell what leaving out 90% of the rows costs: 22\.3 points .* accuracy; .* not told",
+        ),
+        ({0.5: verified([0.9], [0.8], [0.7])}, r"One training an arm shows no difference beyond chance"),
+        (
+            {0.5: verified([0.9, 0.9], [0.8, 0.8], None)},
+            r"Leaving out 50% .*; random rows were not trained on for comparison\.",
+        ),
+    ],
+)
+def test_the_first_line_is_the_verdict_of_the_retrainings(found, said):
+    text = Page(render_report(ReportData(title="t", verified=found))).text
+    assert re.search(rf"t\s+{said}", text), text[:600]
+
+
+def test_without_retraining_the_first_line_says_so():
+    dataset = scored()
+    text = Page(render_report(ReportData(title="t", **selection_parts(select(dataset, 0.5), dataset)))).text
+    assert re.search(r"t\s+Nothing was retrained .* leaving out 50% of the rows costs is not known", text)
+
+
+def test_no_interval_leaves_what_a_share_can_be():
+    found = {0.5: verified([0.99, 0.5], [0.99, 0.6], [0.9, 0.3])}
+    assert max(abs(end) for end in found[0.5].pruned.metric.interval) > 1.7
+    figure = plot_curve(found)
+    low, high = figure.axes[0].get_ylim()
+    assert low >= 0
+    assert high <= 1.01
+    ends = np.concatenate([line.get_ydata() for line in figure.axes[0].lines])
+    assert ends.min() >= 0
+    assert ends.max() <= 1
+
+
+def test_predicted_and_observed_have_the_same_scale():
+    axes = plot_gap([Gap(0.5, 0.01, estimate(0.2, 0.3))]).axes[0]
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_aspect() == 1.0
+
+
+def test_dropped_rows_have_a_reason_and_stand_beside_what_covers_them():
+    dataset = scored(60, text="five words or more of")
+    rng = np.random.default_rng(1)
+    values = dataset.to_dict()
+    for place, other in ((1, 0), (3, 2), (5, 4), (7, 6), (9, 8)):
+        values["influence"][place] = (np.array(values["influence"][other]) + 0.01 * rng.normal(size=8)).tolist()
+    for place in (1, 3):
+        values["text"][place] = values["text"][place - 1]
+    values["text"][5] = values["text"][4] + " again"
+    values["label"][1], values["label"][3] = values["label"][0], 1 - values["label"][2]
+    rows = Dataset.from_dict(values, features=dataset.features)
+    chosen = select(rows, 0.5, seed=0)
+    dropped = np.array([1, 3, 5, 7, 9, *range(20, 45)])
+    kept = np.setdiff1d(np.arange(60), dropped)
+    selection = replace(chosen, keep_indices=kept, drop_indices=dropped, ids_digest=None)
+    parts = selection_parts(selection, rows)
+    reasons = {row.row: row.reason for row in parts["listed"]}
+    assert reasons[1] == "duplicate of row 0"
+    assert reasons[3] == "duplicate of row 2, labelled otherwise"
+    assert reasons[5] == "near-duplicate of row 4, labelled otherwise"
+    assert reasons[7] == "near-duplicate of row 6, labelled otherwise" or reasons[7] == "covered by row 6"
+    assert all(bool(reasons[row]) == (row in dropped) for row in range(60))
+    assert [(pair.dropped.row, pair.kept.row) for pair in parts["pairs"][:2]] == [(1, 0), (3, 2)]
+    page = Page(render_report(ReportData(title="t", **parts)))
+    assert "Row 1: duplicate of row 0" in page.text
+
+
+def test_rows_that_were_dropped_as_harmful_are_said_to_be_mislabelled():
+    rows = scored(40)
+    aum = [(-1.0 if i < 4 else 1.0) for i in range(40)]
+    rows = rows.add_column("aum", aum).add_column("loss", [9.0] * 40)
+    parts = selection_parts(select(rows, 0.5, harmful="drop"), rows)
+    assert all("mislabelled?" in row.reason for row in parts["listed"] if row.row < 4)
+    assert not any("mislabelled?" in row.reason for row in parts["listed"] if row.row >= 4)
+
+
+def test_more_rows_than_a_page_holds_are_said_to_be_more(monkeypatch):
+    monkeypatch.setattr("hf_prune.report.examples.MOST_LISTED", 25)
+    rows = scored(40)
+    selection = select(rows, 0.5)
+    parts = selection_parts(selection, rows)
+    assert len(parts["listed"]) == 25
+    assert {row.row for row in parts["listed"]} >= set(selection.drop_indices.tolist())
+    assert "25 of 40 rows are listed" in Page(render_report(ReportData(title="t", **parts))).text
+
+
+def test_a_page_with_an_address_has_a_picture_for_previews(tmp_path):
+    data = ReportData(title="My <page>", verified={0.3: BETTER}, address="https://me.github.io/x/report.html")
+    file = write_report(tmp_path / "report.html", data)
+    page = file.read_text(encoding="utf-8")
+    assert '<meta property="og:title" content="My &lt;page&gt;">' in page
+    assert '<meta property="og:image" content="https://me.github.io/x/report.png">' in page
+    assert Pillow.open(tmp_path / "report.png").size == (1200, 630)
+    with pytest.raises(ValueError, match="not where a page can be"):
+        render_report(ReportData(title="t", address="report.html"))
+
+
+def test_how_it_was_made_shows_words_and_no_dicts():
+    rows = scored()
+    provenance = build(prune(rows, 0.5, harmful="keep"))
+    lines = dict(how_it_was_made(provenance))
+    assert not [value for value in lines.values() if re.search(r"[{}']", value)]
+    assert "difficulty no preference: the kept rows represent all" in lines["chosen for it"]
+    assert lines["selection"] == "keep 0.5"
+
+
 def test_an_empty_report_speaks_of_nothing_it_does_not_know():
     text = Page(render_report(ReportData(title="t"))).text
     for title in ("pictures", "Certificate", "Rows", "How it was made", "Notes"):
@@ -174,7 +324,8 @@ def test_an_empty_report_speaks_of_nothing_it_does_not_know():
 def test_images_are_shown_as_inline_png():
     dataset = scored(image=True)
     parts = selection_parts(select(dataset, 0.5), dataset)
-    rows = [row for _, _, rows in parts["examples"] for row in rows]
+    rows = [row for pair in parts["pairs"] for row in (pair.dropped, pair.kept)]
+    rows += [row for _, _, rows in parts["examples"] for row in rows]
     read = Page(render_report(ReportData(title="t", **parts)))
     sources = [value for tag, name, value in read.attributes if (tag, name) == ("img", "src")]
     assert len(sources) == len(rows) > 0
@@ -203,6 +354,7 @@ def test_kept_rows_alone_are_numbered_as_in_the_source():
     alone = selection_parts(selection, dataset.select(selection.keep_indices.tolist()))
     together = selection_parts(selection, dataset)
     assert alone["examples"][1] == together["examples"][1]
+    assert [row.row for row in alone["listed"]] == selection.keep_indices.tolist()
     assert alone["dropped_norms"] is None
     np.testing.assert_array_equal(alone["kept_norms"], together["kept_norms"])
     with pytest.raises(ValueError, match="The dataset has 7 rows"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune._core.records import ScoringRecord
 from hf_prune._core.scoring import with_scoring
 from hf_prune.selection import Certificate, select
-from hf_prune.selection.certificate import _random_masks, certify
+from hf_prune.selection.certificate import Spread, _random_masks, certify
+from hf_prune.selection.evidence import Candidate, Evidence
 from hf_prune.selection.methods.random import random
 from tests.selection.scored import problem, scored
 
@@ -155,3 +158,50 @@ def test_a_subset_that_is_worse_than_all_random_ones_on_the_audit_directions_is_
     for options in ({"method": "random"}, {"difficulty": None}):
         notes = select(dataset, 0.5, **options).certificate.notes
         assert not any("above that of all" in note for note in notes)
+
+
+def certified(change: float, *, method: str = "influence", **fields) -> Certificate:
+    """A certificate whose audit residual is so many standard deviations from that of random subsets."""
+    certificate = select(scored(), 0.5).certificate
+    random = Spread(1.0, 0.1)
+    return replace(
+        certificate,
+        method=method,
+        audit_residual=1 + 0.1 * change,
+        audit_ratio=1 + 0.1 * change,
+        random_audit_residual=random,
+        predicted_eval_loss_change=1 + 0.1 * change,
+        random_eval_loss_change=random,
+        **fields,
+    )
+
+
+@pytest.mark.parametrize(
+    ("certificate", "said"),
+    [
+        (certified(-5), "Predicted to be better than random rows, not tested: .* moves 0.50 times as far"),
+        (certified(-1), "Not predicted to be better than random rows, and not tested"),
+        (certified(4), "Predicted to represent all rows less well than random rows do, not tested"),
+        (certified(0, method="random"), "These are random rows"),
+        (certified(-5, method="target"), "Predicted to serve the task better than random rows, not tested"),
+        (certified(1, method="less"), "Not predicted to serve the task better than random rows, and not tested"),
+        (select(scored(k=3), 0.5).certificate, "Whether .* neither predicted nor tested"),
+        (select(scored(), 400).certificate, "All rows were kept"),
+    ],
+)
+def test_the_first_line_says_whether_it_is_better_than_random_and_by_what_evidence(certificate, said):
+    assert re.match(said, certificate.explain().splitlines()[0])
+    assert re.search(said, certificate._repr_html_())
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"), [(0.05, "Better than"), (0.01, "Not told apart from"), (-0.05, "Worse than")]
+)
+def test_a_probe_is_the_evidence_where_there_is_one(gain, said):
+    taken = Candidate("balanced", 0.88, gain, 0.01, 0.0, 0.0, 3)
+    best = Candidate("hardest", 0.9, 0.05, 0.03, 0.02, 0.005, 3)
+    evidence = Evidence("accuracy", "epochs", 200, "0" * 64, 12, 6.0, (best, taken), "balanced", beats_random=False)
+    words = replace(select(scored(), 0.5).certificate, evidence=evidence).explain().splitlines()[0]
+    assert re.match(f"{said} as many random rows", words)
+    assert "probe's retraining" in words
+    assert "over 3 seeds on 200 held-out rows" in words

@@ -84,7 +84,9 @@ def test_what_beats_random_beyond_chance_is_taken_and_said(dev, tmp_path):
     assert evidence.chosen == evidence.candidates[0].name == "hardest"
     assert evidence.beats_random
     assert evidence.candidates[0].gain > 0.1
-    assert "hardest was +" in pruned.selection.certificate.explain().splitlines()[1]
+    lines = pruned.selection.certificate.explain().splitlines()
+    assert lines[0].startswith("Better than as many random rows, tested by a probe's retraining: +")
+    assert "hardest was +" in lines[2]
     again = select(rows, **pruned.selection.config.to_dict())  # the rows can be had without a probe
     np.testing.assert_array_equal(again.keep_indices, pruned.selection.keep_indices)
 
