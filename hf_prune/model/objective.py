@@ -105,8 +105,12 @@ class Objective:
 
     def digest(self) -> str:
         """Identifies what is taken from the model and not from the trajectory."""
-        config = getattr(self.model, "config", None)
-        text = config.to_json_string() if isinstance(config, PretrainedConfig) else ""
+        config = copy.copy(getattr(self.model, "config", None))
+        text = ""
+        if isinstance(config, PretrainedConfig):
+            # Saving a checkpoint notes these, in one process of a launch alone; the model is the same.
+            config.architectures = config.dtype = None
+            text = config.to_json_string()
         hasher = hashlib.sha256()
         for name, value in self.fixed.items():  # one after the other: together they may be most of the memory
             hasher.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
