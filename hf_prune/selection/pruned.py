@@ -113,9 +113,11 @@ class PrunedDataset(Dataset):
         """
         Pushes the rows, the card and the provenance in one commit; nothing that an existing card says is lost.
 
+        Further arguments are those of `Dataset.push_to_hub`, and those that [`~hf_prune.publish.push.push_to_hub`]
+        adds.
+
         Args:
             repo_id (`str`): The dataset repository, such as `"me/imdb-half"`.
-            *args, **kwargs: See `Dataset.push_to_hub`, and [`~hf_prune.publish.push.push_to_hub`] for what it adds.
         """
         return _publish().push_to_hub(self, repo_id, *args, **kwargs)
 
@@ -140,9 +142,10 @@ class PrunedDatasetDict(DatasetDict):
         """
         Pushes all splits, the card and the provenance in one commit.
 
+        Further arguments are those of `DatasetDict.push_to_hub` and [`PrunedDataset.push_to_hub`].
+
         Args:
             repo_id (`str`): The dataset repository, such as `"me/imdb-half"`.
-            *args, **kwargs: See `DatasetDict.push_to_hub` and [`PrunedDataset.push_to_hub`].
         """
         return _publish().push_to_hub(self, repo_id, *args, **kwargs)
 
