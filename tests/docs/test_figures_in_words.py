@@ -1,0 +1,358 @@
+"""Every figure in the sentences of the documents is one of a result file, rounded as it is said."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.docs.figures import best, one, prose, result, said
+from tests.docs.test_figures import NOISE, PAPER, RATES, README, SELECTION, WHICH, gains
+
+
+def summed(name: str, *keys: str, scale: float = 1.0) -> list[float]:
+    return [scale * result(name)["summary"][key] for key in keys]
+
+
+def extremes(name: str, value: str, scale: float = 1.0, **keys: object) -> list[float]:
+    rows = [row for row in result(name)["rows"] if all(row.get(key) == wanted for key, wanted in keys.items())]
+    found = [scale * row[value] for row in rows]
+    return [min(found), max(found)]
+
+
+def margin(run: str, question: str, method: str = "hf_prune (visits)") -> float:
+    return one("fidelity", "margin_r", run=run, question=question, method=method)
+
+
+def paired(mixture: str, rival: str) -> list[float]:
+    """By how much `target` is ahead of a rival, and half of the 95 % interval, over seeds."""
+    seeds = {
+        row["method"]: np.array(row["precision_seeds"])
+        for row in result("targets")["rows"]
+        if row["mixture"] == mixture
+    }
+    ahead = seeds["target"] - seeds[rival]
+    return [ahead.mean(), stats.t.ppf(0.975, len(ahead) - 1) * ahead.std(ddof=1) / len(ahead) ** 0.5]
+
+
+def over_default(*tasks: str) -> list[float]:
+    return [one("probes", "over_default", cost=8.0, task=task) for task in tasks]
+
+
+def prediction(*names: str, kind: str = "spearman", end: str = "") -> list[float]:
+    return [result("gap")["summary"][f"gap_{kind}_{name}{end}"] for name in names]
+
+
+SPLITS = {data: [f"{data}{split}" for split in ("", "_split_1", "_split_2")] for data in ("digits", "reviews")}
+NEW = [name for data in SPLITS for name in SPLITS[data][1:]]
+ON_OUTPUTS = {"run": "adamw", "space": "outputs"}
+ON_PARAMETERS = ("sgd", "momentum", "adamw")
+GAIN = ("gain", "gain_interval")
+WITHOUT_IMBALANCED = [row["over_default"] for row in result("probes")["rows"] if row["cost"] == 8.0]
+WITHOUT_IMBALANCED.remove(max(WITHOUT_IMBALANCED))
+LEARNED = [row["gain"] for row in result("rules")["rows"]]
+SAID = (
+    (
+        README,
+        "that gained {} ± {} points more",
+        summed("probes", "probe_8_over_default", "probe_8_over_default_interval"),
+    ),
+    (
+        README,
+        "half of {} reviews is {} ± {} points",
+        [1500, *(100 * one("finetune", k, rate=0.5, method="influence") for k in GAIN)],
+    ),
+    (
+        README,
+        "AdamW gives {} exact, {} Gauss-Newton (the default), {} Fisher and {} without",
+        [one("fidelity", "pearson", **ON_OUTPUTS, curvature=c) for c in ("exact", "gauss-newton", "fisher", "none")],
+    ),
+    (
+        README,
+        "without single rows {}, without groups {}; with dropout {} and {}",
+        summed("minilm", "loo_minilm", "groups_minilm", "loo_minilm_dropout", "groups_minilm_dropout"),
+    ),
+    (
+        README,
+        "took {} times as long on a small ViT and {} on MiniLM",
+        summed("overhead", "overhead_vit", "overhead_minilm"),
+    ),
+    (README, "single pairs {} to {}", extremes("overhead", "ratio")),
+    (
+        README,
+        "{} classes takes {} to {} of its training's growth of memory",
+        [49152, *extremes("language_memory", "memory", vocabulary=49152)],
+    ),
+    (README, "and {} to {} of its processor time", extremes("language_memory", "cpu", vocabulary=49152)),
+    (
+        README,
+        "({} to {} ms of one core a row and at most {} MiB",
+        [
+            *sorted(1000 * row["cpu_s"] / row["rows"] for row in result("pool")["rows"])[::2],
+            *summed("pool", "most_peak_mib"),
+        ],
+    ),
+    (README, "makes some {} s for 100,000", [10 * round(summed("pool", "100k_cpu_s")[0] / 10)]),
+    (
+        SELECTION,
+        "Of these {} places {} are wins over random rows, {} ties",
+        [148, *summed("curves", "held_out_random_wins", "held_out_random_ties")],
+    ),
+    (
+        SELECTION,
+        "tied within the interval at {} places, wins at {}, and loses at {}",
+        summed("curves", "held_out_ties", "held_out_wins", "held_out_losses"),
+    ),
+    (SELECTION, "comes from one task: {} points", over_default("mnist-imbalanced")),
+    (
+        SELECTION,
+        "is {}: {} and {} on Fashion-MNIST and on genres, {} to {} on film reviews and on image segments; "
+        "the lowest is {}",
+        [
+            np.mean(WITHOUT_IMBALANCED),
+            *over_default("fashion", "genres", "reviews", "segment"),
+            min(WITHOUT_IMBALANCED),
+        ],
+    ),
+    (
+        SELECTION,
+        "(genres, tweets, documents, sentences, Fashion-MNIST) gain {}",
+        [np.mean(over_default("genres", "tweets", "documents", "sentences", "fashion"))],
+    ),
+    (SELECTION, "All rows give {}.", summed("finetune", "full_0", scale=100)),
+    (
+        SELECTION,
+        "came to {} ± {} and {} ± {}",
+        [100 * one("finetune", k, rate=rate, method="probed") for rate in (0.5, 0.7) for k in GAIN],
+    ),
+    (
+        SELECTION,
+        "interval of an accuracy is {} to {}:",
+        [
+            100 * f([row["interval"] for row in result("noise")["rows"] if row["method"] in NOISE.values()])
+            for f in (min, max)
+        ],
+    ),
+    (
+        SELECTION,
+        "believes wrong by itself, {} and {} %",
+        [100 * one("noise", "found", method="harmful", noise=noise) / 1097 for noise in (0.1, 0.3)],
+    ),
+    (
+        SELECTION,
+        "over {} places, the method that it picks gains between {} and {} points",
+        [384, min(LEARNED), max(LEARNED)],
+    ),
+    (SELECTION, "in hindsight gains {}", [result("rules")["rows"][0]["best"]]),
+    (
+        SELECTION,
+        "difference: by {} ± {} over `code`, {} ± {} over single effects, {} ± {} over TF-IDF and {} ± {} over `code`",
+        [v for rival in ("less", "sorted", "tf-idf", "rds") for v in paired("dialogues", rival)],
+    ),
+    (
+        SELECTION,
+        "for every seed, {} ± {} and {} ± {}, and tied",
+        [v for rival in ("less", "rds") for v in paired("science", rival)],
+    ),
+    (
+        SELECTION,
+        "on dialogues: {} for `code`, {} for `code`, {} for `code`, {} for random rows, and {} where",
+        [
+            one("targets", "loss", mixture="dialogues", method=m)
+            for m in ("target", "less", "rds", "random", "of the task")
+        ],
+    ),
+    (WHICH, "change the outputs by {} of a group's effect", summed("minilm", "other_masks")),
+    (
+        WHICH,
+        "the standard error of ours is {} on the MLP and {} on the ViT",
+        [
+            one("fidelity", "lds_se", question="LDS", method="hf_prune (expected)", run=run)
+            for run in ("mlp/adamw", "vit/adamw")
+        ],
+    ),
+    (
+        WHICH,
+        "share a label reaches {}. TracIn of the last layer has {} too",
+        [best("minilm", "lds", name, question="LDS") for name in ("label alone", "TracInCP")],
+    ),
+    (
+        WHICH,
+        "takes that away: {} by default and {} with `code`, where first-order sums have {}",
+        [
+            one("minilm", "lds", question="LDS", method=m)
+            for m in ("hf_prune (expected)", "hf_prune, whole run", "hf_prune, whole run, none")
+        ],
+    ),
+    (
+        WHICH,
+        "took {} s against {} s of the recorded run, {} of it, and {} s in full precision, which differs by {} %",
+        [
+            *(result("scoring_time")["rows"][0][k] for k in ("score_s", "train_s", "ratio", "full_precision_s")),
+            100 * result("scoring_time")["rows"][0]["difference"],
+        ],
+    ),
+    (
+        WHICH,
+        "keeps most of the LDS ({}, {}, {})",
+        [
+            one("fidelity", "lds_1_run", question="LDS", method="hf_prune, whole run, fisher", run=run)
+            for run in ("mlp/adamw", "mlp/sgd", "vit/adamw")
+        ],
+    ),
+    (
+        WHICH,
+        "exact curvature gives {} (",
+        [margin("vit from scratch/adamw", "leave-one-out, 1 snapshots an epoch", "hf_prune, exact")],
+    ),
+    (
+        WHICH,
+        "with eight snapshots an epoch {}.",
+        [margin("vit from scratch/adamw", "leave-one-out, 8 snapshots an epoch", "hf_prune, exact")],
+    ),
+    (
+        WHICH,
+        "the correlations are {}, {} and {} (MLP AdamW, MLP SGD, ViT)",
+        [margin(run, "leave-one-out, whole run") for run in ("mlp/adamw", "mlp/sgd", "vit/adamw")],
+    ),
+    (WHICH, "what was observed is {} on digits and {} on reviews", prediction("digits", "reviews")),
+    (WHICH, "and {} and {} (digits), {} and {} (reviews)", prediction(*NEW)),
+    (
+        WHICH,
+        "fails on digits ({} to {}; reviews {} to {})",
+        [f(prediction(*names, end="_epochs")) for names in SPLITS.values() for f in (min, max)],
+    ),
+    (
+        WHICH,
+        "within a rate {} to {} on digits, {} to {} on reviews",
+        [
+            f(prediction(*names, kind="spearman_within_rates", end="_epochs"))
+            for names in SPLITS.values()
+            for f in (min, max)
+        ],
+    ),
+    (
+        WHICH,
+        "(R2 {} to {};",
+        [f(prediction(*(n for names in SPLITS.values() for n in names), kind="r2")) for f in (min, max)],
+    ),
+    (
+        PAPER,
+        "exact curvature: SGD {}, momentum {}, AdamW with warm-up and clipping {}",
+        summed("fidelity", *(f"{run}_exact" for run in ON_PARAMETERS)),
+    ),
+    (
+        PAPER,
+        "first-order methods do it, {}, {} and {}.",
+        summed("fidelity", *(f"{run}_none" for run in ON_PARAMETERS)),
+    ),
+    (
+        PAPER,
+        "to {} for single rows, {} on a small ViT",
+        [margin(run, "leave-one-out, whole run") for run in ("mlp/adamw", "vit/adamw")],
+    ),
+    (
+        PAPER,
+        "correlation {} with really leaving 48 rows out by each row's own visits, {} in expectation",
+        summed(
+            "leave_one_out",
+            "GELU, 16 steps, whole run, visits, followed",
+            "GELU, 16 steps, whole run, expected, followed",
+        ),
+    ),
+    (
+        PAPER,
+        "Llama with LoRA {} for rows, {} for groups",
+        summed("language", "fidelity_LoRA_rows_loss_r", "fidelity_LoRA_groups_loss_r"),
+    ),
+    (
+        PAPER,
+        "precision {} against {} with 10 % wrong",
+        [one("noise", "precision", method=m, noise=0.1) for m in ("held-out loss", "loss")],
+    ),
+    (PAPER, "held-out loss: {} on digits, {} on reviews", prediction("digits", "reviews")),
+    (PAPER, "not looked at before: {} and {}, {} and {}.", prediction(*NEW)),
+    (PAPER, "fewer steps, it is {} on digits", prediction("digits", end="_epochs")),
+    (
+        PAPER,
+        "selected in {} seconds ({} CPU seconds) and {} GB",
+        summed("scale", "seconds_1m", "cpu_seconds_1m", "peak_gb_1m"),
+    ),
+    (
+        PAPER,
+        "is {} times that of the undivided problem in the mean, {} at worst",
+        summed("scale", "bucket_ratio", "bucket_ratio_worst"),
+    ),
+    (
+        PAPER,
+        "the default gains {} in the mean over rates and budgets; the next are herding on influence with {} and "
+        "herding on features with {}; the ICLR method has {}, EL2N {}",
+        summed(
+            "curves",
+            "gain_influence",
+            "gain_herding",
+            "gain_features-herding",
+            "gain_iclr2023",
+            "gain_el2n",
+            scale=100,
+        ),
+    ),
+    (
+        PAPER,
+        "of {} places (task, rate, budget) {} are wins over random rows beyond the 95 % interval, {} are ties",
+        [148, *summed("curves", "held_out_random_wins", "held_out_random_ties")],
+    ),
+    (
+        PAPER,
+        "the default loses at {} places, ties at {} and wins at {}",
+        summed("curves", "held_out_losses", "held_out_ties", "held_out_wins"),
+    ),
+    (
+        PAPER,
+        "as good ({} against {} for equal epochs)",
+        [gains("iclr2023", "epochs")[0], gains("influence", "epochs")[0]],
+    ),
+    (
+        PAPER,
+        "half of the rows are {} ± {} points above random ones, and 30 % of them {} ± {}",
+        [100 * one("finetune", k, rate=rate, method="influence") for rate in (0.5, 0.7) for k in GAIN],
+    ),
+    (PAPER, "{} % fewer CPU seconds", summed("iclr2023", "seconds_saved_published", scale=100)),
+    (PAPER, "and {} % less work in products", summed("iclr2023", "product_work_saved_published", scale=100)),
+    (PAPER, "takes {} times fewer seconds than ours", [1 - summed("iclr2023", "seconds_saved_lean")[0]]),
+    (
+        PAPER,
+        "Accuracy beside it: {}, {} and {} points",
+        summed("iclr2023", *(f"accuracy_gain_lean_{r}" for r in RATES[:3]), scale=100),
+    ),
+    (
+        PAPER,
+        "beside the published one {}, {} and {}",
+        summed("iclr2023", *(f"accuracy_gain_published_{r}" for r in RATES[:3]), scale=100),
+    ),
+)
+"""What the documents say in words, with `{}` for each number, and the numbers."""
+GIVEN = {
+    README: {"3.11", "2.0", ".9"},  # versions, a bound that a test holds
+    SELECTION: {".25", ".5", ".1", ".01"},  # arguments, a dropout, a chance, a bound
+    WHICH: {"1.9", ".51", ".1", ".5"},  # sizes, rates, and a run that is no longer in the file
+    PAPER: {"10.1109", "2205.09329", "61.26"},  # names, and the paper's own figure
+}
+"""Numbers that nobody measured here."""
+
+
+@pytest.mark.parametrize(("document", "phrase", "values"), SAID, ids=[phrase for _, phrase, _ in SAID])
+def test_what_is_said_in_words(document: str, phrase: str, values: list[float]):
+    said(document, phrase, values)
+
+
+@pytest.mark.parametrize("document", GIVEN)
+def test_no_other_decimals_are_said(document: str):
+    text = prose(document)
+    for where, phrase, values in SAID:
+        if where == document:
+            text = text.replace(said(document, phrase, values), "")
+    left = re.findall(r"(?<![\w./])(?:\d+\.\d+|\.\d+)(?!\w|\.\d)", text)
+    assert set(left) <= GIVEN[document]
