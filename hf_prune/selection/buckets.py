@@ -106,15 +106,16 @@ def drop_rows(
     shares = _bucket_counts([np.bincount(codes[ids], minlength=len(counts)) for ids in rows], counts)
     rate = float(counts.sum()) / problem.n
 
-    def tasks() -> Iterator[object]:  # one bucket's vectors at a time, made when a worker asks for them
+    def tasks() -> Iterator[object]:  # one bucket's vectors at a time, made when a worker asks, in single precision
         for ids, share in zip(rows, shares, strict=True):
             if represent is not None:
-                yield delayed(represented)(ids, represent.take(ids), cost[ids], codes[ids], share)
+                vectors = represent.take(ids).astype(np.float32)
+                yield delayed(represented)(ids, vectors, cost[ids], codes[ids], share)
                 continue
             vectors = problem.solver_vectors(ids)
             # the centred sums of all buckets add up to zero; of plain sums each has to be zero by itself
             target = rate * vectors.sum(axis=0) if problem.centred else np.zeros(problem.solver)
-            yield delayed(_first_pass)(ids, vectors, cost[ids], codes[ids], share, rate, target)
+            yield delayed(_first_pass)(ids, vectors.astype(np.float32), cost[ids], codes[ids], share, rate, target)
 
     bar = tqdm(tasks(), total=buckets, desc="Selecting", unit="bucket", disable=problem.n < SLOW or None)
     # no backend and no n_jobs: the user's `joblib.parallel_config` decides where the buckets run; and no generator of
@@ -155,7 +156,7 @@ def _first_pass(
     """One bucket's linear program and its rounding. `rate` is the removed share of the whole dataset."""
     # the same weight for every row meets these totals and a centred target, so that program always has a solution
     totals = rate * np.bincount(codes, minlength=len(counts))
-    solution = solve(vectors, cost, codes, totals, target)
+    solution = solve(vectors.astype(np.float64), cost, codes, totals, target)
     dropped = round_to_counts(solution.weights, solution.reduced_cost, codes, counts)
     return Part(ids[dropped], ids[swap_pool(solution.reduced_cost, dropped, codes)], solution.exact)
 
@@ -167,7 +168,7 @@ def represented(ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: n
     Rows of cost inf are kept and rows of cost -inf are left out, as far as counts allow; the mean is that of the
     others. Herding: Welling, ICML 2009.
     """
-    kept = np.zeros(len(ids), dtype=bool)
+    kept, vectors = np.zeros(len(ids), dtype=bool), vectors.astype(np.float64)
     for code, dropped in enumerate(counts):
         rows = np.flatnonzero(codes == code)
         wanted = len(rows) - int(dropped)
