@@ -37,6 +37,10 @@ def early_stopping(found: Found) -> None:
     assert len(found["pruned"]) == 70
 
 
+def clusters(found: Found) -> None:
+    assert len(found["pruned"]) == len(found["scored"]) // 2
+
+
 def rates(found: Found) -> None:
     assert [len(rows) for rows in found["path"].values()] == [84, 60, 36]
     smaller, larger = (set(found["nested"][rate]["text"]) for rate in (0.5, 0.3))
@@ -110,6 +114,7 @@ PROMISES: dict[str, Callable[[Found], None]] = {
     "how-to/language-models.md": language_models,
     "how-to/pool.md": pool,
     "how-to/publish.md": publish,
+    "how-to/clusters.md": clusters,
     "how-to/rates.md": rates,
     "how-to/raw-rows.md": raw_rows,
     "how-to/several-gpus.md": several_gpus,
