@@ -78,7 +78,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "read": 500,
     },
     "pretrained": {
-        "mixtures": ("dialogues", "science"),
+        "mixtures": ("dialogues",),
         "seeds": 3,
         "rows": 96,
         "target": 12,
