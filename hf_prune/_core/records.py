@@ -157,6 +157,7 @@ class ScoringRecord:
         trained_columns (`tuple[str, ...]`): The columns that the model was trained on, which check sums hold for.
         other_columns (`tuple[str, ...]`): The other columns that were there, which check sums hold for too.
         candidates (`bool`): Whether the rows are others than those that the model was trained on.
+        doubts (`tuple[str, ...]`): What was noticed that makes the scores less faithful, a sentence each.
     """
 
     config: ScoringConfig
@@ -166,6 +167,7 @@ class ScoringRecord:
     trained_columns: tuple[str, ...] = ()
     other_columns: tuple[str, ...] = ()
     candidates: bool = False
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.trained_columns + self.other_columns):

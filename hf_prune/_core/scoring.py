@@ -69,6 +69,10 @@ def scoring_of(dataset: Dataset, column: str | None = None) -> ScoringRecord | N
     return record if column is None else replace(record, config=replace(record.config, column=column))
 
 
+DOUBTED = "The scores may not hold, which `diagnose` measures"
+"""How a note begins that tells of a doubt."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """
@@ -104,7 +108,8 @@ def claim_of(dataset: Dataset, column: str) -> Claim:
         )
     n, trained, name = len(dataset), record.run and record.run.run.get("n_rows"), InfluenceColumns(column).check
     if name not in dataset.column_names:
-        return Claim(record, (f"There is no column {name!r}, so whether rows are still as they were is not known.",))
+        unknown = f"There is no column {name!r}, so whether rows are still as they were is not known."
+        return Claim(record, (*(f"{DOUBTED}: {doubt}" for doubt in record.doubts), unknown))
     found = check(dataset, column, list(record.trained_columns), list(record.other_columns))
     if found.scores:
         return Claim(
@@ -113,7 +118,7 @@ def claim_of(dataset: Dataset, column: str) -> Claim:
                 "of how they were made, and their unit is assumed.",
             )
         )
-    words = []
+    words = [f"{DOUBTED}: {doubt}" for doubt in record.doubts]
     if found.trained:
         words.append(
             f"{found.trained:,} of these {n:,} rows were changed since they were scored (in "

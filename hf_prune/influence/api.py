@@ -21,6 +21,7 @@ from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import content_digest
+from hf_prune._core.doubts import doubts
 from hf_prune._core.io import writing
 from hf_prune._core.processes import Processes
 from hf_prune._core.records import RecordedRun, ScoringRecord
@@ -217,7 +218,8 @@ def add_influence(
     streamed = isinstance(dataset, IterableDataset)
     targets = replay.rows if train_dataset is None or streamed else replay.rows.of(dataset)
     held_out = None if eval_dataset is None else replay.rows.of(eval_dataset)
-    config = replace(config, draws=check_chance(replay.rows, held_out, draws))
+    with doubts() as found_doubts:
+        config = replace(config, draws=check_chance(replay.rows, held_out, draws))
     in_parts = streamed or (train_dataset is not None and engine == "projected")
     scorer = Scorer(replay, targets, held_out, config, batch_size=batch_size, max_memory=max_memory, in_parts=in_parts)
     columns = InfluenceColumns(column)
@@ -239,7 +241,9 @@ def add_influence(
     works = works_of(cache.directory, swept, config.draws)
     kept = processes.broadcast(_complete(cache.directory, fingerprint))
     if not kept:
-        scorer.prepare(works, fingerprint)
+        with doubts() as noticed:
+            scorer.prepare(works, fingerprint)
+        found_doubts += noticed
     pool, file = PoolScorer(scorer, found), cache.directory / f"{fingerprint}.arrow"
     whole_scorer = scorer if found is None else WithFeatures(scorer, found)
     writable = os.access(cache.directory, os.W_OK)  # complete scores can be read by whoever may not add to them
@@ -270,6 +274,10 @@ def add_influence(
             lambda: logit_curvature(replay, held_out, batch_size),
             float | None,
         )
+        known_doubts = cache.value(f"doubts-{fingerprint}.json", lambda: found_doubts, tuple[str, ...])
+    for sentence in known_doubts if kept else ():
+        if sentence not in found_doubts:
+            logger.warning(sentence)
     if writable:
         for work in works:
             work.remove(f"effects-{fingerprint}-*")
@@ -286,6 +294,7 @@ def add_influence(
         trained_columns=tuple(trained_columns),
         other_columns=tuple(other_columns),
         candidates=train_dataset is not None,
+        doubts=known_doubts,
     )
     return with_scoring(with_checks(scored, column, trained_columns, other_columns), known)
 

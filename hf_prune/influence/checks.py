@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_prune._core.config import ScoringConfig
 from hf_prune._core.digest import column_digests
+from hf_prune._core.doubts import doubt
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.agreement import check_agreement
 from hf_prune.model.micro_batches import most_rows
@@ -154,10 +155,11 @@ def check_chance(rows: Rows, held_out: Rows | None, draws: int) -> int:
         return 1
     rows.chance.number = 0
     if draws == 1:
-        logger.warning(
+        doubt(
+            logger,
             "Rows are random (augmentation, masking, a collator that draws): a row that is fetched twice differs, and "
             "scores of one draw are little alike those of another; pass draws=8, which takes 8 times as long, or rows "
-            "and a collator without chance, such as dataset.with_transform(eval_transform), which are less faithful."
+            "and a collator without chance, such as dataset.with_transform(eval_transform), which are less faithful.",
         )
     return draws
 
@@ -183,11 +185,12 @@ def check_objective(replay: Replay) -> None:
         return  # the norm of parameters that were not recorded is unknown
     norm = with_retreat(_norm, most_rows(replay.steps()), replay, step)
     if abs(norm - step.grad_norm) > NORM_TOLERANCE * step.grad_norm:
-        logger.warning(
+        doubt(
+            logger,
             f"The gradient of step {step.index}, computed again, has norm {norm:.3g} where the run recorded "
             f"{step.grad_norm:.3g}: dropout, BatchNorm, random augmentation, a loss that is not the model's or "
             "another model make the scores less faithful; score the model that was trained, with the "
-            "data_collator and loss that training used."
+            "data_collator and loss that training used.",
         )
 
 
@@ -213,9 +216,10 @@ def warn_of_few_steps(replay: Replay, engine: str) -> None:
         held = "is held as it was, because parameters or moments were rounded. Keep them in float32, or"
     else:
         return
-    logger.warning(
+    doubt(
+        logger,
         f"The run made {trajectory.updates_before(trajectory.window[1])} updates: in so few steps a row makes up much "
-        f"of Adam's second moment, which {held} train longer; diagnose() measures how far the scores can be trusted."
+        f"of Adam's second moment, which {held} train longer; diagnose() measures how far the scores can be trusted.",
     )
 
 
@@ -224,8 +228,9 @@ def warn_of_growth(trajectory: Trajectory, growth: float) -> None:
     if growth <= GROWTH_LIMIT:
         return
     first, last = trajectory.window
-    logger.warning(
+    doubt(
+        logger,
         f"The sweep's cotangents grew {growth:.0f}-fold over steps {first} to {last}: this part of the run "
         "is chaotic, and scores hold more noise than influence; record with a smaller window, such as "
-        f"window={0.5 * (last - first) / len(trajectory):.2f}."
+        f"window={0.5 * (last - first) / len(trajectory):.2f}.",
     )

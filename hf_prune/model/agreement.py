@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from hf_prune._core.doubts import doubt
 from hf_prune.errors import UnsupportedError
 from hf_prune.model.micro_batches import most_rows
 from hf_prune.model.objective import Objective
@@ -135,10 +136,11 @@ def check_agreement(run: Run) -> None:
         off = _off(recorded, again, LOSS[kind])
         if off is None:
             continue
-        logger.warning(
+        doubt(
+            logger,
             f"The objective of {len(recorded)} micro-batches, computed again, is {float(again.mean()):.4g} in the "
             f"mean where the run recorded {float(recorded.mean()):.4g} (off by {off:.0%}): "
-            f"{'' if exact else INTERPOLATED}{_cause(run)}."
+            f"{'' if exact else INTERPOLATED}{_cause(run)}.",
         )
         return
     _check_gradients(run, seen)
@@ -165,9 +167,10 @@ def _check_gradients(run: Run, seen: list[Observed]) -> None:
             else "parameters were frozen after training began, or a callback changed gradients; record with "
             "parameters= that leaves out what does not train"
         )
-        logger.warning(
+        doubt(
+            logger,
             f"The gradient of {len(chosen)} steps, computed again, has norm {float(again.mean()):.3g} in the mean "
-            f"where the run recorded {float(recorded.mean()):.3g}, though losses agree: {why}."
+            f"where the run recorded {float(recorded.mean()):.3g}, though losses agree: {why}.",
         )
         return
 

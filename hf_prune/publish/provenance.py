@@ -24,7 +24,7 @@ from hf_prune.selection.pruned import PrunedDataset
 
 SCHEMA_VERSION = 1
 
-_MEASURED = ("recorded_share", "held_out_curvature", "trained_columns", "other_columns", "candidates")
+_MEASURED = ("recorded_share", "held_out_curvature", "trained_columns", "other_columns", "candidates", "doubts")
 """Fields of a [`ScoringRecord`] other than its config and its run."""
 OWN_NAMES = (
     "columns",

@@ -121,7 +121,7 @@ def select(
     problem = read_problem(rows, config.column, config.balance, config.centred)
     claim = claim_of(rows, config.column)
     found = pipeline.run(problem, config, method, claim) if probe is None else probed(problem, config, claim, probe)
-    return pipeline.warn_of_loss(found)
+    return pipeline.warn_of_doubts(pipeline.warn_of_loss(found))
 
 
 def resolve_split(dataset: Any, split: str | None) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_prune._core.scoring import DOUBTED
+
 CLEARLY = 2.0
 """Standard deviations of random subsets from which on a prediction is told apart from them."""
 _UNTESTED = "`verify` tests that by retraining"
@@ -22,6 +24,11 @@ def beside_random(certificate: Any) -> str:
         return "All rows were kept, so there is nothing to compare with random rows."
     if certificate.method in ("random", "stratified"):
         return "These are random rows: nothing says that they are better than others."
+    doubted = any(note.startswith(DOUBTED) for note in certificate.notes)
+    return f"{'By scores that may not hold (see the notes): ' if doubted else ''}{_predicted(certificate)}"
+
+
+def _predicted(certificate: Any) -> str:
     if certificate.method in ("target", "less", "rds", "length"):
         return _predicted_loss(certificate)
     return _predicted_shift(certificate)

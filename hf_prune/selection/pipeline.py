@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.scoring import Claim
+from hf_prune._core.scoring import DOUBTED, Claim
 from hf_prune.selection import harm, size
 from hf_prune.selection.certificate import certify
 from hf_prune.selection.choice import Choice
@@ -73,7 +73,7 @@ def run(
         seed=config.seed,
         epsilon=config.epsilon,
         scoring=claim.record,
-        notes=choice.notes + notes + claim.words,
+        notes=choice.notes + claim.words + notes,
         harm=None if harmful is None else harmful.report(choice.dropped),
     )
     resolved = {"kept": certificate.kept, "balance": problem.classes.column if problem.classes else False}
@@ -91,6 +91,14 @@ def run(
 def _identity(problem: Problem, column: str) -> RowIdentity:
     scores = set(InfluenceColumns(column))
     return RowIdentity([name for name in problem.dataset.column_names if name not in scores], problem.dataset)
+
+
+def warn_of_doubts(selection: Selection) -> Selection:
+    """Warns of a selection by scores that were noticed to be less faithful, whenever that was."""
+    for note in selection.certificate.notes:
+        if note.startswith(DOUBTED):
+            logger.warning(note)
+    return selection
 
 
 def warn_of_loss(selection: Selection) -> Selection:
