@@ -101,3 +101,12 @@ def test_commands_in_the_contributing_guide_name_files_that_exist():
     ]
     assert len(files) > 4
     assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_the_citation_names_people_and_the_version_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    init = (ROOT / "hf_prune" / "__init__.py").read_text(encoding="utf-8")
+    assert f'__version__ = "{citation["version"]}"' in init
+    for reference in citation["references"]:
+        assert all({"family-names", "given-names"} == author.keys() for author in reference["authors"])
+        assert reference.get("doi") or reference.get("url")
