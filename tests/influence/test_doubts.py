@@ -10,6 +10,7 @@ from torch import nn
 from hf_prune import TrajectoryCallback, add_influence, prune
 from hf_prune._core.scoring import DOUBTED, require_scoring
 from hf_prune.publish.provenance import build, scoring_record
+from tests.influence.test_objectives import STEP
 from tests.toys import Mlp, train, vectors
 
 CHAOTIC = "cotangents grew"
@@ -52,10 +53,8 @@ def test_batch_norm_that_changes_the_gradient_is_told_of_when_pruned(tmp_path, c
     torch.manual_seed(0)
     model, rows = Mlp(), vectors(24, noise=5.0)
     model.net.insert(1, nn.BatchNorm1d(16))
-    options = {"learning_rate": 0.01, "optim": "sgd"}
-    trainer = train(
-        model, rows, tmp_path / "out", [TrajectoryCallback(tmp_path / "run")], num_train_epochs=2, **options
-    )
+    callback = TrajectoryCallback(tmp_path / "run", window=1.0)
+    trainer = train(model, rows, tmp_path / "out", [callback], **STEP)
     found = scored((tmp_path / "run", trainer.model, rows))
     caplog.clear()
     prune(found, keep=0.5)
