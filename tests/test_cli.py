@@ -20,7 +20,19 @@ from hf_prune.selection import prune
 from hf_prune.selection.method import METHODS
 from tests.toys import arguments, images, train, vit
 
-COMMANDS = ("demo", "diagnose", "estimate", "inspect", "score", "prune", "verify", "report", "push", "replay")
+COMMANDS = (
+    "demo",
+    "diagnose",
+    "estimate",
+    "gather",
+    "inspect",
+    "score",
+    "prune",
+    "verify",
+    "report",
+    "push",
+    "replay",
+)
 
 
 def run(*words: object, code: int = 0):

@@ -17,8 +17,8 @@ try:
 except ImportError:  # Windows, where directories cannot be opened either
     fcntl = None  # type: ignore[assignment]
 
-_TEMPORARY, _STAGED, _WHOLE = ".tmp", "whole", ".whole"
-_REMAINS = re.compile(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}")
+TEMPORARY, _STAGED, _WHOLE = ".tmp", "whole", ".whole"
+_REMAINS = re.compile(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(TEMPORARY)}")
 """Temporary names, with the name that was meant."""
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """A full disk, and a place that may not be written to."""
@@ -88,7 +88,7 @@ def _made_aside(path: Path, stack: ExitStack) -> Path:
 
 
 def _aside_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
+    return path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
 from hf_prune._core import compat
+from hf_prune._core.io import TEMPORARY
 
 Value = TypeVar("Value")
 
@@ -76,6 +79,75 @@ class Processes:
         with _together():
             dist.broadcast_object_list(values, src=source, group=self.group)
         return values[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """
+        The values of all processes in their order, in all of them.
+
+        Raises:
+            `RuntimeError`: if one of them ended before.
+        """
+        values = [value] * self.world
+        if self.world > 1:
+            with _together():
+                dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def give(self, chunks: Iterable[bytes]) -> None:
+        """Sends bytes to the main process, which has to `take` them, as many at a time as `chunks` has."""
+        last = -1
+        try:
+            for chunk in filter(None, chunks):
+                self._send(torch.tensor(len(chunk)))
+                self._send(torch.frombuffer(bytearray(chunk), dtype=torch.uint8))
+            last = 0
+        finally:
+            self._send(torch.tensor(last))
+
+    def take(self, source: int) -> Iterator[bytes]:
+        """
+        What another process gives to this one, the main one, which has to go through all of it.
+
+        Raises:
+            `OSError`: if the other one failed to read it.
+        """
+        while (size := int(self._receive(torch.tensor(0), source))) > 0:
+            yield self._receive(torch.empty(size, dtype=torch.uint8), source).numpy().tobytes()
+        if size < 0:
+            raise OSError(f"process {source} could not read what it had to send")
+
+    def _send(self, tensor: torch.Tensor) -> None:
+        with _together():
+            dist.send(tensor, dst=0, group=self.group)
+
+    def _receive(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        with _together():
+            dist.recv(tensor, src=source, group=self.group)
+        return tensor
+
+    def first_that_sees(self, directory: Path) -> int:
+        """
+        The lowest of the processes that see the same directory under this name, where each may be on a machine and a
+        disk of its own: each leaves a file there for a moment and looks for those of the others. Where no process may
+        write, all are taken to see the same.
+
+        Args:
+            directory (`Path`): This process's.
+        """
+        if self.world == 1:
+            return 0
+        name = self.broadcast(uuid4().hex)
+        files = [directory / f".seen-{rank}.{name}{TEMPORARY}" for rank in range(self.world)]
+        with suppress(OSError):
+            files[self.rank].touch()
+        self.barrier()
+        first = next(
+            (rank for rank, file in enumerate(files) if file.exists()), 0 if directory.is_dir() else self.rank
+        )
+        self.barrier()
+        with suppress(OSError):
+            files[self.rank].unlink()
+        return first
 
     def first_failure(self, own: str | None) -> str | None:
         """

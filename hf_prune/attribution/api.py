@@ -26,7 +26,7 @@ from hf_prune.influence.api import VERSION
 from hf_prune.influence.checks import check_arguments, check_chance, check_dataset, check_model, check_window
 from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.loss_queries import LossQueries, counted_tokens
-from hf_prune.influence.predictor import Predictor, check_same, works_of
+from hf_prune.influence.predictor import Predictor, check_same, check_shared, works_of
 from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, takes_model
 from hf_prune.model.micro_batches import rows_of_a_pass
 from hf_prune.model.replay import Replay
@@ -141,6 +141,7 @@ def attribute(
         processing_class = trainer.processing_class
     dataset, train_dataset, data_collator = given.dataset, given.train_dataset, given.data_collator
     check_arguments(ScoringConfig(mode=mode, directions=1), dataset, None, train_dataset, batch_size, None, max_memory)
+    check_shared(trajectory.path if isinstance(trajectory, Trajectory) else trajectory, "attribute")
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     trained = dataset if train_dataset is None else train_dataset
     check_dataset(trained, whole)

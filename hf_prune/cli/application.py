@@ -73,6 +73,7 @@ app.command()(data.report)
 app.command()(hub.push)
 app.command()(hub.replay)
 app.command()(runs.inspect)
+app.command()(runs.gather)
 app.command()(runs.diagnose)
 
 

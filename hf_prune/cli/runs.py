@@ -1,4 +1,4 @@
-"""Commands on training runs: `demo`, `diagnose`, `estimate`, `inspect` and `verify`."""
+"""Commands on training runs: `demo`, `diagnose`, `estimate`, `gather`, `inspect` and `verify`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,25 @@ def inspect(
     with clean_stdout():
         from hf_prune.trajectory import summarize
 
+        summary = summarize(trajectory)
+    if json:
+        print_json(summary)
+    else:
+        _print_table(f"Trajectory {summary['run_id']}", summary)
+
+
+def gather(
+    trajectory: Annotated[Path, typer.Argument(help="The main process's output_dir, with the snapshots.")],
+    others: Annotated[list[Path], typer.Argument(help="Those of other machines, copied to this one.")],
+    json: JsonFlag = False,
+) -> None:
+    """Bring together what machines without a common disk recorded of a run that was killed."""
+    for place in (trajectory, *others):
+        require_trajectory(place)
+    with clean_stdout():
+        from hf_prune.trajectory import gather, summarize
+
+        gather(trajectory, others)
         summary = summarize(trajectory)
     if json:
         print_json(summary)

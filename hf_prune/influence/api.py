@@ -34,7 +34,7 @@ from hf_prune.influence.engine import choose_engine
 from hf_prune.influence.features import WithFeatures, find_features
 from hf_prune.influence.kept_scores import check_scores, reading
 from hf_prune.influence.pool import PART, PoolScorer, score_stream
-from hf_prune.influence.predictor import check_same, works_of
+from hf_prune.influence.predictor import check_same, check_shared, works_of
 from hf_prune.influence.scorer import Scorer, logit_curvature
 from hf_prune.model.losses import takes_model
 from hf_prune.model.micro_batches import rows_of_a_pass
@@ -198,6 +198,7 @@ def add_influence(
     dataset, train_dataset, eval_dataset = given.dataset, given.train_dataset, given.eval_dataset
     model, data_collator = given.trained_model, given.data_collator
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
+    check_shared(trajectory.path if isinstance(trajectory, Trajectory) else trajectory, "add_influence")
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, whole)
     check_model(model, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,20 @@ def works_of(directory: Path, swept: Sequence[Any], draws: int) -> list[SharedCa
     """
     names = [Hasher.hash([FORMAT, *swept, draw]) for draw in range(draws)]
     return [SharedCache(directory / f"{PREFIX}{name}", Processes.current()) for name in names]
+
+
+def check_shared(directory: str | os.PathLike[str], function: str) -> None:
+    """
+    Raises:
+        `UnsupportedError`: if processes of a launch have disks of their own, so that they could not share the work.
+    """
+    processes = Processes.current()
+    if any(processes.gather(processes.first_that_sees(Path(directory)))):
+        raise UnsupportedError(
+            f"{function} by several processes needs a directory that all of them see, and {directory} is another one "
+            "on some machines: put the record on a common disk, or score by the processes of one machine that has it "
+            "whole."
+        )
 
 
 def check_same(key: str, function: str) -> None:

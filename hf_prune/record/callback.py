@@ -32,8 +32,9 @@ class TrajectoryCallback(TrainerCallback):
 
     Args:
         output_dir (`str` or `os.PathLike`):
-            Where the record goes. It must hold no other run's record; a resumed run continues its own. Several
-            processes need a directory that they all see.
+            Where the record goes. It must hold no other run's record; a resumed run continues its own. Processes on
+            machines without a common disk keep their ledgers in the directory of this name on their own, and the main
+            process collects them when training ends; `hf-prune gather` does so where it was killed.
         window (`float`, *optional*, defaults to 0.5):
             The share of the steps made, counted from the last, that snapshots cover, in (0, 1]: a run that ends before
             its plan has a window too, to the nearest snapshot. The ledger covers the whole run.
@@ -181,6 +182,8 @@ class TrajectoryCallback(TrainerCallback):
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._do(lambda recording: recording.take_snapshot(state.global_step))
         self._do(lambda recording: recording.flush())
+        self._end_together()
+        self._do(lambda recording: recording.gather())
         self._end_together()
         self._do(lambda recording: recording.finish(state))
         self._end_together()

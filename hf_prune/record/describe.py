@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
 from transformers.utils import find_labels
 
 from hf_prune._core import compat
@@ -78,6 +78,13 @@ def find_label_column(dataset: Any, rows: list[int] | None, labels: torch.Tensor
     return next((name for name in wanted if values[name] == found), None)
 
 
+def batch_size(args: TrainingArguments, state: TrainerState) -> int:
+    """Examples of a micro-batch of one process, as the Trainer really makes them."""
+    size = (state.train_batch_size or args.train_batch_size) // max(1, args.n_gpu)  # auto_find_batch_size changes it
+    split = getattr(args.accelerator_config, "split_batches", False)
+    return size // args.world_size if split else size
+
+
 def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
     """The manifest of a run that begins now."""
     return Manifest(
@@ -88,7 +95,6 @@ def new_manifest(args: TrainingArguments, **known: Any) -> Manifest:
         max_grad_norm=_clipped_to(args.max_grad_norm),
         precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
         seeds={"seed": args.seed, "data_seed": args.data_seed},
-        per_device_train_batch_size=args.per_device_train_batch_size,
         num_train_epochs=float(args.num_train_epochs),
         remove_unused_columns=bool(args.remove_unused_columns),
         label_smoothing=float(args.label_smoothing_factor or 0.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import torch
 from transformers import TrainerState
 
+from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError
 from hf_prune.record import describe
+from hf_prune.record.gathering import gather_ledgers
 from hf_prune.record.hooks import Hooks
 from hf_prune.record.optimizer import RecordedOptimizer
 from hf_prune.record.pending import HostCopy, PendingMicroBatch, PendingStep
@@ -36,12 +39,13 @@ class Recording:
     Args:
         root (`Path`): The trajectory's directory.
         manifest (`Manifest`): The run's, as it is on disk.
-        main (`bool`): Whether this process is the main one.
         snapshots (`Snapshots`): Which snapshots are due and which there are.
         optimizer (`RecordedOptimizer`): The optimizer.
         rows (`RowIds`): Which rows a micro-batch holds.
         hooks (`Hooks`): What is measured at the model's loss and at clipping.
         writers (`Writers`): The open files.
+        processes (`Processes`): Those of the run.
+        apart (`Sequence[int]`): Of each disk that the main process does not see, the first process that does.
         dataset (`Any`): The training rows.
         skip (`int`): Batches of the first epoch that the Trainer draws again after a resume.
         undo (`ExitStack`): Takes all hooks off and closes the files.
@@ -52,18 +56,20 @@ class Recording:
         root: Path,
         manifest: Manifest,
         *,
-        main: bool,
         snapshots: Snapshots,
         optimizer: RecordedOptimizer,
         rows: RowIds,
         hooks: Hooks,
         writers: Writers,
+        processes: Processes,
+        apart: Sequence[int],
         dataset: Any,
         skip: int,
         undo: ExitStack,
     ):
         self.manifest = manifest
-        self._root, self._main, self._snapshots = root, main, snapshots
+        self._root, self._main, self._snapshots = root, processes.rank == 0, snapshots
+        self._processes, self._apart = processes, apart
         self._optimizer, self._rows, self._hooks, self._writers = optimizer, rows, hooks, writers
         self._skip, self._undo, self._dataset = skip, undo, dataset
         self._finished: deque[PendingStep] = deque()  # steps that are not written yet
@@ -110,6 +116,10 @@ class Recording:
         while self._finished:
             self._write(self._finished.popleft())
         self._writers.flush()
+
+    def gather(self) -> None:
+        """Brings the ledgers of other disks to the main process's; all processes do so together."""
+        gather_ledgers(self._root, self._apart, self._processes)
 
     def finish(self, state: TrainerState) -> None:
         """Training ended as it should."""

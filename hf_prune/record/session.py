@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
 from hf_prune._core import io
 from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError, TrajectoryError
 from hf_prune.trajectory import files
-from hf_prune.trajectory.ledger import read_rows
+from hf_prune.trajectory.ledger import parts_of_steps, read_rows
 from hf_prune.trajectory.manifest import Manifest, read_manifest
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,23 @@ class Session:
         manifest (`Manifest`): The manifest on disk.
         part (`int`): The ledger part that this attempt writes.
         snapshots (`tuple[int, ...]`): Steps of the snapshots that a resumed run finds.
+        apart (`tuple[int, ...]`):
+            Of each disk that holds ledgers and is not the main process's, the first process that sees it.
     """
 
     manifest: Manifest
     part: int
     snapshots: tuple[int, ...] = ()
+    apart: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a disk holds of the run that goes on: its id, and for each process the part that each step is in."""
+
+    run_id: str | None
+    steps: dict[int, list[int]]
+    part: int
 
 
 # What a resumed run must share with the one that it continues.
@@ -47,7 +62,8 @@ _FIXED = (
 
 def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | None, processes: Processes) -> Session:
     """
-    Makes or continues the record on the main process, and tells the others; if it cannot be done, all of them raise.
+    Makes or continues the record on the main process, and what belongs to it on disks that only others see; if it
+    cannot be done on one, all processes raise.
 
     Args:
         manifest (`Manifest`): What this run would write into an empty directory.
@@ -56,27 +72,51 @@ def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | Non
         own_run (`str`, *optional*): A run that this very callback began and that never ended; it may be replaced.
         processes (`Processes`): Those of the run.
     """
-    outcome: Any = None
-    if processes.rank == 0:
-        try:
-            with io.writing("The record", root):
-                outcome = _prepare(manifest, root, step, own_run)
-        except (RecordingError, TrajectoryError, OSError) as error:
-            outcome = RecordingError(str(error))
-    outcome = processes.broadcast(outcome)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    _agreed(processes, root, lambda: _make_directories(root, manifest))
+    first = processes.first_that_sees(root)
+    alone = processes.rank == first
+    found = _agreed(processes, root, lambda: _prepare(root, step, own_run) if alone else None)
+    there = [one for one in processes.gather(found) if one is not None]
+    main = processes.rank == 0
+    opened = _agreed(processes, root, lambda: _open(manifest, root, step, there) if main else None)
+    opened = processes.broadcast(opened)
+    assert opened is not None, "the main process has opened the record"
+    _agreed(processes, root, lambda: write_manifest(root, opened.manifest) if alone and not main else None)
+    apart = tuple(sorted(set(processes.gather(first)) - {0}))
+    return replace(opened, apart=apart)
 
 
-def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> Session:
+def _agreed(processes: Processes, root: Path, work: Callable[[], Value]) -> Value:
+    """What `work` returns, in all processes; if it fails in one, all raise."""
+    value, failure = None, None
+    try:
+        with io.writing("The record", root):
+            value = work()
+    except (RecordingError, TrajectoryError, OSError) as error:
+        failure = str(error)
+    failure = processes.first_failure(failure)
+    if failure is not None:
+        raise RecordingError(failure)
+    return cast(Value, value)
+
+
+def _make_directories(root: Path, manifest: Manifest) -> None:
     inner = [files.LEDGER, files.SNAPSHOTS] + [files.STATISTICS_DIRECTORY] * manifest.row_statistics
     for directory in (root, *(root / name for name in inner)):
         directory.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare(root: Path, step: int, own_run: str | None) -> _Found:
+    """Clears the place for a run that begins, or finds what there is of one that goes on."""
     _remove_temporaries(root)
+    known = (root / files.MANIFEST).exists()
     if step > 0:
-        return _continue(manifest, root, step)
-    if (root / files.MANIFEST).exists():
+        if not known:
+            return _Found(None, {}, -1)
+        run_id = read_manifest(root).run_id
+        last = max((part for _, part in files.part_paths(root)), default=-1)
+        return _Found(run_id, parts_of_steps(root, run_id), last)
+    if known:
         found = read_manifest(root)
         if found.run_id != own_run and (found.complete or _has_steps(root, found)):
             raise RecordingError(
@@ -84,6 +124,12 @@ def _prepare(manifest: Manifest, root: Path, step: int, own_run: str | None) -> 
                 "delete that one, or continue its run with trainer.train(resume_from_checkpoint=True)."
             )
     _remove_record(root)
+    return _Found(None, {}, -1)
+
+
+def _open(manifest: Manifest, root: Path, step: int, there: list[_Found]) -> Session:
+    if step > 0:
+        return _continue(manifest, root, step, there)
     write_manifest(root, manifest)
     return Session(manifest, part=0)
 
@@ -95,7 +141,7 @@ def _has_steps(root: Path, found: Manifest) -> bool:
         return True  # whatever it is, it is not ours to replace
 
 
-def _continue(manifest: Manifest, root: Path, step: int) -> Session:
+def _continue(manifest: Manifest, root: Path, step: int, there: list[_Found]) -> Session:
     if not (root / files.MANIFEST).exists():
         raise RecordingError(
             f"Training resumes at step {step}, but {root} holds no record of the steps before: give the output_dir of "
@@ -115,7 +161,12 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Session:
             f"The record was made with {found.optimizer['name']}, this run trains with {manifest.optimizer['name']}: "
             "resume with the same optimizer."
         )
-    recorded = len(read_rows(root, found.run_id, found.world_size))
+    if any(one.run_id not in (None, found.run_id) for one in there):
+        raise RecordingError(
+            f"Machines of this launch hold records of different runs in {root}: choose another output_dir, or delete "
+            "those that are not of the run that goes on."
+        )
+    recorded = _recorded(there, found.world_size)
     if recorded < step:
         raise RecordingError(
             f"Training resumes at step {step}, but {root} was recorded only up to step {recorded}: resume from an "
@@ -133,8 +184,15 @@ def _continue(manifest: Manifest, root: Path, step: int) -> Session:
         label_column=found.label_column,
     )
     write_manifest(root, continued)
-    part = 1 + max((part for _, part in files.part_paths(root)), default=-1)
+    part = 1 + max(one.part for one in there)
     return Session(continued, part, tuple(files.snapshot_paths(root)))
+
+
+def _recorded(there: list[_Found], world_size: int) -> int:
+    """Steps that all processes have recorded, in the same parts, wherever these lie."""
+    ledgers = [max((one.steps.get(rank, []) for one in there), key=len) for rank in range(world_size)]
+    apart = (step for step, parts in enumerate(zip(*ledgers, strict=False)) if len(set(parts)) > 1)
+    return next(apart, min(map(len, ledgers)))
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -151,7 +209,6 @@ def _remove_temporaries(root: Path) -> None:
 
 def _remove_record(root: Path) -> None:
     """Removes a record, and nothing else that lies in its directory."""
-    parts = [*files.part_paths(root).values(), *files.part_paths(root, files.STATISTICS_DIRECTORY).values()]
-    for path in [*parts, *files.snapshot_paths(root).values(), root / files.MANIFEST]:
+    for path in [*files.all_parts(root), *files.snapshot_paths(root).values(), root / files.MANIFEST]:
         path.unlink(missing_ok=True)
     _remove_temporaries(root)

@@ -1,5 +1,6 @@
 """Reading the record of a training run. Nothing here needs the Trainer that made it."""
 
+from hf_prune.trajectory.machines import gather
 from hf_prune.trajectory.manifest import Manifest, Parameter
 from hf_prune.trajectory.spikes import Spike, Spikes, find_spikes
 from hf_prune.trajectory.summary import summarize
@@ -16,6 +17,7 @@ __all__ = [
     "Trajectory",
     "Visits",
     "find_spikes",
+    "gather",
     "read_visits",
     "summarize",
 ]

@@ -33,6 +33,11 @@ def part_paths(root: Path, directory: str = LEDGER) -> dict[tuple[int, int], Pat
     return found
 
 
+def all_parts(root: Path) -> list[Path]:
+    """Files of the ledger and of the statistics next to it, in order."""
+    return [path for directory in (LEDGER, STATISTICS_DIRECTORY) for path in part_paths(root, directory).values()]
+
+
 def snapshot_paths(root: Path) -> dict[int, Path]:
     """Snapshot files by step, in order."""
     found = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Annotated, Protocol, TypeVar
 
@@ -74,19 +74,33 @@ def read_rows(root: Path, run_id: str, world_size: int) -> list[list[LedgerRow]]
     ranks = {rank for rank, _ in paths}
     if extra := ranks - set(range(world_size)):
         raise TrajectoryError(f"The ledger holds files of rank {max(extra)}, but the run had {world_size} processes.")
-    by_rank = []
-    for rank in range(world_size):
-        steps: dict[int, tuple[int, LedgerRow]] = {}
-        for part in sorted(part for r, part in paths if r == rank):
-            _supersede(steps, part, _read_part(paths[rank, part], run_id))
-        by_rank.append(steps)
+    by_rank = [_rows_of(paths, rank, run_id) for rank in range(world_size)]
     missing = sorted(set(range(world_size)) - ranks)
     if missing and any(by_rank):
         raise TrajectoryError(
-            f"The ledger of process {missing[0]} of {world_size} is missing in {root}: copy the whole directory "
-            "again; where the run was killed in its first steps, record it again."
+            f"The ledger of process {missing[0]} of {world_size} is missing in {root}: gather what other machines "
+            "hold of it (hf-prune gather), or copy the whole directory again; where the run was killed in its first "
+            "steps, record it again."
         )
     return _common_steps(by_rank)
+
+
+def parts_of_steps(root: Path, run_id: str) -> dict[int, list[int]]:
+    """For each process whose ledger is in this directory, the part that each of its steps is in, from step 0 on."""
+    paths, found = part_paths(root), {}
+    for rank in sorted({rank for rank, _ in paths}):
+        steps = _rows_of(paths, rank, run_id)
+        whole = next(step for step in count() if step not in steps)
+        found[rank] = [steps[step][0] for step in range(whole)]
+    return found
+
+
+def _rows_of(paths: dict[tuple[int, int], Path], rank: int, run_id: str) -> dict[int, tuple[int, LedgerRow]]:
+    """The steps of one process with the part that each is in."""
+    steps: dict[int, tuple[int, LedgerRow]] = {}
+    for part in sorted(part for r, part in paths if r == rank):
+        _supersede(steps, part, _read_part(paths[rank, part], run_id))
+    return steps
 
 
 def _supersede(steps: dict[int, tuple[int, LedgerRow]], part: int, rows: list[LedgerRow]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from hf_prune import RecordingError
 from hf_prune.trajectory import Trajectory
 from tests.launch import launch
 from tests.record.test_ledger_truth import recorded
 from tests.record.test_weights import HEADS, assert_steps_come_out_the_same
-from tests.record.truth import CASES
+from tests.record.truth import CASES, run
 from tests.record.two_processes import SKIPPED
 from tests.toys import vectors
 
@@ -32,6 +34,21 @@ def test_each_rank_records_what_it_saw(name: str, launched: Path) -> None:
         seen = json.loads((place / f"seen-{rank}.json").read_text())
         assert len(seen) > 3
         assert recorded(trajectory, rank) == seen
+
+
+@pytest.mark.parametrize(("name", "size"), [("plain", 4), ("split batches", 2)])
+def test_the_manifest_names_the_size_of_the_micro_batches(name: str, size: int, launched: Path) -> None:
+    trajectory = Trajectory.open(launched / name.replace(" ", "-") / "trajectory")
+    largest = max(len(batch.ids) for step in trajectory.steps() for batch in step.micro_batches)
+    assert trajectory.manifest.per_device_train_batch_size == largest == size
+
+
+def test_a_run_that_goes_on_with_another_number_of_processes_is_refused(launched: Path, tmp_path: Path) -> None:
+    place = tmp_path / "resumed"
+    shutil.copytree(launched / "resumed", place)
+    checkpoint = str(place / "out" / "checkpoint-3")
+    with pytest.raises(RecordingError, match=r"holds the record of another run \(world size differs\): resume with"):
+        run(CASES["uneven last batch"], place, resume=checkpoint, num_train_epochs=2)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
