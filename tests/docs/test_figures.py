@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.docs.figures import agree, best, numbers, one, result, table
 
-README, SELECTION, WHICH, PAPER = "README.md", "docs/SELECTION.md", "docs/WHICH_METHOD.md", "docs/paper.md"
+README, PAPER = "README.md", "docs/paper.md"
+SELECTION, WHICH, LANGUAGE = "docs/SELECTION.md", "docs/WHICH_METHOD.md", "docs/LANGUAGE.md"
 RATES, BUDGETS = (0.3, 0.5, 0.7, 0.9), ("epochs", "steps")
 BY_RATE = "equal epochs: 30 / 50 / 70 / 90 % | equal steps: 30 / 50 / 70 / 90 % |"
 METHODS = {
@@ -102,7 +103,9 @@ def test_wrong_labels():
 TARGETS = {
     "effects of single rows, sorted": "sorted",
     "held-out rows taking turns": "turns",
+    "BM25": "bm25",
     "TF-IDF, nearest to the centre": "tf-idf",
+    "lowest perplexity before training": "perplexity",
     "the default": "influence",
 }
 
@@ -257,3 +260,30 @@ def test_costs():
             if cell:
                 of = {"model": model, "method": COSTS.get(name, name)}
                 check([cell], [one("cost", "training_runs", **of), one("cost", "peak_mb", **of) / 1024])
+
+
+def test_language_models_beside_leaving_rows_out():
+    summary = result("language")["summary"]
+    for name, *cells in table(LANGUAGE, "| | rows | groups of 5 % | groups of 20 % | all groups |"):
+        what, _, how = name.partition(", ")
+        adapter = {"first order": "LoRA, first order"}.get(how, how.removesuffix(" (NF4)"))
+        of = "parameters" if what == "parameters" else "loss"
+        for cell, left in zip(cells, ("rows", "groups_5", "groups_20", "groups"), strict=True):
+            check([cell], [summary[f"fidelity_{adapter}_{left}_{of}_{kind}"] for kind in ("r", "error")])
+
+
+ASKED = {
+    "`attribute`": "attribute",
+    '`attribute(mode="visits")`': "attribute, visits",
+    '`attribute(curvature="none")`': "attribute, first order",
+    "LESS": "less",
+    "gradient dot": "gradient dot",
+    "BM25": "bm25",
+}
+
+
+def test_attribution_beside_other_methods():
+    summary = result("language")["summary"]
+    for name, *cells in table(LANGUAGE, "| | LDS held-out | LDS facts | QLD held-out | QLD facts | hits |"):
+        kinds = {"lds_held_out": 1, "lds_facts": 1, "qld_held_out": 1000, "qld_facts": 1000, "hits": 1}
+        check(cells, *([scale * summary[f"queries_{ASKED[name]}_{kind}"]] for kind, scale in kinds.items()))

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.docs.figures import best, one, prose, result, said
-from tests.docs.test_figures import NOISE, PAPER, RATES, README, SELECTION, WHICH, gains
+from tests.docs.test_figures import LANGUAGE, NOISE, PAPER, RATES, README, SELECTION, WHICH, gains
 
 
 def summed(name: str, *keys: str, scale: float = 1.0) -> list[float]:
@@ -45,6 +45,11 @@ def prediction(*names: str, kind: str = "spearman", end: str = "") -> list[float
     return [result("gap")["summary"][f"gap_{kind}_{name}{end}"] for name in names]
 
 
+def of_seeds(method: str, value: str, scale: float = 1.0) -> list[float]:
+    return [scale * one("language", value, method=method, part="queries", seed=seed) for seed in range(3)]
+
+
+AHEAD = np.subtract(of_seeds("attribute", "lds_held_out"), of_seeds("less", "lds_held_out"))
 SPLITS = {data: [f"{data}{split}" for split in ("", "_split_1", "_split_2")] for data in ("digits", "reviews")}
 NEW = [name for data in SPLITS for name in SPLITS[data][1:]]
 ON_OUTPUTS = {"run": "adamw", "space": "outputs"}
@@ -148,8 +153,9 @@ SAID = (
     (SELECTION, "in hindsight gains {}", [result("rules")["rows"][0]["best"]]),
     (
         SELECTION,
-        "difference: by {} ± {} over `code`, {} ± {} over single effects, {} ± {} over TF-IDF and {} ± {} over `code`",
-        [v for rival in ("less", "sorted", "tf-idf", "rds") for v in paired("dialogues", rival)],
+        "difference: by {} ± {} over `code`, {} ± {} over single effects, {} ± {} over BM25, {} ± {} over TF-IDF and "
+        "{} ± {} over `code`",
+        [v for rival in ("less", "sorted", "bm25", "tf-idf", "rds") for v in paired("dialogues", rival)],
     ),
     (
         SELECTION,
@@ -158,10 +164,11 @@ SAID = (
     ),
     (
         SELECTION,
-        "on dialogues: {} for `code`, {} for `code`, {} for `code`, {} for random rows, and {} where",
+        "on dialogues: {} for `code` and for single effects, {} for `code`, {} for BM25, {} for `code`, {} for lowest "
+        "perplexity, {} for `code`, {} for random rows, and {} where",
         [
             one("targets", "loss", mixture="dialogues", method=m)
-            for m in ("target", "less", "rds", "random", "of the task")
+            for m in ("target", "less", "bm25", "rds", "perplexity", "length", "random", "of the task")
         ],
     ),
     (WHICH, "change the outputs by {} of a group's effect", summed("minilm", "other_masks")),
@@ -237,6 +244,25 @@ SAID = (
         WHICH,
         "(R2 {} to {};",
         [f(prediction(*(n for names in SPLITS.values() for n in names), kind="r2")) for f in (min, max)],
+    ),
+    (
+        LANGUAGE,
+        "the default {} / {}, random rows {} / {}, the longest {} / {}, those of lowest perplexity {} / {}, of "
+        "highest {} / {}.",
+        summed(
+            "language",
+            *(
+                f"general_{kept}_{share}_loss"
+                for kept in ("default", "random", "longest", "lowest perplexity", "highest perplexity")
+                for share in (0.5, 0.3)
+            ),
+        ),
+    ),
+    (LANGUAGE, "above LESS by {} to {} for each seed", [f(AHEAD) for f in (min, max)]),
+    (
+        LANGUAGE,
+        "({}, {}, {} against {}, {}, {})",
+        [v for method in ("attribute", "less") for v in of_seeds(method, "qld_held_out", 1000)],
     ),
     (
         PAPER,
@@ -336,8 +362,9 @@ SAID = (
 """What the documents say in words, with `{}` for each number, and the numbers."""
 GIVEN = {
     README: {"3.11", "2.0", ".9"},  # versions, a bound that a test holds
-    SELECTION: {".25", ".5", ".1", ".01"},  # arguments, a dropout, a chance, a bound
+    SELECTION: {".25", ".5", ".1", ".013"},  # arguments, a dropout, a chance, a bound
     WHICH: {"1.9", ".51", ".1", ".5"},  # sizes, rates, and a run that is no longer in the file
+    LANGUAGE: set(),
     PAPER: {"10.1109", "2205.09329", "61.26"},  # names, and the paper's own figure
 }
 """Numbers that nobody measured here."""
