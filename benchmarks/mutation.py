@@ -341,8 +341,11 @@ def known(out: Path | None) -> dict[str, dict[str, Any]]:
     if out is None or not out.exists():
         return {}
     names = {mutant.name for mutant in chosen("full")}
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    return {row["mutant"]: row for row in rows if row["mutant"] in names}
+    rows = [row for row in json.loads(out.read_text(encoding="utf-8"))["rows"] if row["mutant"] in names]
+    for row in rows:
+        if row["result"] == "survived" and row["mutant"] in EQUIVALENT:
+            row["result"] = "equivalent"
+    return {row["mutant"]: row for row in rows}
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, int]:

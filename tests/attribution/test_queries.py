@@ -124,6 +124,21 @@ def test_the_parts_of_a_rows_tokens_sum_to_its_influence(engine: str, mode: str,
             assert row.parts.sum() == pytest.approx(row.influence, rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.usefixtures("second_moment_is_held")
+@pytest.mark.parametrize("mode", ["visits", "expected"])
+def test_the_parts_of_a_rows_tokens_are_those_of_the_other_engine(
+    mode: str, taught: Taught, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(api, "with_shared", lambda parts, effect: parts)  # what tokens do alone, before shares of it
+    settings = {"mode": mode, "curvature": "none", "tokens": "row", "k": 4} | taught.asking
+    ours, other = (attribute(taught.path, MANY[:2], engine=e, **settings) for e in ("projected", "dense"))
+    for found, truth in zip(ours.row_parts, other.row_parts, strict=True):
+        rows = found.keys() & truth.keys()
+        assert len(rows) >= 4
+        one, two = (np.concatenate([parts[row] for row in sorted(rows)]) for parts in (found, truth))
+        assert distance(one, two) < 0.1
+
+
 @pytest.mark.parametrize("engine", ["dense", "projected"])
 def test_what_no_token_does_alone_is_its_share_of_the_denominator(
     engine: str, briefly: Taught, monkeypatch: pytest.MonkeyPatch

@@ -71,6 +71,20 @@ def test_the_signs_of_the_drift_of_the_denominator_are_among_the_mutants():
     assert "sketch.log_scales.cpu() - log_scales -> log_scales - sketch.log_scales.cpu()" in names
 
 
+def test_a_run_goes_on_from_the_file_of_the_one_before_where_a_mutant_is_still_one(tmp_path: Path):
+    assert mutation.known(None) == mutation.known(tmp_path / "out.json") == {}
+    clip_factor, other, *_ = mutation.mutants_of("hf_prune/influence/clipping.py")
+    rows = [
+        {"mutant": clip_factor.name, "result": "killed", "by": "a test"},
+        {"mutant": next(iter(mutation.EQUIVALENT)), "result": "survived", "by": ""},
+        {"mutant": other.name + " no more", "result": "killed", "by": "a test"},
+    ]
+    mutation.write(tmp_path / "out.json", "full", rows)
+    found = mutation.known(tmp_path / "out.json")
+    assert list(found.values()) == [rows[0], rows[1] | {"result": "equivalent"}]
+    assert json.loads((tmp_path / "out.json").read_text())["summary"]["killed"] == 2
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("mutation") / "out.json"

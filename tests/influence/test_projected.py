@@ -172,14 +172,17 @@ def test_a_layer_that_no_hook_knows_is_left_to_vmap():
     batch = Rows(toys.vectors(6), objective.model).batch(range(6))
     sketch = CountSketch(objective.shapes, 1 << 20, seed=0, device=torch.device("cpu"))
     per_example, theta = PerExampleVjp(objective, sketch, bf16=False), objective.flatten()
-    none = [None] * len(objective.sizes)
+    scales = [torch.rand(size) for size in objective.sizes]
     with per_example.forward(theta, batch.inputs) as forward:
-        found = forward.vjp(torch.ones_like(forward.logits), none)
+        ones = torch.ones_like(forward.logits)
+        scaled, unscaled = forward.vjp_both(ones, scales)
+        assert torch.equal(forward.vjp(ones, scales), scaled)
     assert not per_example.hooked
     leaf = theta.clone().requires_grad_()
     objective.logits(leaf, batch.inputs).sum().backward()
-    truth = sketch.sketch(leaf.grad[None], none)[0]
-    assert torch.allclose(found.sum(0), truth, rtol=1e-4, atol=1e-5)
+    for found, factors in ((scaled, scales), (unscaled, [None] * len(scales))):
+        truth = sketch.sketch(leaf.grad[None], factors)[0]
+        assert torch.allclose(found.sum(0), truth, rtol=1e-4, atol=1e-5)
 
 
 def test_sketches_keep_inner_products_in_the_mean():
