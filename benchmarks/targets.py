@@ -41,12 +41,7 @@ from study_data import brown_sentences, fetch
 from transformers import AutoTokenizer, BatchEncoding, LlamaForCausalLM
 from trl import SFTTrainer
 
-from hf_prune import Trajectory, TrajectoryCallback, add_influence, add_scores, select
-from hf_prune._core.processes import Processes
-from hf_prune.influence.cache import SharedCache
-from hf_prune.influence.engine import choose_engine, make_engine
-from hf_prune.influence.queries import loss_query
-from hf_prune.model.replay import Replay
+from hf_prune import TrajectoryCallback, add_influence, add_scores, attribute, select
 from hf_prune.selection.methods.rds import take_turns
 
 CHARACTERS, BATCH = 160, 16
@@ -178,20 +173,6 @@ def trained(
     return trainer
 
 
-def effects(trainer: SFTTrainer, record: Path) -> np.ndarray:
-    """The predicted effect of each training row on the loss of each held-out row, `(n, held-out rows)`."""
-    trajectory, rows = Trajectory.open(record), trainer.train_dataset
-    replay = Replay.of(rows, trajectory, trainer.model, data_collator=trainer.data_collator)
-    held_out, theta = replay.rows.of(trainer.eval_dataset), replay.theta(replay.last)
-    each = [held_out.select([i]) for i in range(len(held_out))]
-    queries = torch.cat([loss_query(replay.objective, theta, one, batch_size=1) for one in each])
-    name, curvature = choose_engine("auto", "auto", trajectory.manifest, len(queries))
-    cache = SharedCache(record / "each-row", Processes.current())
-    return make_engine(name, replay, cache, key="rows", curvature=curvature, batch_size=BATCH).expected(
-        queries, replay.rows
-    )
-
-
 def nearest_words(mixed: Mixture) -> np.ndarray:
     """TF-IDF: the rows whose words are nearest to the centre of the target's."""
     words = TfidfVectorizer(sublinear_tf=True).fit(mixed.pool["completion"])
@@ -223,7 +204,7 @@ def one_seed(name: str, settings: dict[str, Any], base: Path, seed: int) -> dict
         }
         scored = add_influence(trainer.train_dataset, record, directions=settings["directions"], **shared)
         scored = add_scores(scored, record, **shared)
-        of_each = effects(trainer, record)
+        of_each = attribute(record, trainer.eval_dataset, dataset=trainer, batch_size=BATCH).influence.T
     kept = {method: select(scored, count, method=method, seed=seed).keep_indices for method in METHODS}
     kept["sorted"] = np.argsort(-np.array(scored["influence_eval_loss"]), kind="stable")[:count]
     kept["turns"] = take_turns(of_each, count, seed)
