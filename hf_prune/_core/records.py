@@ -208,6 +208,8 @@ class Observed(Config):
         full, pruned, random (`float`, *optional*): The metric after training on all, on the kept and on random rows.
         gap, random_gap (`float`, *optional*): The metric on all rows minus that on the kept, and on random ones.
         interval (`list[float]`, *optional*): Interval of the gap.
+        beside_random (`float`, *optional*): The metric on kept rows minus that on random ones.
+        beside_random_interval (`list[float]`, *optional*): Interval of `beside_random`.
         seeds (`int`, *optional*): Retrainings of each arm.
         protocol (`str`, *optional*): What the arms have the same number of.
         greater_is_better (`bool`, *optional*): Whether more of the metric is better.
@@ -232,6 +234,8 @@ class Observed(Config):
     seconds_full: float | None = None
     seconds_pruned: float | None = None
     seconds_random: float | None = None
+    beside_random: float | None = None
+    beside_random_interval: list[float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str):

@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from hf_prune._core.units import Unit
 from hf_prune.demo.run import MAIN_RATE, DemoResult
 from hf_prune.report import ReportData, gaps, how_it_was_made, selection_parts, write_report
 from hf_prune.verification import MeanInterval
-from hf_prune.verification.verdict import Unit
 
 
 def table(result: DemoResult) -> Group:

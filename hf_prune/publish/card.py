@@ -10,10 +10,12 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
 from hf_prune._core.config import ScoringConfig, SelectionConfig
-from hf_prune.publish import scrub, templates
+from hf_prune._core.units import Unit
+from hf_prune.publish import scrub, tasks, templates
 from hf_prune.publish.escape import Safe, number, python, text
 from hf_prune.publish.merge import markers, merge
 from hf_prune.publish.provenance import observe
+from hf_prune.selection.certificate import Certificate
 
 TAGS = ["dataset-pruning", "hf-prune"]
 _CLASSES = 50
@@ -40,9 +42,12 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
         `str`: Markdown with YAML metadata.
     """
     config_name, origin = provenance["config_name"], provenance["source"]
+    task = tasks.of_class((provenance["training"] or _UNKNOWN_TRAINING)["model"]["class"])
     metadata = DatasetCardData(
         **origin["license"],
         source_datasets=[origin["id"]] if origin["id"] else None,
+        task_categories=[task] if task else None,
+        size_categories=size_category(provenance["result"]["rows"]),
         tags=TAGS,
     )
     fresh = templates.template("pruned_dataset.md.j2").render(
@@ -63,8 +68,37 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
         influence_arguments=_influence_arguments(provenance["influence"]),
         prune_arguments=_prune_arguments(provenance["selection"]["arguments"]),
         applied=_applied(provenance["selection"].get("applied")),
+        verdict=Certificate.from_dict(provenance["selection"]["certificate"]).verdict.replace("`", ""),
+        observed_verdict=_observed_verdict(provenance["observed"]),
     )
     return merge(existing, fresh, config_name)
+
+
+def size_category(rows: int) -> str:
+    """How the Hub names the size of a dataset."""
+    bounds = [10**power for power in range(3, 13)]
+    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    place = sum(rows >= bound for bound in bounds)
+    if place == 0:
+        return f"n<{names[0]}"
+    return f"n>{names[-1]}" if place == len(bounds) else f"{names[place - 1]}<n<{names[place]}"
+
+
+def _observed_verdict(seen: Mapping[str, Any] | None) -> str | None:
+    """What retraining showed beside random rows, with its interval; None where it was not measured."""
+    if not seen or seen.get("beside_random") is None or seen["greater_is_better"] is None:
+        return None
+    unit = Unit(seen["metric"])
+    sign, over = (1 if seen["greater_is_better"] else -1), f"over {seen['seeds']} seeds"
+    bounds = seen.get("beside_random_interval")
+    if bounds is None:
+        return "Retrained once on them and once on random rows, which shows no difference beyond chance."
+    low, high = sorted(sign * bound for bound in bounds)
+    word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    return (
+        f"Retrained on them, the model was {word} as many random rows: {unit.signed(sign * seen['beside_random'])} of "
+        f"{seen['metric']} [{unit.amount(low)}, {unit.amount(high)}] {over}."
+    )
 
 
 def render_model(
@@ -74,13 +108,17 @@ def render_model(
     dataset_id: str,
     dataset_revision: str | None = None,
     observed: Mapping[str, Any] | None = None,
-    task: str = "text-classification",
+    task: str | None = None,
+    license: str | None = None,
+    eval_dataset_id: str | None = None,
+    eval_split: str | None = None,
     existing: str | None = None,
 ) -> str:
     """Returns the card of a model that was trained on a pruned dataset, merged into the one that is there.
 
-    The metadata has `datasets`, `base_model` where it is known, and the measured results in the Hub's model-index: of
-    this model, and as further metrics of the models trained on all rows and on random ones.
+    The metadata has `datasets`, `base_model` and `pipeline_tag` where they are known, and in the Hub's model-index the
+    result of this model, where the dataset that it was measured on is named: the Hub shows it as a result there. What
+    models trained on all and on random rows reached is in the text alone.
 
     Args:
         provenance (`Mapping[str, Any]`): of the dataset; its `observed` part or `observed` must be there.
@@ -89,26 +127,32 @@ def render_model(
         dataset_revision (`str`, *optional*): the commit of it that the model was trained on.
         observed (`Mapping[str, Any]`, *optional*): see [`~hf_prune.publish.provenance.build`]; replaces what the
             provenance has.
-        task (`str`, *optional*, defaults to `"text-classification"`): the Hub's name of the task.
+        task (`str`, *optional*): the Hub's name of the task; by default that of the model's class.
+        license (`str`, *optional*): the licence of the model.
+        eval_dataset_id (`str`, *optional*): the dataset on the Hub that was measured on.
+        eval_split (`str`, *optional*): its split, such as `"test"`.
         existing (`str`, *optional*): the card that is there.
 
     Raises:
-        `ValueError`: if nothing was observed.
+        `ValueError`: if nothing was observed, or a result is to be listed whose task is not known.
     """
     seen = observe(observed) or provenance["observed"]
     if seen is None:
         raise ValueError(
             "A model card needs results: run verify and pass its summary as observed={'metric': ..., ...}."
         )
-    scrub.check({"observed": seen, "model_id": model_id, "dataset_id": dataset_id})
-    training = provenance["training"]
+    scrub.check({"observed": seen, "model_id": model_id, "dataset_id": dataset_id, "eval": eval_dataset_id})
+    training = provenance["training"] or _UNKNOWN_TRAINING
+    task = task or tasks.of_class(training["model"]["class"])
     metadata = ModelCardData(
         library_name="transformers",
         tags=TAGS,
         datasets=[dataset_id],
         model_name=model_id.split("/")[-1],
-        base_model=training["model"]["id"] if training else None,
-        eval_results=_results(seen, dataset_id, dataset_revision, provenance["split"], task),
+        base_model=training["model"]["id"],
+        pipeline_tag=task,
+        license=license,
+        eval_results=None if eval_dataset_id is None else [_result(seen, task, eval_dataset_id, eval_split)],
     )
     full, pruned = seen["seconds_full"], seen["seconds_pruned"]
     fresh = templates.template("pruned_model.md.j2").render(
@@ -117,6 +161,9 @@ def render_model(
         title=model_id.split("/")[-1],
         o=seen,
         dataset_link=_link("datasets", dataset_id, dataset_revision, ""),
+        model_argument=python(model_id),
+        task=None if task is None else python(task),
+        observed_verdict=_observed_verdict(seen),
         seconds=lambda value: "unknown" if value is None else Safe(f"{number(value)} s"),
         saved=100 * (1 - pruned / full) if full and pruned is not None else None,
     )
@@ -144,28 +191,19 @@ def _common(provenance: Mapping[str, Any], config_name: str) -> dict[str, Any]:
     }
 
 
-def _results(
-    seen: Mapping[str, Any], dataset_id: str, revision: str | None, split: str, task: str
-) -> list[EvalResult]:
-    trained = {
-        "pruned": "trained on this pruned dataset",
-        "full": "trained on all rows",
-        "random": "trained on random rows",
-    }
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=dataset_id,
-            dataset_name=dataset_id.split("/")[-1],
-            dataset_split=split,
-            dataset_revision=revision,
-            metric_type=seen["metric"],
-            metric_name=f"{seen['metric']}, {name}",
-            metric_value=seen[kind],
-        )
-        for kind, name in trained.items()
-        if seen[kind] is not None
-    ]
+def _result(seen: Mapping[str, Any], task: str | None, dataset_id: str, split: str | None) -> EvalResult:
+    """What this model reached, and no other."""
+    if task is None:
+        raise ValueError("The task of the model is not known from its class: pass task=, such as task='fill-mask'.")
+    return EvalResult(
+        task_type=task,
+        dataset_type=dataset_id,
+        dataset_name=dataset_id.split("/")[-1],
+        dataset_split=split,
+        metric_type=seen["metric"],
+        metric_name=seen["metric"],
+        metric_value=seen["pruned"],
+    )
 
 
 def _link(kind: str, repo: str | None, revision: str | None, otherwise: str) -> Safe:

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from hf_prune._core.units import Unit
 from hf_prune.report.data import Curve, Gap
 from hf_prune.report.theme import LIGHT
 from hf_prune.verification import MeanInterval
-from hf_prune.verification.verdict import Unit
 
 INK, PRUNED, RANDOM, FULL, GRID = (LIGHT[name] for name in ("ink", "pruned", "random", "muted", "line"))
 """Colours on a white ground; the page maps them to those of its theme."""

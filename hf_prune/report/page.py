@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 
 from hf_prune import __version__
 from hf_prune._core.io import write_bytes
+from hf_prune._core.units import Unit
 from hf_prune.report import draw, media, plots, theme
 from hf_prune.report.data import Curve, ReportData
 from hf_prune.report.preview import draw_preview, preview_of
 from hf_prune.report.svg import inline_svg
-from hf_prune.verification.verdict import Unit, headline, sentence
+from hf_prune.verification.verdict import headline, sentence
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 TINY = 64

@@ -214,7 +214,7 @@ class Verification:
 
     def observed(self) -> dict[str, Any]:
         """What card and provenance say of it: the `observed` of `push_to_hub`."""
-        loss, random_loss = self.loss_change, self.random_loss_change
+        loss, random_loss, beside = self.loss_change, self.random_loss_change, self.beside_random
         return Observed(
             metric=self.metric,
             greater_is_better=self.greater_is_better,
@@ -232,6 +232,8 @@ class Verification:
             seconds_full=self.full.seconds,
             seconds_pruned=self.pruned.seconds,
             seconds_random=None if self.random is None else self.random.seconds,
+            beside_random=None if beside is None else beside.mean,
+            beside_random_interval=None if beside is None or beside.interval is None else list(beside.interval),
         ).to_dict()
 
     def to_dict(self) -> dict[str, Any]:

@@ -100,5 +100,7 @@ OBSERVED = {
     "seconds_full": 100.0,
     "seconds_pruned": 52.0,
     "seconds_random": 51.0,
+    "beside_random": 0.035,
+    "beside_random_interval": [0.01, 0.06],
 }
 """What `verify` measured, in the words that `provenance.build` takes."""

@@ -9,10 +9,13 @@ import yaml
 from datasets import ClassLabel, Features
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
+from transformers import Trainer, ViTImageProcessor
 
-from hf_prune.publish import card, merge, provenance
+from hf_prune import TrajectoryCallback, add_influence
+from hf_prune.publish import card, merge, provenance, tasks
 from hf_prune.publish.escape import code, text
 from hf_prune.selection import prune
+from tests import toys
 from tests.publish import samples
 
 START, END = "<!-- hf_prune:start -->", "<!-- hf_prune:end -->"
@@ -34,9 +37,12 @@ def test_card_says_what_was_pruned_from_what_and_how_to_make_it_again(known):
     data = DatasetCard(rendered).data
     assert data.license == "mit"
     assert data.source_datasets == ["org/reviews"]
+    assert (data.task_categories, data.size_categories) == (["text-classification"], "n<1K")
     assert data.tags == ["dataset-pruning", "hf-prune"]
     for words in (
         "30 of the 60 rows",
+        "Retrained on them, the model was better than as many random rows: +3.5 points of accuracy",
+        "as far as without as many random rows",
         "| `pos` | 30 | 15 |",
         "observed gap in `accuracy`",
         "0.005 [-0.01, 0.02]",
@@ -89,7 +95,10 @@ def test_names_of_strangers_do_nothing_in_a_card():
     assert not any(token.type == "image" for token in inline)
     links = [token.attrs["href"] for token in inline if token.type == "link_open"]
     assert not any("evil" in link for link in links)
-    assert DatasetCard(rendered).data.to_dict() == {"tags": ["dataset-pruning", "hf-prune"]}
+    assert DatasetCard(rendered).data.to_dict() == {
+        "size_categories": "n<1K",
+        "tags": ["dataset-pruning", "hf-prune"],
+    }
 
 
 @pytest.mark.parametrize("value", [NASTY, "`", "``a", "a\\", "", "x|y", "\u202eabc"])
@@ -110,6 +119,7 @@ def test_merging_keeps_every_key_and_all_text(known):
     merged = card.render(known, repo_id="me/half", existing=existing)
     data = yaml.safe_load(merged.split("---\n")[1])
     united = {"tags": ["mine", "dataset-pruning", "hf-prune"], "source_datasets": ["org/reviews"]}
+    united |= {"task_categories": ["text-classification"], "size_categories": "n<1K"}
     assert data == keys | united
     assert list(data)[:5] == list(keys)
     assert text_before in merged
@@ -125,6 +135,7 @@ def test_merging_again_changes_nothing(known):
 
 def test_metadata_that_needs_nothing_is_left_byte_for_byte(known):
     keys = ["# a comment", "tags: [hf-prune,   'dataset-pruning']", "license: 'mit'", "source_datasets: [org/reviews]"]
+    keys += ["size_categories: n<1K", "task_categories: [text-classification]"]
     head = "\n".join(["---", *keys, "---", ""])
     assert card.render(known, existing=head + "# Mine\n").startswith(head + "# Mine\n")
 
@@ -163,19 +174,94 @@ def test_card_with_metadata_that_is_no_mapping_is_refused(known):
         card.render(known, existing="---\n- a\n- b\n---\n")
 
 
-def test_model_card_has_results_of_full_pruned_and_random_and_the_time_saved(known):
-    rendered = card.render_model(known, model_id="me/bert", dataset_id="me/half", dataset_revision="b" * 40)
+def test_model_card_has_its_own_result_in_the_index_and_the_others_in_the_text(known):
+    measured = {"eval_dataset_id": "org/reviews", "eval_split": "test", "license": "apache-2.0"}
+    rendered = card.render_model(
+        known, model_id="me/bert", dataset_id="me/half", dataset_revision="b" * 40, **measured
+    )
     data = ModelCard(rendered).data
-    results = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results}
-    assert results == {
-        ("accuracy", "accuracy, trained on this pruned dataset"): 0.895,
-        ("accuracy", "accuracy, trained on all rows"): 0.9,
-        ("accuracy", "accuracy, trained on random rows"): 0.86,
-    }
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.895)
+    assert (result.dataset_type, result.dataset_split, result.task_type) == (
+        "org/reviews",
+        "test",
+        "text-classification",
+    )
     assert data.datasets == ["me/half"]
-    assert data.base_model == "google-bert/bert-base-uncased"
-    assert data.eval_results[0].dataset_revision == "b" * 40
-    assert "48 % less time" in rendered
+    assert (data.base_model, data.license, data.pipeline_tag) == (
+        "google-bert/bert-base-uncased",
+        "apache-2.0",
+        "text-classification",
+    )
+    for words in (
+        "48 % less time",
+        "| all rows | 60 | 0.9 |",
+        f"/me/half/tree/{'b' * 40}",
+        "better than as many random",
+    ):
+        assert words in rendered
+
+
+def test_no_result_is_listed_where_what_was_measured_on_is_not_named(known):
+    assert ModelCard(card.render_model(known, model_id="me/bert", dataset_id="me/half")).data.eval_results is None
+    other = known | {"training": known["training"] | {"model": known["training"]["model"] | {"class": "Net"}}}
+    rendered = card.render_model(other, model_id="me/net", dataset_id="me/half")
+    assert ModelCard(rendered).data.pipeline_tag is None
+    assert "pipeline(" not in rendered
+    with pytest.raises(ValueError, match="pass task="):
+        card.render_model(other, model_id="me/net", dataset_id="me/half", eval_dataset_id="org/reviews")
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("BertForSequenceClassification", "text-classification"),
+        ("PeftModelForCausalLM", "text-generation"),
+        ("GPT2LMHeadModel", "text-generation"),
+        ("ViTForImageClassification", "image-classification"),
+        ("Wav2Vec2ForSequenceClassification", "audio-classification"),
+        ("Mlp", None),
+        (None, None),
+    ],
+)
+def test_the_task_is_that_of_the_models_class(name, task):
+    assert tasks.of_class(name) == task
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"), [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (25_000, "10K<n<100K"), (10**12, "n>1T")]
+)
+def test_sizes_are_named_as_on_the_hub(rows, size):
+    assert card.size_category(rows) == size
+
+
+def code_of(rendered: str) -> list[str]:
+    """The code blocks of a card."""
+    return [token.content for token in markdown(rendered) if token.type == "fence"]
+
+
+def test_every_line_of_code_in_a_card_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, args = toys.images(32), toys.arguments(tmp_path / "out", num_train_epochs=1)
+    names = {"model": toys.vit(), "args": args, "train": rows, "dev": toys.images(16, seed=1)}
+    trainer = Trainer(names["model"], args, train_dataset=rows, callbacks=[TrajectoryCallback(tmp_path / "run")])
+    trainer.train()
+    scored = add_influence(trainer, tmp_path / "run", eval_dataset=names["dev"], directions=8)
+    pruned = prune(scored, keep=0.5, seed=3)
+    pruned.save_to_disk(tmp_path / "half")
+    made, rebuilt = code_of((tmp_path / "half" / "README.md").read_text(encoding="utf-8"))
+    assert ".push_to_hub('org/name')" in made
+    exec(made.replace("push_to_hub('org/name'", "push_to_hub('org/name', dry_run=True"), names)
+    assert names["scored"].column_names == scored.column_names
+    assert len(names["pruned"]) == 16
+    exec(rebuilt.replace("path/of/this/directory", str(tmp_path / "half")), names)
+    assert len(names["rows"]) == 16
+    names["model"].save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "model")
+    document = provenance.build(pruned, observed=samples.OBSERVED)
+    (use,) = code_of(card.render_model(document, model_id="me/vit", dataset_id="me/half"))
+    exec(use.replace("me/vit", str(tmp_path / "model")), names)
+    assert names["model"].task == "image-classification"
 
 
 def test_model_card_without_results_is_refused(known):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import jsonschema
 from huggingface_hub import DatasetCard, ModelCard
 
-from hf_prune.publish import examples, templates
+from hf_prune.publish import examples, files, templates
 from hf_prune.selection import prune
 from tests.publish import samples
 
@@ -20,17 +22,25 @@ def test_examples_are_what_the_templates_make_today():
 
 
 def test_examples_are_filled():
-    assert DatasetCard(templates.read(examples.DATASET_CARD)).data.tags
-    results = ModelCard(templates.read(examples.MODEL_CARD)).data.eval_results
-    assert len(results) == 3
+    data = DatasetCard(templates.read(examples.DATASET_CARD)).data
+    assert data.task_categories == ["image-classification"]
+    assert data.size_categories == "n<1K"
+    model = ModelCard(templates.read(examples.MODEL_CARD)).data
+    assert model.pipeline_tag == "image-classification"
+    assert model.eval_results is None  # nothing on the Hub was measured on
     document = json.loads(templates.read(examples.PROVENANCE))
     assert document["training"] is not None
     assert document["observed"]["seeds"] >= 3
 
 
-def test_examples_can_be_written_again(tmp_path):
-    examples.write(prune(samples.scored(), keep=0.5), tmp_path, observed=samples.OBSERVED)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+def test_examples_are_made_by_a_command(tmp_path):
+    pruned = prune(samples.scored(run=samples.manifest()), keep=0.5)
+    pruned.save_to_disk(tmp_path / "pruned")
+    files.write(pruned, tmp_path / "pruned", observed=samples.OBSERVED)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-m", "hf_prune.publish.examples", str(tmp_path / "pruned"), str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "provenance.example.json",
         "pruned_dataset.example.md",
         "pruned_model.example.md",
