@@ -93,7 +93,11 @@ def images(found: Found) -> None:
 
 def language_models(found: Found) -> None:
     saved("chats-half", 24, ["messages", "kind"])
-    assert len(found["scored_qlora"]) == 48
+
+
+def qlora(found: Found) -> None:
+    assert found["quantized"].is_quantized
+    assert len(found["scored"]) == 48
 
 
 def cost(found: Found) -> None:
@@ -115,6 +119,7 @@ PROMISES: dict[str, Callable[[Found], None]] = {
     "how-to/pool.md": pool,
     "how-to/publish.md": publish,
     "how-to/clusters.md": clusters,
+    "how-to/qlora.md": qlora,
     "how-to/rates.md": rates,
     "how-to/raw-rows.md": raw_rows,
     "how-to/several-gpus.md": several_gpus,
