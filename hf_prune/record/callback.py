@@ -155,6 +155,7 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         if control.should_training_stop or args.load_best_model_at_end:
             # With load_best_model_at_end the parameters are others by the time of on_train_end.
+            self._do(lambda recording: recording.flush())
             self._end_together()
             self._do(lambda recording: recording.take_snapshot(state.global_step))
 
@@ -178,6 +179,7 @@ class TrajectoryCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._do(lambda recording: recording.flush())
         self._end_together()
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._do(lambda recording: recording.take_snapshot(state.global_step))
@@ -212,8 +214,9 @@ class TrajectoryCallback(TrainerCallback):
 
     def _end_together(self) -> None:
         """
-        Handles a failure as `on_error` says, in all processes at once. Every snapshot comes after this: it takes all
-        processes, and one that had failed would be waited for.
+        Handles a failure as `on_error` says, in all processes at once. Every snapshot comes after this, and this after
+        the last one was written: a snapshot takes all processes, which wait for each other no longer than the launch
+        allows.
         """
         if self._recording is None:
             return

@@ -109,7 +109,10 @@ class Recording:
         # On an accelerator the row is written one step late, when its numbers have long arrived.
         while self._finished and not (len(self._finished) == 1 and self._finished[0].on_its_way):
             self._write(self._finished.popleft())
-        self._writers.check()
+        if state.global_step in self._snapshots.due:
+            self._writers.wait()
+        else:
+            self._writers.check()
 
     def flush(self) -> None:
         """Everything that has happened so far is on disk when this returns."""

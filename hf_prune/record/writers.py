@@ -70,6 +70,11 @@ class Writers:
         else:
             self.snapshots.take(step, vectors, samples, superseded)
 
+    def wait(self) -> None:
+        """Waits for the last snapshot to be on disk, and raises its error if it could not be written."""
+        if self.snapshots is not None:
+            self.snapshots.wait()
+
     def check(self) -> None:
         """Raises the error of a snapshot that could not be written."""
         if self.snapshots is not None:
@@ -80,5 +85,4 @@ class Writers:
         if self.statistics is not None:
             self.statistics.sync()
         self.ledger.sync()
-        if self.snapshots is not None:
-            self.snapshots.wait()
+        self.wait()

@@ -48,6 +48,10 @@ def test_record_begins_after_the_main_process_has_read_rows_for_longer_than_the_
     assert told["recording"]["ends"] == [0, 0]
 
 
+def test_processes_that_gather_a_snapshot_wait_for_a_disk_that_is_slower_than_the_timeout(told):
+    assert told["slow disk"] == {"ends": [0, 0], "words": ""}
+
+
 @pytest.mark.parametrize("engine", ["dense", "projected"])
 def test_processes_share_scoring_where_one_is_slower_than_the_timeout(engine, told):
     assert told[engine]["ends"] == [0, 0]

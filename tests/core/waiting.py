@@ -16,10 +16,12 @@ import torch.distributed as dist
 from hf_prune import TrajectoryCallback, add_influence
 from hf_prune._core.processes import Processes
 from hf_prune.record import describe
+from hf_prune.record.snapshot_writer import SnapshotWriter
 from tests import toys
 from tests.forks import in_two
+from tests.record.sharded import BERT, allow_on_cpu
 
-TIMEOUT, WORK = timedelta(seconds=1), 2.5
+TIMEOUT, WORK, SLOW = timedelta(seconds=1), 2.5, 5.0
 ROWS = 24
 
 
@@ -75,6 +77,20 @@ def reading_rows(rank: int, alone: Callable[[], None], directory: Path) -> None:
     toys.train(toys.Mlp(), toys.vectors(ROWS), directory / "out", [TrajectoryCallback(directory / "t")])
 
 
+def slow_disk(rank: int, directory: Path) -> None:
+    """The main process takes its time to write what all processes gather."""
+    original = SnapshotWriter._write
+
+    def write(*args: Any) -> None:
+        time.sleep(SLOW)
+        original(*args)
+
+    SnapshotWriter._write = write  # type: ignore[method-assign]
+    allow_on_cpu()
+    callback = TrajectoryCallback(directory / "t", window=1.0, snapshots_per_epoch=2)
+    toys.train(toys.bert(), toys.tokens(ROWS), directory / "out", [callback], num_train_epochs=1, **BERT)
+
+
 def scoring(rank: int, engine: str, directory: Path) -> None:
     torch.manual_seed(0)
     model, rows = toys.Mlp(), toys.vectors(ROWS)
@@ -100,9 +116,9 @@ def main(directory: Path) -> dict[str, Any]:
     """How both processes ended, and what the second one said."""
     told: dict[str, Any] = {}
 
-    def tried(name: str, work: Callable[[int], None]) -> None:
+    def tried(name: str, work: Callable[[int], None], timeout: timedelta = TIMEOUT) -> None:
         files = [directory / f"{name}-{rank}" for rank in range(2)]
-        ends = in_two(work, TIMEOUT, lambda rank: files[rank])
+        ends = in_two(work, timeout, lambda rank: files[rank])
         told[name] = {"ends": ends, "words": files[1].read_text() if files[1].exists() else ""}
 
     for way in (barrier, broadcast, main_first):
@@ -111,6 +127,7 @@ def main(directory: Path) -> dict[str, Any]:
     tried("late works", lambda rank: late(rank, FAULTS["works"]))
     tried("the launch's own", lambda rank: the_launchs_own(rank, FAULTS["works"]))
     tried("recording", lambda rank: reading_rows(rank, FAULTS["works"], directory / "slow"))
+    tried("slow disk", lambda rank: slow_disk(rank, directory / "disk"), timedelta(seconds=SLOW - 2))
     for engine in ("dense", "projected"):
         place = directory / engine
         tried(engine, lambda rank: scoring(rank, engine, place))  # noqa: B023

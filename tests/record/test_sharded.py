@@ -13,6 +13,7 @@ from torch import nn
 
 from hf_prune import add_influence
 from hf_prune.trajectory import Trajectory, read_visits
+from hf_prune.trajectory.snapshots import samples_of
 from tests import toys
 from tests.launch import launch
 from tests.record import two_sharded
@@ -47,18 +48,30 @@ def test_ids_weights_learning_rates_and_norms_are_those_of_ddp(name: str, launch
     assert any(step.grad_norm > limit for step in plain.steps())
 
 
+def parts(record: Trajectory, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The recorded parameters that a flat vector is made of, by name."""
+    sizes = [parameter.size for parameter in record.manifest.parameters]
+    return dict(zip([parameter.name for parameter in record.manifest.parameters], vector.split(sizes), strict=True))
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_snapshots_hold_the_whole_parameters(name: str, launched: Path) -> None:
     sharded, plain = record(name, launched), record(PAIRS[name], launched)
-    assert sharded.manifest.parameters == plain.manifest.parameters
+    known = [parameter for parameter in plain.manifest.parameters if parameter in sharded.manifest.parameters]
+    assert list(sharded.manifest.parameters) == known
+    assert len(known) == len(plain.manifest.parameters) or name == "part of bert"
     assert sharded.manifest.model == plain.manifest.model
     assert sharded.manifest.label_names == plain.manifest.label_names
     assert sharded.snapshot_steps == plain.snapshot_steps
     assert len(plain.snapshot_steps) > 3
     for step in plain.snapshot_steps:
-        torch.testing.assert_close(sharded.parameters_at(step), plain.parameters_at(step), rtol=0, atol=1e-6)
-        torch.testing.assert_close(sharded.second_moment_at(step), plain.second_moment_at(step), rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(sharded.samples_at(step), plain.samples_at(step), rtol=0, atol=1e-6)
+        ours, theirs = parts(sharded, sharded.parameters_at(step)), parts(plain, plain.parameters_at(step))
+        squares = parts(sharded, sharded.second_moment_at(step)), parts(plain, plain.second_moment_at(step))
+        for each in ours:
+            torch.testing.assert_close(ours[each], theirs[each], rtol=0, atol=1e-6)
+            torch.testing.assert_close(squares[0][each], squares[1][each], rtol=1e-4, atol=1e-7)
+        others = [samples_of(value for each, value in theirs.items() if each not in ours), plain.samples_at(step)]
+        torch.testing.assert_close(sharded.samples_at(step), torch.cat(others), rtol=0, atol=1e-6)
     moved = sharded.parameters_at(6) - sharded.parameters_at(0)
     assert moved.abs().max() > 1e-3
 
@@ -85,17 +98,17 @@ def test_a_resumed_run_continues_its_record(launched: Path) -> None:
         torch.testing.assert_close(resumed.parameters_at(step), whole.parameters_at(step), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("on_error", ["raise", "stop"])
-def test_a_full_disk_of_the_main_process_ends_recording_in_both(on_error: str, launched: Path) -> None:
-    place = launched / f"full-{on_error}"
+@pytest.mark.parametrize("name", [name for name, *_ in two_sharded.FULL])
+def test_a_full_disk_of_one_process_ends_recording_in_both(name: str, launched: Path) -> None:
+    place, raises = launched / f"full-{name}", "raise" in name
     told = [json.loads((place / f"told-{rank}.json").read_text()) for rank in range(2)]
     assert told[0] == told[1]
-    assert told[0]["steps"] == (1 if on_error == "raise" else 6)
-    assert ("cannot be written" in told[0]["said"]) == (on_error == "raise")
+    assert ("cannot be written" in told[0]["said"]) == raises
     left = Trajectory.open(place / "t")
-    assert len(left) == 1
+    assert 1 <= len(left) < 6
+    assert told[0]["steps"] == 6 or (raises and told[0]["steps"] in (len(left), len(left) + 1))
     assert not left.manifest.complete
-    assert on_error == "raise" or "cannot be written" in (left.manifest.stopped or "")
+    assert raises or "cannot be written" in (left.manifest.stopped or "")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +128,7 @@ def test_parameters_that_nothing_whole_can_be_made_of_are_refused_in_both(
         assert re.search(words, json.loads((launched / f"refused-{rank}.json").read_text())[name])
 
 
-SCORED = {"bert by accelerate": two_sharded.bert, "adapter by accelerate": None, "adapter on what was loaded": None}
+SCORED = {"bert by accelerate": two_sharded.bert, "adapter by accelerate": None}
 
 
 @pytest.mark.parametrize("name", [name for name in SCORED if name in RUNS])
@@ -135,10 +148,8 @@ def test_influence_is_that_of_ddp(name: str, launched: Path) -> None:
 
 def with_parameters(model: nn.Module, trajectory: Trajectory) -> nn.Module:
     """The model as it was trained, made of the record."""
-    theta = trajectory.parameters_at(len(trajectory))
-    parts = theta.split([parameter.size for parameter in trajectory.manifest.parameters])
     own = dict(model.named_parameters())
     with torch.no_grad():
-        for parameter, part in zip(trajectory.manifest.parameters, parts, strict=True):
-            own[parameter.name].copy_(part.view(parameter.shape))
+        for name, value in parts(trajectory, trajectory.parameters_at(len(trajectory))).items():
+            own[name].copy_(value.view_as(own[name]))
     return model

@@ -38,13 +38,14 @@ SETTINGS: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
     "warmup_steps": 2,
 }
+UNWRAPPED = {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"}}
 RECORDING: dict[str, Any] = {"window": 1.0, "snapshots_per_epoch": 2, "row_statistics": True}
 # Each sharded run, and the run under DDP that it has to be equal to.
 PAIRS = {
     "bert by accelerate": "bert",
     "bert by its owner": "bert",
     "checkpointed activations": "bert",
-    "part of bert": "part of bert by ddp",
+    "part of bert": "bert",
     "adapter by accelerate": "adapter",
     "llama when loaded": "llama",
     "adapter on what was loaded": "adapter",
@@ -93,8 +94,6 @@ def run(name: str, directory: Path) -> tuple[nn.Module, dict[str, Any], dict[str
     """The model of a run, the Trainer's arguments and the callback's."""
     if name == "bert":
         return bert(), {}, {}
-    if name == "part of bert by ddp":
-        return bert(), {}, {"parameters": "classifier|layer.1"}
     if name == "llama":
         return llama(directory), {}, {}
     if name == "adapter":
@@ -106,7 +105,7 @@ def run(name: str, directory: Path) -> tuple[nn.Module, dict[str, Any], dict[str
     if name == "checkpointed activations":
         return bert(), BERT | {"fsdp_config": BERT["fsdp_config"] | {"activation_checkpointing": True}}, {}
     if name == "bert by its owner":
-        return owned(), {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"}}, {}
+        return owned(), UNWRAPPED, {}
     if name == "adapter by accelerate":
         return adapter(llama(directory)), LLAMA, {}
     from transformers.distributed import DistributedConfig
@@ -136,15 +135,23 @@ def interrupted(directory: Path) -> None:
         trainer.train(resume_from_checkpoint=resume)
 
 
+FULL = (
+    ("raise", 0, "raise", 60_000),
+    ("stop", 0, "stop-recording", 60_000),
+    ("other raises", 1, "raise", 700),
+    ("other stops", 1, "stop-recording", 700),
+)
+
+
 def on_a_full_disk(directory: Path) -> None:
-    """The main process alone may not write snapshots any more, from the start or from the second one on."""
-    for name, on_error, room in (("raise", "raise", 20_000), ("stop", "stop-recording", 20_000)):
+    """The main process alone may not write its snapshots, or the other one not go on with its ledger."""
+    for name, rank, on_error, room in FULL:
         begin()
         place, said = directory / f"full-{name}", ""
         callback = TrajectoryCallback(place / "t", **RECORDING, on_error=on_error)
-        args = toys.arguments(place / "out", **SETTINGS | BERT)
-        trainer = Trainer(bert(), args, train_dataset=toys.tokens(ROWS), callbacks=[callback])
-        with files_end_at(room) if dist.get_rank() == 0 else nullcontext():
+        args = toys.arguments(place / "out", **SETTINGS | UNWRAPPED)
+        trainer = Trainer(toys.Mlp(hidden=1000), args, train_dataset=toys.vectors(ROWS), callbacks=[callback])
+        with files_end_at(room) if dist.get_rank() == rank else nullcontext():
             try:
                 trainer.train()
             except RecordingError as error:
