@@ -12,6 +12,7 @@ from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.row_digests import joined, row_digests
 from hf_prune._core.texts import text_columns, text_of
 from hf_prune.selection import Selection
+from hf_prune.selection.beside_random import DRAWN
 from hf_prune.selection.problem import read_problem
 from hf_prune.selection.representation import Representation
 
@@ -56,15 +57,16 @@ def reasons(rows: Dataset, selection: Selection, dropped: np.ndarray, label: str
     Returns:
         `dict[int, Reason]`: By row.
     """
-    found = {int(row): Reason(_method(selection)) for row in dropped}
+    method = selection.config.method
+    found = {int(row): Reason(_dropped_by(method)) for row in dropped}
     if not len(dropped):
         return found
     others = _labels(rows, label)
     neighbours, cosines = _nearest(rows, selection, dropped)
     words = _words(rows, label)
     for place, row in enumerate(map(int, dropped)):
-        if selection.config.method not in ("random", "stratified"):
-            found[row] = _covered(neighbours[place], cosines[place], found[row])
+        if method not in DRAWN:
+            found[row] = _covered(neighbours[place], cosines[place], method)
         near = _near_duplicate(row, neighbours[place], words)
         if near is not None:
             found[row] = _duplicate("near-duplicate", row, near[0], others, 1 + near[1])
@@ -75,9 +77,8 @@ def reasons(rows: Dataset, selection: Selection, dropped: np.ndarray, label: str
     return found
 
 
-def _method(selection: Selection) -> str:
-    method = selection.config.method
-    return "drawn at random" if method in ("random", "stratified") else f"chosen by the method {method}"
+def _dropped_by(method: str) -> str:
+    return "drawn at random" if method in DRAWN else f"dropped by the method {method}"
 
 
 def _labels(rows: Dataset, label: str | None) -> Callable[[int, int], bool]:
@@ -92,12 +93,12 @@ def _duplicate(kind: str, row: int, twin: int, differ: Callable[[int, int], bool
     return Reason(f"{kind} of row {twin}{', labelled otherwise' if differ(row, twin) else ''}", twin, likeness)
 
 
-def _covered(neighbours: np.ndarray, cosines: np.ndarray, otherwise: Reason) -> Reason:
+def _covered(neighbours: np.ndarray, cosines: np.ndarray, method: str) -> Reason:
     if cosines[0] >= ALIKE:
         return Reason(f"covered by row {neighbours[0]}", int(neighbours[0]), float(cosines[0]))
-    if otherwise.words.endswith("influence"):
+    if method == "influence":
         return Reason("covered by several kept rows together", None, float(cosines[0]))
-    return otherwise
+    return Reason(_dropped_by(method))
 
 
 def _nearest(rows: Dataset, selection: Selection, dropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

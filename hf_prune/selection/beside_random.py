@@ -8,6 +8,8 @@ from hf_prune._core.scoring import DOUBTED
 
 CLEARLY = 2.0
 """Standard deviations of random subsets from which on a prediction is told apart from them."""
+DRAWN = ("random", "stratified")
+"""Methods that draw rows instead of choosing them."""
 _UNTESTED = "`verify` tests that by retraining"
 
 
@@ -22,7 +24,7 @@ def beside_random(certificate: Any) -> str:
         return _tested(certificate.evidence)
     if certificate.kept == certificate.n:
         return "All rows were kept, so there is nothing to compare with random rows."
-    if certificate.method in ("random", "stratified"):
+    if certificate.method in DRAWN:
         return "These are random rows: nothing says that they are better than others."
     doubted = any(note.startswith(DOUBTED) for note in certificate.notes)
     return f"{'By scores that may not hold (see the notes): ' if doubted else ''}{_predicted(certificate)}"
