@@ -92,12 +92,13 @@ def _observed_verdict(seen: Mapping[str, Any] | None) -> str | None:
     sign, over = (1 if seen["greater_is_better"] else -1), f"over {seen['seeds']} seeds"
     bounds = seen.get("beside_random_interval")
     if bounds is None:
-        return "Retrained once on them and once on random rows, which shows no difference beyond chance."
+        return "Retrained once on these rows and once on random ones, which shows no difference beyond chance."
     low, high = sorted(sign * bound for bound in bounds)
     word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    ahead = unit.signed(sign * seen["beside_random"])
     return (
-        f"Retrained on them, the model was {word} as many random rows: {unit.signed(sign * seen['beside_random'])} of "
-        f"{seen['metric']} [{unit.amount(low)}, {unit.amount(high)}] {over}."
+        f"Retrained on these rows, the model was {word} as many random rows: {ahead} of {seen['metric']} "
+        f"[{unit.amount(low)}, {unit.amount(high)}] {over}."
     )
 
 

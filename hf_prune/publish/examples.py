@@ -1,7 +1,8 @@
 """
 The filled examples in `model_cards/`: what the cards and provenance.json of a real run look like.
 
-They are made by `hf-prune demo --out DEMO` and `python -m hf_prune.publish.examples DEMO/pruned-0.5 model_cards`.
+They are made by `hf-prune demo --out DEMO` and
+`python -m hf_prune.publish.examples DEMO/pruned-0.5 model_cards bsd-3-clause`.
 """
 
 from __future__ import annotations
@@ -37,16 +38,20 @@ def render(document: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def write(pruned: str | os.PathLike[str], directory: str | os.PathLike[str]) -> None:
+def write(pruned: str | os.PathLike[str], directory: str | os.PathLike[str], license: str | None = None) -> None:
     """Writes the example files of a pruned dataset that was verified.
 
     Args:
         pruned (`str` or `os.PathLike`): what `PrunedDataset.save_to_disk` wrote, with a measured gap.
         directory (`str` or `os.PathLike`): where to, `model_cards/` as a rule.
+        license (`str`, *optional*): the licence of the source, which the rows on disk do not tell.
     """
-    for name, text in render(Record.open(os.fspath(pruned)).provenance).items():
+    document = Record.open(os.fspath(pruned)).provenance
+    if license is not None:
+        document["source"]["license"] = {"license": license}
+    for name, text in render(document).items():
         Path(directory, name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(*sys.argv[1:3])
+    write(*sys.argv[1:])

@@ -9,7 +9,7 @@ import sys
 import jsonschema
 from huggingface_hub import DatasetCard, ModelCard
 
-from hf_prune.publish import examples, files, templates
+from hf_prune.publish import examples, files, provenance, templates
 from hf_prune.selection import prune
 from tests.publish import samples
 
@@ -31,6 +31,16 @@ def test_examples_are_filled():
     document = json.loads(templates.read(examples.PROVENANCE))
     assert document["training"] is not None
     assert document["observed"]["seeds"] >= 3
+
+
+def test_examples_have_all_that_this_version_writes():
+    document = json.loads(templates.read(examples.PROVENANCE))
+    fresh = provenance.build(prune(samples.scored(run=samples.manifest()), keep=0.5), observed=samples.OBSERVED)
+    for part in ((), ("selection", "certificate"), ("influence",), ("observed",), ("result",)):
+        old, new = document, fresh
+        for name in part:
+            old, new = old[name], new[name]
+        assert old.keys() == new.keys(), part
 
 
 def test_examples_are_made_by_a_command(tmp_path):
