@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torchao.optim import AdamW8bit
 from transformers import LlamaForSequenceClassification, PreTrainedModel, Trainer, set_seed
@@ -37,7 +38,9 @@ SETTINGS: dict[str, Any] = {
     "max_grad_norm": 0.5,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 2,
+    "eval_strategy": "epoch",  # leaves some parameters unsharded until the next step
 }
+SAVED = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "no"}
 UNWRAPPED = {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"}}
 RECORDING: dict[str, Any] = {"window": 1.0, "snapshots_per_epoch": 2, "row_statistics": True}
 # Each sharded run, and the run under DDP that it has to be equal to.
@@ -120,16 +123,17 @@ def train(name: str, directory: Path) -> None:
     place = directory / name.replace(" ", "-")
     args = toys.arguments(place / "out", **SETTINGS | settings)
     callback = TrajectoryCallback(place / "t", **RECORDING | recording)
-    Trainer(model, args, train_dataset=toys.tokens(ROWS), callbacks=[callback]).train()
+    rows = {"train_dataset": toys.tokens(ROWS), "eval_dataset": toys.tokens(8, seed=3)}
+    trainer = Trainer(model, args, **rows, callbacks=[callback])
+    trainer.train()
+    assert any(isinstance(p, DTensor) for p in trainer.model.parameters()) == (name in PAIRS)
 
 
 def interrupted(directory: Path) -> None:
     """A run that goes on from its checkpoint in the middle of the second epoch."""
     for resume in (None, str(directory / "resumed" / "out" / "checkpoint-4")):
         begin()
-        args = toys.arguments(
-            directory / "resumed" / "out", **SETTINGS | BERT | {"save_strategy": "steps", "save_steps": 4}
-        )
+        args = toys.arguments(directory / "resumed" / "out", **SETTINGS | BERT | SAVED)
         callback = TrajectoryCallback(directory / "resumed" / "t", **RECORDING)
         trainer = Trainer(bert(), args, train_dataset=toys.tokens(ROWS), callbacks=[callback])
         trainer.train(resume_from_checkpoint=resume)
@@ -149,7 +153,7 @@ def on_a_full_disk(directory: Path) -> None:
         begin()
         place, said = directory / f"full-{name}", ""
         callback = TrajectoryCallback(place / "t", **RECORDING, on_error=on_error)
-        args = toys.arguments(place / "out", **SETTINGS | UNWRAPPED)
+        args = toys.arguments(place / "out", **SETTINGS | UNWRAPPED | {"eval_strategy": "no"})
         trainer = Trainer(toys.Mlp(hidden=1000), args, train_dataset=toys.vectors(ROWS), callbacks=[callback])
         with files_end_at(room) if dist.get_rank() == rank else nullcontext():
             try:
