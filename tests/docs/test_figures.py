@@ -119,6 +119,19 @@ def test_rows_for_a_task():
             check([cell], [one("targets", kind, mixture=mixture, **of) for kind in kinds])
 
 
+def test_the_demo():
+    """What `hf-prune demo --json` printed: means in full, spreads and intervals as they stood in its table."""
+    for pruned, *cells, difference in table(README, "| rows pruned | pruned by hf_prune | random | pruned - random |"):
+        rate = numbers(pruned)[0][0] / 100
+        for cell, arm in zip(cells, ("pruned" if rate else "full", "random"), strict=True):
+            if cell:
+                of = {"rate": rate, "arm": arm}
+                check([cell], [100 * one("demo", "accuracy", **of), one("demo", "sd_points", **of)])
+        if difference:
+            (row,) = (row for row in result("demo")["rows"] if (row["rate"], row["arm"]) == (rate, "pruned"))
+            check([difference], [row["over_random_points"], *row["interval_points"]])
+
+
 RUNS = {"SGD, lr .3": "sgd", "momentum": "momentum", "AdamW with warm-up and clipping": "adamw"}
 
 
