@@ -47,8 +47,7 @@ RECORDING: dict[str, Any] = {"window": 1.0, "snapshots_per_epoch": 2, "row_stati
 PAIRS = {
     "bert by accelerate": "bert",
     "bert by its owner": "bert",
-    "checkpointed activations": "bert",
-    "part of bert": "bert",
+    "part of bert": "bert",  # with activation checkpointing, which renames parameters
     "adapter by accelerate": "adapter",
     "llama when loaded": "llama",
     "adapter on what was loaded": "adapter",
@@ -104,9 +103,8 @@ def run(name: str, directory: Path) -> tuple[nn.Module, dict[str, Any], dict[str
     if name == "bert by accelerate":
         return bert(), BERT, {}
     if name == "part of bert":
-        return bert(), BERT, {"parameters": "classifier|layer.1"}
-    if name == "checkpointed activations":
-        return bert(), BERT | {"fsdp_config": BERT["fsdp_config"] | {"activation_checkpointing": True}}, {}
+        checkpointed = {"fsdp_config": BERT["fsdp_config"] | {"activation_checkpointing": True}}
+        return bert(), BERT | checkpointed, {"parameters": "classifier|layer.1"}
     if name == "bert by its owner":
         return owned(), UNWRAPPED, {}
     if name == "adapter by accelerate":
@@ -140,9 +138,7 @@ def interrupted(directory: Path) -> None:
 
 
 FULL = (
-    ("raise", 0, "raise", 60_000),
-    ("stop", 0, "stop-recording", 60_000),
-    ("other raises", 1, "raise", 700),
+    ("main raises", 0, "raise", 60_000),
     ("other stops", 1, "stop-recording", 700),
 )
 
