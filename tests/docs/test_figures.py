@@ -119,6 +119,13 @@ def test_rows_for_a_task():
             check([cell], [one("targets", kind, mixture=mixture, **of) for kind in kinds])
 
 
+def test_rows_for_a_task_by_a_real_checkpoint():
+    for name, precision, loss in table(SELECTION, "| SmolLM2-135M | precision | loss |"):
+        of = {"method": TARGETS.get(name, name.strip("`"))}
+        check([precision], [one("targets-pretrained", kind, **of) for kind in ("precision", "precision_interval")])
+        check([loss], [one("targets-pretrained", "loss", **of)])
+
+
 def test_the_demo():
     """What `hf-prune demo --json` printed: means in full, spreads and intervals as they stood in its table."""
     for pruned, *cells, difference in table(README, "| rows pruned | pruned by hf_prune | random | pruned - random |"):
