@@ -67,9 +67,10 @@ def check_arguments(
     for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number from 1 on, or None, not {value!r}.")
-    if isinstance(dataset, Dataset) and config.directions > len(dataset):
+    if train_dataset is None and isinstance(dataset, Dataset) and config.directions > len(dataset):
         raise ValueError(
-            f"directions={config.directions} is more than the {len(dataset)} rows; ask for fewer directions."
+            f"directions={config.directions} is more than the {len(dataset)} rows; pass directions={len(dataset)}, or "
+            "fewer."
         )
     if eval_dataset is not None and len(eval_dataset) == 0:
         raise ValueError("eval_dataset has no rows; pass held-out rows, or None.")

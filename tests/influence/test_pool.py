@@ -53,6 +53,11 @@ def test_a_stream_has_the_scores_of_the_same_pool_whatever_its_parts(
     assert claim_of(stream, "influence").words == ()
 
 
+def test_fewer_candidates_than_directions_have_scores_too(run: Run):
+    few = scored(run, candidates(3))
+    assert distance(np.array(few["influence"]), np.array(scored(run, candidates())["influence"])[:3]) < 1e-4
+
+
 def test_candidates_that_were_trained_on_have_the_scores_of_their_visits(run: Run):
     trained = scored(run, run.rows, train_dataset=None)
     assert distance(np.array(scored(run, run.rows)["influence"]), np.array(trained["influence"])) < 0.3
