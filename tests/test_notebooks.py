@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import tomllib
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def outputs(run: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def test_the_promised_notebooks_are_there():
     names = ["01_quickstart_text", "02_images", "03_llm_lora", "04_publish_and_replay", "05_find_mislabelled_rows"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_why_did_it_say_that"]
 
 
 @notebooks
@@ -39,7 +40,7 @@ def test_it_runs_offline_and_prunes(notebook: Path, tmp_path: Path, monkeypatch:
     run = read(notebook)
     NotebookClient(run, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output.get("data", {}) for output in outputs(run)]
-    if notebook.stem != "05_find_mislabelled_rows":
+    if notebook.stem != "06_why_did_it_say_that":
         assert any("Kept" in data.get("text/html", "") for data in shown), "no selection is shown"
     if notebook.stem != "04_publish_and_replay":
         assert any("image/png" in data for data in shown), "no picture is shown"
@@ -64,10 +65,16 @@ def test_no_notebook_finds_raw_rows_by_position(notebook: Path):
 
 
 @notebooks
-def test_outputs_are_stripped(notebook: Path):
+def test_outputs_are_kept_and_are_of_this_code(notebook: Path):
     found = read(notebook)
-    assert outputs(found) == []
-    assert all(cell.execution_count is None for cell in found.cells if cell.cell_type == "code")
+    code = "\n".join(cell.source for cell in found.cells if cell.cell_type == "code")
+    made = found.metadata.get("hf_prune", {}).get("code")
+    assert made == hashlib.sha256(code.encode()).hexdigest(), "run: python notebooks/execute.py"
+    assert not [output for output in outputs(found) if output.output_type == "error"]
+    kinds = {kind for output in outputs(found) for kind in output.get("data", {})}
+    assert "text/html" in kinds
+    assert notebook.stem == "04_publish_and_replay" or "image/png" in kinds
+    assert notebook.stat().st_size < 1_000_000
 
 
 @notebooks
