@@ -1,11 +1,11 @@
 """
 What recording and scoring cost on the device at hand, at sizes that a CPU cannot measure.
 
-Llamas with random weights and random tokens, all parameters or LoRA, in bfloat16 autocast where the device has it.
+Llamas with random weights and random tokens, all parameters or LoRA, in bfloat16 autocast on CUDA.
 `overhead` is training with the recorder over training without it, the median of pairs, each run in a fresh process;
 `scoring` is `add_influence` with 64 questions over the recorded training. Memory is the device's peak, or on a CPU the
-process's. `agreement` compares influence columns of one small run that this device recorded, scored by it and by the
-CPU, as relative distance: what a device gets wrong shows there.
+process's since it began, training included. `agreement` compares influence columns of one small run that this device
+recorded, scored by it and by the CPU, as relative distance: what a device gets wrong shows there.
 
     python benchmarks/accelerator.py --profile full --out benchmarks/results/accelerator.json
 """
@@ -101,10 +101,15 @@ def trainer_of(size: Size, directory: Path, *callbacks: Any) -> Trainer:
 
 
 class Measured:
-    """Seconds of a block, with all that it queued on the device, and the peak of memory since the process began."""
+    """
+    Seconds of a block, with all that it queued on the device, and the peak of its memory; on a CPU the peak since the
+    process began.
+    """
 
     def __enter__(self) -> Measured:
         _finish()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         self.start = time.perf_counter()
         return self
 
