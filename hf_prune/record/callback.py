@@ -144,7 +144,8 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         self._do(lambda recording: recording.end_micro_batch())
         self._do(lambda recording: recording.end_step(state))
-        self._end_together()
+        if self._recording is not None and (control.should_save or self._recording.takes_all(state.global_step)):
+            self._end_together()
         self._do(lambda recording: recording.take_due_snapshot(state.global_step))
         if control.should_save:
             # A checkpoint must never be ahead of the record, or the run could not be continued from it.
@@ -153,10 +154,12 @@ class TrajectoryCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if control.should_training_stop or args.load_best_model_at_end:
-            # With load_best_model_at_end the parameters are others by the time of on_train_end.
+        # With load_best_model_at_end the parameters are others by the time of on_train_end.
+        last = control.should_training_stop or args.load_best_model_at_end
+        if last or control.should_save:
             self._do(lambda recording: recording.flush())
             self._end_together()
+        if last:
             self._do(lambda recording: recording.take_snapshot(state.global_step))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -214,9 +217,9 @@ class TrajectoryCallback(TrainerCallback):
 
     def _end_together(self) -> None:
         """
-        Handles a failure as `on_error` says, in all processes at once. Every snapshot comes after this, and this after
-        the last one was written: a snapshot takes all processes, which wait for each other no longer than the launch
-        allows.
+        Handles a failure as `on_error` says, in all processes at once; until then the one that failed trains on
+        without recording. Every snapshot and every checkpoint comes after this, and this after the last snapshot was
+        written: one takes all processes, which wait for each other no longer than the launch allows.
         """
         if self._recording is None:
             return

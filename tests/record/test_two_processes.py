@@ -76,3 +76,27 @@ def test_two_processes_that_stop_early_keep_the_windows_of_the_best_and_of_the_l
     assert record.window[1] == record.manifest.last_step == last
     assert record.window[0] == record.manifest.window_start
     assert record.until(best).window[1] == best
+
+
+def told(launched: Path, name: str) -> list[dict]:
+    return [json.loads((launched / f"agreed-{name}" / f"told-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_processes_agree_where_a_snapshot_is_due_and_at_no_other_step(launched: Path) -> None:
+    first, second = told(launched, "raise")
+    assert first == second
+    assert (first["last"], first["said"]) == (36, "")
+    assert first["met"] == [6, 12, 18, 30, 36]
+    assert Trajectory.open(launched / "agreed-raise" / "t").manifest.complete
+
+
+@pytest.mark.parametrize("on_error", ["raise", "stop-recording"])
+def test_a_full_disk_of_one_process_ends_recording_in_both_at_the_next_snapshot(on_error: str, launched: Path) -> None:
+    first, second = told(launched, f"full-{on_error}")
+    assert first == second
+    assert first["last"] == (6 if on_error == "raise" else 36)
+    assert ("cannot be written" in first["said"]) == (on_error == "raise")
+    left = Trajectory.open(launched / f"agreed-full-{on_error}" / "t")
+    assert 1 <= len(left) < 6
+    assert not left.manifest.complete
+    assert on_error == "raise" or "cannot be written" in (left.manifest.stopped or "")
