@@ -85,8 +85,9 @@ class Scorer:
     def columns(self, shifts: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of rows with these shifts `(m, k)`."""
         names, k = InfluenceColumns(self.config.column), self.config.directions
-        vectors = np.ascontiguousarray(shifts[:, :k], dtype=np.float32)
-        result = {names.vector: vectors, names.norm: np.linalg.norm(vectors, axis=1)}
+        with np.errstate(over="ignore"):  # what is too large for single precision is refused
+            vectors = np.ascontiguousarray(shifts[:, :k], dtype=np.float32)
+            result = {names.vector: vectors, names.norm: finite(np.linalg.norm(vectors, axis=1))}
         if self.held_out is not None:
             result[names.eval_loss] = shifts[:, k]
         return result

@@ -230,6 +230,16 @@ def test_chaotic_stretches_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptu
     assert "record with a smaller window" in caplog.text
 
 
+def test_scores_beyond_all_numbers_are_refused(tmp_path: Path):
+    torch.manual_seed(0)
+    model, rows = toys.Mlp(), toys.vectors(64, noise=3.0)
+    recorder = TrajectoryCallback(tmp_path / "t", window=1.0, snapshots_per_epoch=8)
+    settings = {"optim": "sgd", "learning_rate": 8.0, "max_grad_norm": 0.0, "num_train_epochs": 30}
+    toys.train(model, rows, tmp_path / "out", [recorder], **settings)
+    with pytest.raises(UnsupportedError, match="ran into NaN or infinity"):
+        add_influence(rows, tmp_path / "t", model=model, directions=4, engine="dense")
+
+
 def test_a_loss_that_is_no_mean_over_examples_is_refused(tmp_path: Path):
     class Odd(toys.Mlp):
         def forward(self, x, labels=None):  # type: ignore[override]
