@@ -147,7 +147,7 @@ def effects(run: Run, place: Path, mode: str, curvatures: tuple[str, ...] = CURV
     replay = Replay.of(run.task.train, run.trajectory, run.model)
     cache = SharedCache(place, Processes(0, 1))
     scale = cache.value("gn_scale.json", lambda: measure_gn_scale(replay), float)
-    engine = SketchEngine(replay, cache, curvature="none", gn_scale=scale, batch_size=BATCH)
+    engine = SketchEngine(replay, cache, key="minilm", curvature="none", gn_scale=scale, batch_size=BATCH)
     engine.prepare()
     rows, tests = replay.rows, replay.rows.of(run.task.test)
     queries = logit_queries(engine, tests)

@@ -169,12 +169,12 @@ def test_sketches(tmp_path: Path):
     def rows_of(t: int) -> np.ndarray:
         return np.arange(0 if t == 5 else 3)
 
-    store = Store(cache, 0, 20, folded, rows_of)
+    store = Store(cache, [0, 8, 20], folded, rows_of)
     for shard in store.shards:
         store.write(shard, {t: packed(sketch(rng, folded)) for t in shard if t != 5})
 
     def read(directory: Path) -> list[Any]:
-        store = Store(SharedCache(directory, Processes(0, 1)), 0, 20, folded, rows_of)
+        store = Store(SharedCache(directory, Processes(0, 1)), [0, 8, 20], folded, rows_of)
         return [
             (t, {name: value.tolist() for name, value in vars(found).items()})
             for t, found in store.backwards(torch.device("cpu"))

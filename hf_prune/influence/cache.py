@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets.fingerprint import Hasher
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -83,6 +84,16 @@ class SharedCache:
         with ExitStack() as stack:
             with writing("Scores, which are kept with the record,", self.directory):
                 stack.enter_context(in_use(self.directory))
+            yield
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Other launches wait where they ask for the same name, until the block ends; it ends with the process."""
+        with ExitStack() as stack:
+            with self.processes.main_first():
+                if self.processes.rank == 0:
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(FileLock(self.directory / f"{name}.lock"))
             yield
 
     def value(self, name: str, make: Callable[[], Any], kind: Any) -> Any:

@@ -75,7 +75,7 @@ def make_engine(
             "gn_scale.json", lambda: measure_gn_scale(replay), Annotated[float, Meta(ge=LEAST, le=MOST)]
         )
     if name == "projected":
-        return SketchEngine(replay, cache, curvature=curvature, gn_scale=scale, batch_size=batch_size)
+        return SketchEngine(replay, cache, key=key, curvature=curvature, gn_scale=scale, batch_size=batch_size)
     return DenseEngine(
         replay, cache, key=key, curvature=curvature, gn_scale=scale, batch_size=batch_size, max_memory=max_memory
     )

@@ -68,8 +68,8 @@ class WeightedBatch:
     items: torch.Tensor
     groups: torch.Tensor
 
-    def part(self, chosen: slice, scale: float = 1.0) -> WeightedBatch:
-        """Some of the visits, with their weights times `scale`."""
+    def part(self, chosen: slice | torch.Tensor, scale: float = 1.0) -> WeightedBatch:
+        """Some of the visits, a slice of them or those of these numbers, with their weights times `scale`."""
         return WeightedBatch(
             self.rows[chosen],
             self.batch.part(chosen),

@@ -22,6 +22,8 @@ from tests.influence.killed import ROWS, damaged, names, score, train
 from tests.publish import samples
 
 NOBODY = 65534
+PAIRS = ("dense-dense", "projected-projected", "segments-segments", "dense-projected", "projected-segments")
+"""Engines of two processes that score at the same time."""
 
 
 def said(act: Callable[[], Any], file: Path) -> str:
@@ -33,11 +35,11 @@ def said(act: Callable[[], Any], file: Path) -> str:
 def at_once(directory: Path) -> dict[str, Any]:
     """Two processes that know nothing of each other score the same run, in the same way and in two ways."""
     told: dict[str, Any] = {}
-    for engines in (("dense", "dense"), ("projected", "projected"), ("dense", "projected")):
-        place = directory / "-".join(engines)
+    for pair in PAIRS:
+        engines, place = pair.split("-"), directory / pair
         shutil.copytree(directory / "run", place)
         children = [fork(lambda n=n, e=e: score(place, e, place / f"{n}.npy")) for n, e in enumerate(engines)]  # type: ignore[misc]  # noqa: B023
-        told["-".join(engines)] = {
+        told[pair] = {
             "ends": [ended(child) for child in children],
             "values": [np.load(place / f"{n}.npy").tolist() for n in range(2)],
             "damaged": damaged(place / "t" / "scores"),

@@ -13,11 +13,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_prune import TrajectoryCallback, add_influence
+from hf_prune.influence.sketch import segments
 from tests import toys
 from tests.forks import Killer, ended, fork, in_two
 
 ROWS, HELD_OUT = toys.vectors(40), toys.vectors(10, seed=9)
 EVERY = 10**9
+ENGINES = ("dense", "projected", "segments")
 MOMENTS = {"alone": 6, "main": 3, "other": 2}
 """Of a scoring by one process, and of either of two."""
 
@@ -30,11 +32,13 @@ def train(directory: Path) -> None:
 
 
 def score(place: Path, engine: str, found: Path, watch: Killer | None = None) -> None:
-    """Adds the influence columns to the rows and saves their values."""
+    """Adds the influence columns to the rows and saves their values; `"segments"` are sketched on a small disk."""
     model = toys.Mlp()
     model.load_state_dict(torch.load(place / "model.pt", weights_only=True))
     if watch is not None:
         sys.addaudithook(watch)
+    if engine == "segments":
+        engine, segments.KEPT_SHARE = "projected", 0.0
     settings: dict[str, Any] = {"directions": 6, "curvature": "gauss-newton", "batch_size": 16, "engine": engine}
     scored = add_influence(ROWS, place / "t", model=model, eval_dataset=HELD_OUT, **settings)
     np.save(found, np.column_stack([np.array(scored["influence"]), scored["influence_eval_loss"]]))
@@ -98,7 +102,7 @@ def main(directory: Path) -> dict[str, Any]:
     run.mkdir()
     assert ended(fork(lambda: train(run))) == 0
     told: dict[str, Any] = {}
-    for engine in ("dense", "projected"):
+    for engine in ENGINES:
         ways = {"alone": alone(engine), "main": together(engine, 0), "other": together(engine, 1)}
         for way, work in ways.items():
             whole = once(run, directory / f"{engine}-{way}", work, EVERY)

@@ -51,7 +51,7 @@ class Run:
         """The engine itself, which `add_influence` hides."""
         replay = Replay.of(self.rows, Trajectory.open(self.path), self.model, data_collator=self.collator)
         cache = SharedCache(directory, Processes(0, 1))
-        settings = {"curvature": "gauss-newton", "gn_scale": 1.0, "batch_size": 8} | settings
+        settings = {"key": "key", "curvature": "gauss-newton", "gn_scale": 1.0, "batch_size": 8} | settings
         return SketchEngine(replay, cache, **settings)
 
 
@@ -68,10 +68,13 @@ def record(
     collator: Any = None,
     id_column: str | None = None,
     window: float = 0.5,
+    snapshots_per_epoch: float = 1,
     **settings: Any,
 ) -> Run:
     set_seed(0)
-    recorder = TrajectoryCallback(directory / "t", id_column=id_column, window=window)
+    recorder = TrajectoryCallback(
+        directory / "t", id_column=id_column, window=window, snapshots_per_epoch=snapshots_per_epoch
+    )
     args = toys.arguments(directory / "out", **({"learning_rate": 3e-3} | settings))
     Trainer(model, args, train_dataset=rows, data_collator=collator, callbacks=[recorder]).train()
     return Run(model, rows, held_out, directory / "t", collator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from hf_prune.influence.queries import Queries
 from hf_prune.model.objective import Objective
 from tests.forks import run_module
 from tests.influence import runs
+from tests.influence.faults import PAIRS
 from tests.influence.killed import damaged
 from tests.record.test_full_disk import files_end_at
 
@@ -28,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
     return runs.mlp(tmp_path_factory.mktemp("run"), hidden=512)
 
 
-@pytest.mark.parametrize("engines", ["dense-dense", "projected-projected", "dense-projected"])
+@pytest.mark.parametrize("engines", list(PAIRS))
 def test_two_scorers_that_know_nothing_of_each_other_do_not_disturb_each_other(engines, told):
     found = told["at once"][engines]
     assert found["ends"] == [0, 0]
@@ -36,6 +39,7 @@ def test_two_scorers_that_know_nothing_of_each_other_do_not_disturb_each_other(e
     first, second = engines.split("-")
     assert found["values"][0] == told["at once"][f"{first}-{first}"]["values"][0]
     assert found["values"][1] == told["at once"][f"{second}-{second}"]["values"][0]
+    assert not [name for name in found["names"] if "effects" in name]
 
 
 def test_times_of_files_mean_nothing(told):
@@ -74,23 +78,40 @@ def test_run_that_diverged_is_recorded_with_a_warning_and_refused_when_scored(to
 
 def test_room_is_looked_for_before_sketching(run, tmp_path, monkeypatch):
     engine = run.projected(tmp_path / "work")
-    needed = engine.window.missing_bytes(engine.store)
+    sizes = engine.window.missing_bytes(engine.segmented.store)
     usage = shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch, engine.store.cache.in_use():
-        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
-        with pytest.raises(OSError, match=rf"Sketching the window takes about .* \({needed:,} bytes\) .* free some"):
-            engine.prepare()
-        assert len(engine.store.missing()) == len(engine.store.shards)
-        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    with monkeypatch.context() as patch, engine.segmented.cache.in_use():
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * sum(sizes) - 1))
         engine.prepare()
-    written = sum(file.stat().st_size for file in (tmp_path / "work").glob("steps-*"))
-    assert abs(written - needed) < 0.2 * written
-    assert engine.window.missing_bytes(engine.store) == 0
+        assert not engine.segmented.keeps
+        assert engine.segmented.store.missing() == engine.segmented.store.shards
+        held_out = engine.replay.rows.of(run.held_out)
+        queries = engine.encode(Queries(2, "outputs", 0, held_out, held_out))
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=max(sizes)))
+        words = (
+            r"Sketching the steps between two snapshots takes about .* \(([\d,]+) bytes\) .* more snapshots_per_epoch"
+        )
+        with pytest.raises(OSError, match=words) as raised:
+            engine.visits(queries)
+        found = re.search(words, str(raised.value))
+        assert found is not None
+        needed = int(found[1].replace(",", ""))
+        assert max(sizes) < needed < 2 * max(sizes)
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+        engine.visits(queries)
+    kept = run.projected(tmp_path / "kept")
+    with monkeypatch.context() as patch, kept.segmented.cache.in_use():
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * sum(sizes)))
+        kept.prepare()
+        assert kept.segmented.keeps
+    written = sum(file.stat().st_size for file in (tmp_path / "kept").glob("steps-*"))
+    assert abs(written - sum(sizes)) < 0.2 * written
+    assert sum(kept.window.missing_bytes(kept.segmented.store)) == 0
 
 
 def test_a_window_is_sketched_where_memory_holds_few_rows_at_once(run, tmp_path, monkeypatch):
     apply, free = Objective.apply, run.projected(tmp_path / "free")
-    with free.store.cache.in_use():
+    with free.segmented.store.cache.in_use():
         free.prepare()
 
     def limited(self: Objective, values: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -100,12 +121,12 @@ def test_a_window_is_sketched_where_memory_holds_few_rows_at_once(run, tmp_path,
 
     monkeypatch.setattr(Objective, "apply", limited)
     tight = run.projected(tmp_path / "tight")
-    with tight.store.cache.in_use():
+    with tight.segmented.store.cache.in_use():
         tight.prepare()
     monkeypatch.undo()
     layouts = [json.loads((tmp_path / name / "layout.json").read_text()) for name in ("free", "tight")]
     np.testing.assert_allclose(layouts[1], layouts[0], rtol=0.2)  # signs are drawn part by part
-    assert tight.store.missing() == []
+    assert tight.segmented.store.missing() == []
 
 
 @pytest.mark.parametrize(

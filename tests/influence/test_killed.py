@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.forks import KILLED, run_module
-from tests.influence.killed import MOMENTS
+from tests.influence.killed import ENGINES, MOMENTS
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", list(MOMENTS))
-@pytest.mark.parametrize("engine", ["dense", "projected"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_scoring_that_is_killed_at_any_moment_is_completed_by_the_next_one(engine, way, told):
     found = told[f"{engine} {way}"]
     whole, tried = found["whole"], found["tried"]

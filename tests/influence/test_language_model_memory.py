@@ -70,11 +70,13 @@ def test_a_window_without_curvature_is_sketched_by_half(run: Run, tmp_path: Path
     curved = run.projected(tmp_path / "curved")
     curved.prepare()
     for (_, half), (_, whole) in zip(
-        plain.store.backwards(torch.device("cpu")), curved.store.backwards(torch.device("cpu")), strict=True
+        plain.segmented.store.backwards(torch.device("cpu")),
+        curved.segmented.store.backwards(torch.device("cpu")),
+        strict=True,
     ):
         assert 2 * len(half.sketches) == len(whole.sketches)
     again = run.projected(tmp_path / "curved", curvature="fisher")
-    assert not again.store.missing()  # the curvature's sketches hold the gradients' too
+    assert not again.segmented.store.missing()  # the curvature's sketches hold the gradients' too
 
 
 def test_parts_hold_no_more_tokens_than_the_longest_rows():

@@ -276,24 +276,26 @@ def test_a_killed_pass_goes_on_where_it_stopped(swept, tmp_path: Path, monkeypat
 
     def engine(directory: Path, processes: Processes) -> SketchEngine:
         cache = SharedCache(directory, processes)
-        return SketchEngine(replay, cache, curvature="gauss-newton", gn_scale=1.0, batch_size=8)
+        return SketchEngine(replay, cache, key="key", curvature="gauss-newton", gn_scale=1.0, batch_size=8)
 
     whole = engine(tmp_path / "whole", Processes(0, 1))
     whole.prepare()
-    assert len(whole.store.shards) > 1
+    assert len(whole.segmented.store.shards) > 1
     halved = engine(tmp_path / "halved", Processes(0, 1))
-    half = halved.store.own_share()[::2]
+    half = halved.segmented.store.own_share()[::2]
     with monkeypatch.context() as patched:
-        patched.setattr(type(halved.store), "own_share", lambda store: half)
+        patched.setattr(type(halved.segmented.store), "own_share", lambda store: half)
         halved.prepare()  # as if it had been killed halfway
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "halved").iterdir()}
-    assert halved.store.missing()
+    assert halved.segmented.store.missing()
     resumed = engine(tmp_path / "halved", Processes(0, 1))
     resumed.prepare()
-    assert not resumed.store.missing()
+    assert not resumed.segmented.store.missing()
     assert all(file.stat().st_mtime_ns == time for file, time in written.items())
     for (t, one), (s, other) in zip(
-        whole.store.backwards(torch.device("cpu")), resumed.store.backwards(torch.device("cpu")), strict=True
+        whole.segmented.store.backwards(torch.device("cpu")),
+        resumed.segmented.store.backwards(torch.device("cpu")),
+        strict=True,
     ):
         assert t == s
         assert torch.equal(one.sketches, other.sketches)

@@ -76,15 +76,20 @@ def sketch_of(t: int) -> StepSketch:
 
 
 def test_sketches_come_back_in_reverse_within_a_byte_of_their_largest_entry(tmp_path: Path):
-    first, last, skipped = 5, 5 + 2 * SHARD + 3, {6, 9}
+    first, last = 5, 5 + 2 * SHARD + 3
+    marks, skipped = [first, first + SHARD + 2, first + SHARD + 4, last], {6, 9, first + SHARD + 2, first + SHARD + 3}
     whole = CountSketch([(5, 4), (10,)], 30, seed=0, device=CPU)
 
     def rows_of(t: int) -> np.ndarray:
         return np.array([] if t in skipped else [t, 2, 3, 4], dtype=np.int64)
 
-    store = Store(SharedCache(tmp_path, Processes(0, 1)), first, last, whole, rows_of)
-    assert [step for shard in store.shards for step in shard] == list(range(first, last))
-    assert [len(shard) for shard in store.shards] == [SHARD, SHARD, 3]
+    store = Store(SharedCache(tmp_path, Processes(0, 1)), marks, whole, rows_of)
+    assert [[len(shard) for shard in own] for own in store.segments] == [[SHARD, 2], [], [SHARD - 1]]
+    assert store.shards == [*store.segments[0], *store.segments[2]]
+    assert {*range(first, last)} - {t for shard in store.shards for t in shard} == {
+        first + SHARD + 2,
+        first + SHARD + 3,
+    }
     assert store.missing() == store.own_share() == store.shards
     for shard in store.shards:
         store.write(shard, {t: packed(sketch_of(t)) for t in shard if t not in skipped})
@@ -98,6 +103,10 @@ def test_sketches_come_back_in_reverse_within_a_byte_of_their_largest_entry(tmp_
         for name in ("sketches", "unscaled"):
             left = (getattr(sketch, name) - getattr(truth, name)).abs()
             assert (left <= getattr(truth, name).abs().amax(1, keepdim=True) / 253).all(), name
+    part = store.segment(0)
+    assert list(dict(part.backwards(CPU))) == [t for t in found if t < marks[1]]
+    part.remove()
+    assert part.missing() == store.missing() == store.segments[0]
 
 
 def test_factors_are_combined_to_the_losses_of_their_visits():

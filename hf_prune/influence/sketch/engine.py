@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
@@ -25,8 +26,9 @@ from hf_prune.influence.sketch.query_sketches import (
 )
 from hf_prune.influence.sketch.row_slopes import SketchedSlopes
 from hf_prune.influence.sketch.scales import ScaledSketches
+from hf_prune.influence.sketch.segments import SegmentedSweep, Swept
 from hf_prune.influence.sketch.store import StepSketch, Store
-from hf_prune.influence.sketch.sweep import SketchedSegment, SketchSweep
+from hf_prune.influence.sketch.sweep import SketchedSegment, SketchedStep, SketchSweep, SweepState
 from hf_prune.influence.sketch.window_pass import WindowPass, narrow
 from hf_prune.model.replay import Replay
 from hf_prune.model.retreat import with_retreat
@@ -45,6 +47,7 @@ class SketchEngine:
     Args:
         replay (`Replay`): the recorded run with its model and rows.
         cache (`SharedCache`): where the window's sketches are kept, for the processes that share the work.
+        key (`str`): a digest of all that the scores depend on.
         curvature (`str`): `"none"`, `"fisher"` or `"gauss-newton"`.
         gn_scale (`float`): what the Gauss-Newton matrix is multiplied by.
         batch_size (`int`): rows in one pass over rows.
@@ -56,13 +59,14 @@ class SketchEngine:
         replay: Replay,
         cache: SharedCache,
         *,
+        key: str,
         curvature: str,
         gn_scale: float,
         batch_size: int,
         width: int = WIDTH,
     ):
         self.replay, self.batch_size = replay, batch_size
-        objective, trajectory = replay.objective, replay.trajectory
+        objective = replay.objective
         self.device = objective.device
         # Measured once, for every sketch must be folded alike.
         count = len(objective.shapes)
@@ -71,17 +75,12 @@ class SketchEngine:
         self.sketch = CountSketch(objective.shapes, width, seed=1, device=self.device, shares=shares)
         bf16 = self.sketch.folds and fast_bfloat16(self.device)
         self.window = WindowPass(replay, self.sketch, bf16=bf16)
-        curved = curvature == "gauss-newton"
-        self.store = Store(cache, *trajectory.window, self.sketch, self._rows_of, curved=curved)
-        self.sweep = SketchSweep(trajectory, self.store, self.sketch, curvature=curvature, gn_scale=gn_scale)
-
-    def _rows_of(self, t: int) -> np.ndarray:
-        step = self.replay.trajectory.step(t)
-        return self.replay.row_of(() if step.skipped else step.ids)
+        self.sweep = SketchSweep(replay.trajectory, self.sketch, curvature=curvature, gn_scale=gn_scale)
+        self.segmented = SegmentedSweep(replay, self.window, self.sweep, cache, key)
 
     def prepare(self) -> None:
-        """Sketches the window, in the one pass that needs the model; processes share it."""
-        self.window.run(self.store)
+        """Sketches the window, in the one pass that needs the model, unless the disk has room for a segment alone."""
+        self.segmented.prepare()
 
     def encode(self, queries: Queries | LossQueries) -> ScaledSketches:
         """The queries' gradients at the last parameters, sketched, that of the held-out loss last."""
@@ -105,10 +104,12 @@ class SketchEngine:
 
     def visits(self, queries: ScaledSketches) -> np.ndarray:
         """The influence `(n, k)` of each row through its own recorded visits."""
-        total = np.zeros((len(self.replay.rows), len(queries.values)))
-        for swept in self.sweep.steps(queries):
-            np.add.at(total, swept.sketch.ids.cpu().numpy(), swept.effects.T.cpu().double().numpy())
-        return total
+        with self.segmented.alone():
+            swept = self.segmented.begin(queries, "visits")
+            for _, _, steps in self.segmented.over(swept):
+                for step in steps:
+                    np.add.at(swept.total, step.sketch.ids.cpu().numpy(), step.effects.T.cpu().double().numpy())
+        return swept.total
 
     def expected(self, queries: ScaledSketches, rows: Rows) -> np.ndarray:
         """
@@ -121,64 +122,84 @@ class SketchEngine:
 
     def candidates(self, queries: ScaledSketches) -> ExpectedRemoval:
         """The same of any rows, part by part."""
-        return ExpectedRemoval(self.replay, partial(self._dots_of, self.segments(queries)), self.batch_size)
+        return ExpectedRemoval(self.replay, partial(self._dots_of, self._swept(queries)), self.batch_size)
 
-    def _dots_of(self, segments: list[SketchedSegment], rows: Rows) -> np.ndarray:
+    def _dots_of(self, swept: Swept, rows: Rows) -> np.ndarray:
         """`sum_j <C_j, grad l_i>`, `(m, k)`."""
-        dots, visited = np.zeros((len(rows), len(segments[0].cotangents))), np.zeros(len(rows), dtype=bool)
+        dots, visited = np.zeros((len(rows), swept.total.shape[1])), np.zeros(len(rows), dtype=bool)
         if rows is self.replay.rows:
-            dots, visited = self._of_visits(segments)
+            dots, visited = self._of_visits(swept).copy(), self._served[1].sum(1) > 0
         others = np.flatnonzero(~visited)
         if len(others):
-            dots[others] = with_retreat(self._of_rows, self.batch_size, segments, rows, others)
+            dots[others] = with_retreat(self._of_rows, self.batch_size, swept.segments, rows, others)
         return dots
 
     def slopes(self, queries: ScaledSketches, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:
         """The parts that the effects of the `wanted` ones of `rows` are sums of."""
-        slopes = SketchedSlopes(self.replay, self.window, self.store)
+        slopes = SketchedSlopes(self.replay, self.window, self.segmented.store)
         if mode == "visits":
-            return slopes.of_visits(self.sweep.steps(queries), wanted)
-        nearest, counts = self._served()
+            return slopes.of_visits(self._steps(queries), wanted)
+        nearest, counts = self._served
         if rows is not self.replay.rows:
             nearest, counts = (np.zeros((len(rows), len(self.replay.middles)), dtype=np.int64) for _ in range(2))
         shares = self.replay.item_shares(rows, self.batch_size)
-        return slopes.of_segments(self.segments(queries), wanted, shares, nearest, counts)
+        return slopes.of_segments(self._swept(queries).segments, wanted, shares, nearest, counts)
 
-    def segments(self, queries: ScaledSketches) -> list[SketchedSegment]:
-        """The summed cotangents of each segment, from the first to the last."""
-        found: dict[int, SketchedSegment] = {}
-        for swept in self.sweep.steps(queries):
-            sketch, total = swept.sketch, float(swept.sketch.weights.sum())
-            own = found.setdefault(
-                self.replay.segment_of(swept.t),
-                SketchedSegment(
-                    torch.zeros_like(swept.cotangents), torch.zeros_like(swept.clip_term), sketch.log_scales
-                ),
-            )
+    def _steps(self, queries: ScaledSketches) -> Iterator[SketchedStep]:
+        with self.segmented.alone():
+            for _, _, steps in self.segmented.over(self.segmented.begin(queries, "")):
+                yield from steps
+
+    def _swept(self, queries: ScaledSketches) -> Swept:
+        """The summed cotangents of each segment, from the first to the last, and what was answered with them."""
+        with self.segmented.alone():
+            swept = self.segmented.begin(queries, "expected")
+            for part, places, steps in self.segmented.over(swept):
+                swept.segments.insert(0, self._summed(swept.state, steps))
+                self._answer(swept, part, places)
+        return swept
+
+    def _summed(self, state: SweepState, steps: Iterator[SketchedStep]) -> SketchedSegment:
+        """The summed cotangents of the steps of a segment; nothing where all were skipped."""
+        own = SketchedSegment(torch.zeros_like(state.A), torch.zeros_like(narrow(state.A)), state.log_scales)
+        for number, step in enumerate(steps):
+            sketch, total = step.sketch, float(step.sketch.weights.sum())
+            if not number:
+                own = replace(own, log_scales=sketch.log_scales)
             change = self.sketch.spread((sketch.log_scales - own.log_scales).cpu().exp())
-            own.cotangents.add_(swept.cotangents * change, alpha=total * swept.clip_factor)
-            own.clip_term.add_(swept.clip_term, alpha=total)
-        some = next(iter(found.values()))  # where all steps of a segment were skipped there is nothing to sum
-        nothing = SketchedSegment(torch.zeros_like(some.cotangents), torch.zeros_like(some.clip_term), some.log_scales)
-        return [found.get(place, nothing) for place in range(len(self.replay.middles))]
+            own.cotangents.add_(step.cotangents * change, alpha=total * step.clip_factor)
+            own.clip_term.add_(step.clip_term, alpha=total)
+        return own
 
-    def _of_visits(self, segments: list[SketchedSegment]) -> tuple[np.ndarray, np.ndarray]:
-        """`sum_j <C_j, grad l_i>` `(n, k)` from the gradients of the rows' visits, and which rows `(n,)` had any."""
-        nearest, counts = self._served()
-        total = np.zeros((len(self.replay.rows), len(segments[0].cotangents)))
-        for t, sketch in self.store.backwards(self.device):
+    def _of_visits(self, swept: Swept) -> np.ndarray:
+        """`sum_j <C_j, grad l_i>` `(n, k)` from the gradients of the rows' visits."""
+        with self.segmented.alone():
+            for part, places in self.segmented.late(swept, self._late_rows):
+                self._answer(swept, part, places)
+        return swept.total
+
+    def _answer(self, swept: Swept, part: Store, places: range) -> None:
+        """Adds what the visits of a segment say of the segments in these places that they serve."""
+        nearest, counts = self._served
+        for t, sketch in part.backwards(self.device) if places else ():
             ids, own = sketch.ids.cpu().numpy(), self.replay.segment_of(t)
-            for place, segment in enumerate(segments):
+            for place in places:
                 serves = nearest[ids, place] == own
                 if serves.any():
-                    dots = self._dots(segment, sketch) / counts[ids, own]
-                    np.add.at(total, ids[serves], dots.T[serves])
-        return total, counts.sum(1) > 0
+                    dots = self._dots(swept.segments[place - self.segmented.count], sketch) / counts[ids, own]
+                    np.add.at(swept.total, ids[serves], dots.T[serves])
 
+    def _late_rows(self, t: int) -> np.ndarray:
+        """The rows of a step whose visits serve an earlier segment."""
+        step, own = self.replay.trajectory.step(t), self.replay.segment_of(t)
+        rows = self.replay.row_of(() if step.skipped or not own else step.ids)
+        return rows[self._served[0][rows, own - 1] == own]
+
+    @cached_property
     def _served(self) -> tuple[np.ndarray, np.ndarray]:
         """The segment whose visits serve each segment, and the visits of each training row in each, `(n, J)`."""
         n = len(self.replay.rows)
-        counts = np.zeros((n, len(self.replay.middles)), dtype=np.int64)
+        counts = np.zeros((n, len(self.replay.middles)), dtype=np.int32)
         for step in self.replay.steps():
             counts[:, self.replay.segment_of(step.index)] += np.bincount(self.replay.row_of(step.ids), minlength=n)
         return nearest_segment(counts > 0), counts

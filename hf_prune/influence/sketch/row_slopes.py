@@ -63,8 +63,8 @@ class SketchedSlopes:
             nearest, counts (`np.ndarray`, `(m, J)`): the segment whose visits serve each segment, and the number of
                 visits in each; 0 visits for rows whose gradients are taken in the middle of the segments.
         """
-        for t, sketch in self.store.backwards(self.replay.objective.device):
-            ids, own = sketch.ids.cpu().numpy(), self.replay.segment_of(t)
+        for step in reversed(self.replay.steps()):
+            t, ids, own = step.index, self.replay.row_of(step.ids), self.replay.segment_of(step.index)
             visited = np.isin(ids, wanted)
             for place, segment in enumerate(segments):
                 chosen = ids[visited & (nearest[ids, place] == own)] if visited.any() else ids[:0]

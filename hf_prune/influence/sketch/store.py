@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -63,39 +65,64 @@ _ROUNDED = ("sketches", "unscaled")
 
 class Store:
     """
-    The sketches of the steps `first <= t < last`.
+    The sketches of a window's steps, a shard of which lies between two snapshots.
 
     Args:
         cache (`SharedCache`): holds the files.
+        marks (`Sequence[int]`): the steps of the window's snapshots.
         sketch (`CountSketch`): what gradients are sketched with.
-        rows_of (`Callable[[int], np.ndarray]`): the rows that each step visits; none where the step was skipped.
+        rows_of (`Callable[[int], np.ndarray]`): the rows of each step whose visits are sketched; none where the step
+            was skipped.
         curved (`bool`, *optional*, defaults to `True`): whether the curvature's factors are needed, or the gradients'
             alone; where both are there already they serve for either.
+        prefix (`str`, *optional*): what the files' names begin with.
+
+    Attributes:
+        segments (`list[list[range]]`): the shards between each two snapshots that have a visit.
+        shards (`list[range]`): all of them.
     """
 
     def __init__(
         self,
         cache: SharedCache,
-        first: int,
-        last: int,
+        marks: Sequence[int],
         sketch: CountSketch,
         rows_of: Callable[[int], np.ndarray],
         *,
         curved: bool = True,
+        prefix: str = "",
     ):
-        self.cache, self.sketch, self.rows_of, self.curved = cache, sketch, rows_of, True
-        self.shards = [range(start, min(start + SHARD, last)) for start in range(first, last, SHARD)]
-        if not curved and self.cache.missing(self._name(shard) for shard in self.shards):
+        self.cache, self.sketch, self.rows_of, self.curved, self.prefix = cache, sketch, rows_of, True, prefix
+        self.segments = [
+            [shard for shard in _shards(first, last) if any(len(rows_of(t)) for t in shard)]
+            for first, last in pairwise(marks)
+        ]
+        self.shards = list(chain.from_iterable(self.segments))
+        if not curved and self.missing():
             self.curved = False
-        self._names = {self._name(shard): shard for shard in self.shards}
+
+    def segment(self, place: int) -> Store:
+        """The same of one segment alone."""
+        part = copy(self)
+        part.shards = self.segments[place]
+        return part
 
     def missing(self) -> list[range]:
         """The shards that are still to be sketched."""
-        return [self._names[name] for name in self.cache.missing(self._names)]
+        return self._of(self.cache.missing(map(self._name, self.shards)))
 
     def own_share(self) -> list[range]:
         """Those of them that fall to this process."""
-        return [self._names[name] for name in self.cache.own_share(self._names)]
+        return self._of(self.cache.own_share(map(self._name, self.shards)))
+
+    def _of(self, names: list[str]) -> list[range]:
+        wanted = set(names)
+        return [shard for shard in self.shards if self._name(shard) in wanted]
+
+    def remove(self) -> None:
+        """Removes the shards."""
+        for shard in self.shards:
+            (self.cache.directory / self._name(shard)).unlink(missing_ok=True)
 
     def write(self, shard: range, steps: dict[int, dict[str, torch.Tensor]]) -> None:
         """Writes a shard of [`packed`] steps; the file is never half there, whenever the process is killed."""
@@ -112,7 +139,7 @@ class Store:
                     if not self._fits(tensors, t, rows):
                         file = self.cache.directory / self._name(shard)
                         raise TrajectoryError(f"{file} does not hold what step {t} left: {CACHE.mend}.")
-                    yield t, StepSketch(**{name: _read(tensors, t, name).to(device) for name in _NAMES})
+                    yield t, StepSketch(**{name: _read(tensors, t, name, device) for name in _NAMES})
 
     def _fits(self, tensors: dict[str, torch.Tensor], t: int, rows: np.ndarray) -> bool:
         """Whether the sketch of a step is there, of these visits, and in the right form."""
@@ -137,25 +164,30 @@ class Store:
         return bool(((examples >= 0) & (examples < b)).all()) and found["ids"].tolist() == rows.tolist()
 
     def _name(self, shard: range) -> str:
-        return f"{'steps' if self.curved else 'gradients'}-{shard.start:08d}-{shard.stop:08d}.safetensors"
+        kind = "steps" if self.curved else "gradients"
+        return f"{self.prefix}{kind}-{shard.start:08d}-{shard.stop:08d}.safetensors"
+
+
+def _shards(first: int, last: int) -> list[range]:
+    return [range(start, min(start + SHARD, last)) for start in range(first, last, SHARD)]
 
 
 def packed(sketch: StepSketch) -> dict[str, torch.Tensor]:
     """A step's sketches as they are kept, on the CPU: in a byte an entry, which most of their room goes to."""
     tensors = {}
     for name in _NAMES:
-        value = getattr(sketch, name).cpu().contiguous()
+        value = getattr(sketch, name)
         if name in _ROUNDED:
             # The rounding adds little to the error of the sketch itself, which more dimensions lower.
             step = value.abs().amax(1).clamp(min=1e-30) / 127
-            tensors[f"{name}.step"] = step
-            value = (value / step[:, None]).round_().to(torch.int8)
-        tensors[name] = value
+            tensors[f"{name}.step"] = step.cpu()
+            value = (value / step[:, None]).round_().to(torch.int8)  # on the device: a quarter of the bytes leave it
+        tensors[name] = value.cpu().contiguous()
     return tensors
 
 
-def _read(tensors: dict[str, torch.Tensor], t: int, name: str) -> torch.Tensor:
-    value = tensors[f"{t}.{name}"]
+def _read(tensors: dict[str, torch.Tensor], t: int, name: str, device: torch.device) -> torch.Tensor:
+    value = tensors[f"{t}.{name}"].to(device)
     if name not in _ROUNDED:
         return value
-    return value.float() * tensors[f"{t}.{name}.step"][:, None]
+    return value.float() * tensors[f"{t}.{name}.step"].to(device)[:, None]

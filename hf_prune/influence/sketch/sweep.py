@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from datasets.utils import tqdm
 
-from hf_prune.influence.checks import warn_of_growth
 from hf_prune.influence.clipping import clip_factor, leave_one_out
 from hf_prune.influence.removal import Removal
 from hf_prune.influence.sketch.count_sketch import CountSketch
 from hf_prune.influence.sketch.scales import ScaledSketches
-from hf_prune.influence.sketch.store import StepSketch, Store
+from hf_prune.influence.sketch.store import StepSketch
 from hf_prune.optimizers import adjoint_for
 from hf_prune.trajectory.trajectory import Step, Trajectory
 
@@ -56,9 +54,28 @@ class SketchedSegment:
     log_scales: torch.Tensor
 
 
+@dataclass
+class SweepState:
+    """
+    A sweep between two steps.
+
+    Attributes:
+        A, M (`torch.Tensor`, `(k, d)`): cotangents of the parameters and of the first moment, scaled.
+        log_scales (`torch.Tensor`, `(parameters,)`): the mean logarithm of the scales, on the CPU.
+        length (`float`): that of A at the window's end.
+        largest (`float`): the largest that it was.
+    """
+
+    A: torch.Tensor
+    M: torch.Tensor
+    log_scales: torch.Tensor
+    length: float
+    largest: float
+
+
 class SketchSweep:
     """
-    Goes back over a sketched window.
+    Goes back over sketched steps.
 
     With P the sketch and D the inverse of the optimizer's denominator, the state is `P D^(1/2) A`: a step's `D_t`
     between a cotangent and a gradient is then split over the two, and how D changes from step to step is followed by
@@ -66,38 +83,38 @@ class SketchSweep:
 
     Args:
         trajectory (`Trajectory`): the recorded run.
-        store (`Store`): the sketched window.
         sketch (`CountSketch`): the sketch.
         curvature (`str`): `"none"`, `"fisher"` or `"gauss-newton"`.
         gn_scale (`float`, *optional*, defaults to 1): what the Gauss-Newton matrix is multiplied by.
     """
 
-    def __init__(
-        self, trajectory: Trajectory, store: Store, sketch: CountSketch, *, curvature: str, gn_scale: float = 1.0
-    ):
-        self.trajectory, self.store, self.sketch = trajectory, store, sketch
+    def __init__(self, trajectory: Trajectory, sketch: CountSketch, *, curvature: str, gn_scale: float = 1.0):
+        self.trajectory, self.sketch = trajectory, sketch
         self.curvature, self.gn_scale = curvature, gn_scale
         manifest = trajectory.manifest
         self.adjoint = adjoint_for(manifest.optimizer, sketch.sizes, [p.group for p in manifest.parameters])
         self.max_norm = float(manifest.max_grad_norm or 0.0)
 
-    def steps(self, queries: ScaledSketches) -> Iterator[SketchedStep]:
-        """Sweeps k queries back to the window's start."""
+    def start(self, queries: ScaledSketches) -> SweepState:
+        """The sweep of k queries at the window's end."""
         A, M = self.adjoint.start(queries.values.clone())
-        log_scales = queries.log_scales
-        total, length, largest = sum(map(len, self.store.shards)), float(A.norm()), 0.0
-        for t, sketch in tqdm(self.store.backwards(A.device), total=total, desc="Sweeping", unit="step"):
-            if not torch.equal(sketch.log_scales.cpu(), log_scales):
-                change = self.sketch.spread((sketch.log_scales.cpu() - log_scales).exp())
+        return SweepState(A, M, queries.log_scales, float(A.norm()), 0.0)
+
+    def steps(self, state: SweepState, sketches: Iterable[tuple[int, StepSketch]]) -> Iterator[SketchedStep]:
+        """Takes a sweep back over steps, from the last to the first."""
+        A, M = state.A, state.M
+        for t, sketch in sketches:
+            log_scales = sketch.log_scales.cpu()
+            if not torch.equal(log_scales, state.log_scales):
+                change = self.sketch.spread((log_scales - state.log_scales).exp())
                 A *= change
                 M /= change
-                log_scales = sketch.log_scales.cpu()
+                state.log_scales = log_scales
             step = self.trajectory.step(t)
             C = self.adjoint.step_adjoint_(A, M, step.learning_rates, None, self.trajectory.updates_before(t))
             self.adjoint.decay_adjoint_(A, C, step.learning_rates)
             yield self._through_gradient(step, sketch, A, C)
-            largest = max(largest, float(A.norm()) / length)
-        warn_of_growth(self.trajectory, largest)
+            state.largest = max(state.largest, float(A.norm()))
 
     def _through_gradient(self, step: Step, sketch: StepSketch, A: torch.Tensor, C: torch.Tensor) -> SketchedStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from itertools import chain
 
+import numpy as np
 import torch
 from datasets.utils import tqdm
 
@@ -47,26 +48,28 @@ class WindowPass:
         self.per_example = PerExampleVjp(replay.objective, sketch, bf16=bf16)
 
     def run(self, store: Store) -> None:
-        """
-        Sketches this process's share of the missing shards, and waits for the other processes.
-
-        Raises:
-            `OSError`: if the disk has no room for all that are missing.
-        """
-        with store.cache.processes.main_first():
-            if store.cache.processes.rank == 0:
-                self._check_room(store)
+        """Sketches this process's share of the missing shards, and waits for the other processes."""
         with_retreat(self._run, most_rows(self.replay.steps()), store)
         store.cache.processes.barrier()
 
-    def missing_bytes(self, store: Store) -> int:
-        """About the disk space of the shards that are still to be sketched, by the factors of a few steps."""
-        shards = [self.replay.trajectory.step(t) for shard in store.missing() for t in shard]
-        steps = [step for step in shards if not step.skipped]
+    def missing_bytes(self, store: Store) -> list[int]:
+        """About the disk space of what is to be sketched of each segment, by the factors of a few steps."""
+        missing = set(store.missing())
+        segments = [
+            [
+                self.replay.trajectory.step(t)
+                for shard in own
+                if shard in missing
+                for t in shard
+                if len(store.rows_of(t))
+            ]
+            for own in store.segments
+        ]
+        steps = list(chain.from_iterable(segments))
         chosen = [steps[int((i + 0.5) * len(steps) / SAMPLES)] for i in range(min(SAMPLES, len(steps)))]
         factors = sum(with_retreat(self._count_factors, EXAMPLES, step, store.curved) for step in chosen)
         each = factors / max(len(chosen), 1)
-        return sum(step_bytes(each * len(step.ids), self.sketch.width) for step in steps)
+        return [sum(step_bytes(each * len(step.ids), self.sketch.width) for step in own) for own in segments]
 
     def _count_factors(self, at_once: int, step: Step, curved: bool) -> int:
         if not curved:
@@ -79,16 +82,6 @@ class WindowPass:
             logits = self.objective.logits(self.replay.theta(step.index), some.inputs)
         return len(logit_factors(loss, logits, some, random_draws(some, torch.Generator().manual_seed(0))))
 
-    def _check_room(self, store: Store) -> None:
-        directory = store.cache.directory
-        needed, free = self.missing_bytes(store), shutil.disk_usage(directory).free
-        if needed > free:
-            raise OSError(
-                f"Sketching the window takes about {needed / 1e9:.3g} GB ({needed:,} bytes) of disk space in "
-                f"{directory}, and {free / 1e9:.3g} GB are free: free some, or record a smaller window or fewer "
-                "parameters."
-            )
-
     def _run(self, at_once: int, store: Store) -> None:
         own = store.own_share()
         with tqdm(total=sum(map(len, own)), desc="Sketching the window", unit="step") as bar:
@@ -96,14 +89,18 @@ class WindowPass:
                 scales = self.scales.at((shard.start + shard.stop) // 2)
                 found = {}
                 for t in shard:
-                    step = self.replay.trajectory.step(t)
-                    if not step.skipped:
-                        found[t] = packed(self._step(step, scales, at_once, store.curved))
+                    wanted = store.rows_of(t)
+                    if len(wanted):
+                        step = self.replay.trajectory.step(t)
+                        found[t] = packed(self._step(step, wanted, scales, at_once, store.curved))
                     bar.update()
                 store.write(shard, found)
 
-    def _step(self, step: Step, scales: Scales, at_once: int, curved: bool) -> StepSketch:
+    def _step(self, step: Step, wanted: np.ndarray, scales: Scales, at_once: int, curved: bool) -> StepSketch:
+        """The sketches of a step's visits of the `wanted` rows."""
         visits, theta = self.replay.batch(step), self.replay.theta(step.index)
+        if len(wanted) < len(visits.rows):
+            visits = visits.part(torch.from_numpy(np.flatnonzero(np.isin(visits.rows, wanted))))
         found, numbers = [], []
         for own, factors in self.batch(theta, visits.batch, scales, at_once, seed=step.index, curved=curved):
             found += factors
