@@ -34,6 +34,8 @@ class CostEstimate:
         engine (`str`): What `add_influence(engine="auto")` will choose: `"dense"` or `"projected"`.
         scoring_disk_bytes (`int`): Disk space of sketches and influence columns, on top of `disk_bytes`; the copy of
             the dataset's own columns that `Dataset.map` writes as well is not counted.
+        least_scoring_disk_bytes (`int`): The same where the sketches would take more than half of the free disk: then
+            only those between two snapshots are there at a time.
         scoring_memory_bytes (`int`): Memory that scoring takes on top of the model; the activations of its batches are
             in it where the length of rows is known.
         scoring_steps (`float`): Work of scoring in units of training steps; a guess, right within a factor of about 3.
@@ -50,6 +52,7 @@ class CostEstimate:
     memory_bytes: int
     engine: str
     scoring_disk_bytes: int
+    least_scoring_disk_bytes: int
     scoring_memory_bytes: int
     scoring_steps: float
     scoring_seconds: float | None
@@ -123,9 +126,8 @@ def estimate(
         rows=n_rows,
         directions=directions,
         steps_per_epoch=steps_per_epoch,
-        window_steps=total_steps - planned[0],
         visits_per_step=_visits_per_step(args, n_rows, steps_per_epoch),
-        segments=len(planned) - 1,
+        marks=planned,
     )
     return CostEstimate(
         total_steps=total_steps,
@@ -138,6 +140,7 @@ def estimate(
         memory_bytes=snapshot,  # the buffer
         engine=scoring.engine,
         scoring_disk_bytes=scoring.disk_bytes,
+        least_scoring_disk_bytes=scoring.least_disk_bytes,
         scoring_memory_bytes=scoring.memory_bytes,
         scoring_steps=scoring.steps,
         scoring_seconds=None if step_seconds is None else scoring.steps * step_seconds,

@@ -92,6 +92,12 @@ def test_more_of_anything_costs_no_less(
         for k, w, e in zip(*map(sorted, (directions, window, epochs)), strict=True)
     )
     # At its peak a record also holds snapshots from before the window, of which a small window may have one more.
-    for name in ("ledger_bytes", "disk_bytes", "scoring_disk_bytes", "scoring_memory_bytes"):
+    for name in (
+        "ledger_bytes",
+        "disk_bytes",
+        "scoring_disk_bytes",
+        "least_scoring_disk_bytes",
+        "scoring_memory_bytes",
+    ):
         assert getattr(few, name) <= getattr(many, name), name
     assert few.scoring_steps <= many.scoring_steps

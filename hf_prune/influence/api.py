@@ -46,7 +46,7 @@ from hf_prune.trajectory.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 # Columns made by another version of the computation must not come from the cache.
-VERSION = "influence/v9"
+VERSION = "influence/v10"
 
 
 def add_influence(
@@ -138,7 +138,8 @@ def add_influence(
         engine (`str`, *optional*, defaults to `"auto"`):
             `"dense"` carries k vectors of the parameters' length through the window: exact, for small models.
             `"projected"` sketches every visit's gradient once, keeps the sketches with the trajectory, and sweeps in
-            their dimensions: any k in about the time of one pass over the window. auto: by size.
+            their dimensions: any k in about the time of one pass over the window. Where the sketches would take more
+            than half of the free disk, only those between two snapshots are there at a time. auto: by size.
         train_dataset (`Dataset` or `Trainer`, *optional*):
             What the Trainer got, or the Trainer, where `dataset` holds other rows, such as a pool of candidates. Their
             columns then tell minus what adding a row would have done. Only in the mode `"expected"`. A sketched run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from hf_prune.influence import features
 from hf_prune.influence.sketch.count_sketch import CHUNK, CHUNK_OF_ACCELERATOR, CountSketch
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.store import SHARD
-from hf_prune.influence.sketch.window_pass import step_bytes
+from hf_prune.influence.sketch.window_pass import narrow_width, step_bytes
 from hf_prune.model.token_head import (
     AT_ONCE,
     AT_ONCE_ON_ACCELERATOR,
@@ -74,13 +75,15 @@ class ScoringCost:
         engine (`str`): the one that `engine="auto"` chooses.
         memory_bytes (`int`): what it holds at its peak; without the batches' activations where it is not known how
             many positions a row has.
-        disk_bytes (`int`): sketches, and the influence columns; without the dataset's own columns.
+        disk_bytes (`int`): sketches of the window, and the influence columns; without the dataset's own columns.
+        least_disk_bytes (`int`): the same where only the sketches of one segment are kept at a time.
         steps (`float`): work in units of training steps; a guess, right within a factor of about 3.
     """
 
     engine: str
     memory_bytes: int
     disk_bytes: int
+    least_disk_bytes: int
     steps: float
 
 
@@ -92,9 +95,8 @@ def scoring_cost(
     rows: int,
     directions: int,
     steps_per_epoch: int,
-    window_steps: int,
     visits_per_step: float,
-    segments: int,
+    marks: Sequence[int],
 ) -> ScoringCost:
     """
     What [`add_influence`] will take.
@@ -106,23 +108,25 @@ def scoring_cost(
         rows (`int`): of the training dataset.
         directions (`int`): k.
         steps_per_epoch (`int`): optimizer steps of an epoch.
-        window_steps (`int`): those of the window.
         visits_per_step (`float`): rows in a step.
-        segments (`int`): of the window, one between two snapshots.
+        marks (`Sequence[int]`): the steps of the window's snapshots.
     """
-    size = sum(map(math.prod, shapes))
+    size, window_steps, segments = sum(map(math.prod, shapes)), marks[-1] - marks[0], len(marks) - 1
     columns = 4 * rows * (directions + 2 + features.WIDTH)  # vectors, norm, loss, and features at most
     if scoring_bytes(size, directions) <= SMALL_SWEEP and passes.vocabulary <= VOCABULARY:
         return ScoringCost(
             engine="dense",
             memory_bytes=passes.copied_bytes + passes.activation_bytes + scoring_bytes(size, directions, segments),
             disk_bytes=columns,
+            least_disk_bytes=columns,
             steps=window_steps * _SWEEP_STEP + segments * steps_per_epoch * _GRADIENT_BATCH,
         )
     sketch = CountSketch(shapes, WIDTH, seed=0, device=torch.device("meta"))
     width = sketch.width
     vjps = visits_per_step * vjps_per_visit
     a_step = step_bytes(vjps, width)
+    # Between two segments: cotangents of parameters and moments, the sums of each segment, and the answers so far.
+    state = (directions + 1) * (4 * (2 * width + segments * (width + narrow_width(width))) + 8 * rows)
     sketching = passes.activation_bytes + 4 * vjps * width * _COPIES_OF_SKETCHES + SHARD * a_step
     sweeping = 4 * (directions + 1) * width * (_ARRAYS_OF_SWEEP + segments) + (SHARD + 4) * a_step
     return ScoringCost(
@@ -134,6 +138,7 @@ def scoring_cost(
             + max(passes.logit_bytes, sketching, sweeping)
         ),
         disk_bytes=window_steps * a_step + columns,
+        least_disk_bytes=max(b - a for a, b in pairwise(marks)) * a_step + columns + 2 * state,
         steps=window_steps * (_FORWARD + _VJP * vjps_per_visit),
     )
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from hf_prune import TrajectoryCallback, add_influence, estimate
 from hf_prune._core.scoring import scoring_of
+from hf_prune.influence import cache
 from hf_prune.influence.cost import count_vjps, direction_bytes
 from hf_prune.influence.dense.engine import queries_at_once
 from hf_prune.influence.memory import free_memory
+from hf_prune.influence.sketch import segments
 from tests import toys
 from tests.influence.test_objectives import language_model, lora, tagger
 
@@ -33,10 +36,34 @@ def test_engine_and_disk_are_as_estimated(engine: str, hidden: int, tmp_path: Pa
     files = [file for file in (tmp_path / "t" / "scores").rglob("*") if file.is_file()]
     written = sum(file.stat().st_size for file in files) - rows.data.nbytes
     assert written / 2 < told.scoring_disk_bytes < 2 * written
+    assert told.least_scoring_disk_bytes == told.scoring_disk_bytes or engine == "projected"
     if engine == "projected":
         assert 1.3 < told.scoring_steps / (told.total_steps // 2) < 4
         dense = 65 * 8 * 4 * told.parameters
         assert told.scoring_memory_bytes < dense
+
+
+@pytest.mark.parametrize("snapshots_per_epoch", [1, 2])
+def test_the_most_that_lies_on_a_small_disk_is_as_estimated(
+    snapshots_per_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(0)
+    model, rows = toys.Mlp(hidden=22_000), toys.vectors(64)
+    settings: dict[str, Any] = {"num_train_epochs": 4, "learning_rate": 1e-3}
+    asked = {"snapshots_per_epoch": snapshots_per_epoch}
+    told = estimate(model, toys.arguments(tmp_path / "out", **settings), len(rows), directions=4, **asked)
+    toys.train(model, rows, tmp_path / "out", [TrajectoryCallback(tmp_path / "t", **asked)], **settings)
+    taken, save = [0], cache._save
+
+    def watched(tensors: Any, file: Path, metadata: Any) -> None:
+        save(tensors, file, metadata)
+        taken.append(sum(found.stat().st_size for found in (tmp_path / "t" / "scores").rglob("*") if found.is_file()))
+
+    monkeypatch.setattr(cache, "_save", watched)
+    monkeypatch.setattr(segments, "KEPT_SHARE", 0.0)
+    add_influence(rows, tmp_path / "t", model=model, eval_dataset=toys.vectors(8, seed=9), directions=4)
+    assert max(taken) / 1.5 < told.least_scoring_disk_bytes < 1.5 * max(taken)
+    assert told.least_scoring_disk_bytes < told.scoring_disk_bytes
 
 
 def test_vjps_of_a_visit_by_the_models_head():

@@ -149,8 +149,12 @@ class WindowPass:
 
 def step_bytes(vjps: float, width: int) -> int:
     """Disk space of a step's sketch: of each VJP two sketches of a byte an entry, and its row of the gram."""
-    unscaled = width // NARROWER if width >= WIDE else width
-    return int(vjps * (width + unscaled + 4 * vjps + 24))
+    return int(vjps * (width + narrow_width(width) + 4 * vjps + 24))
+
+
+def narrow_width(width: int) -> int:
+    """That of what [`narrow`] makes of sketches."""
+    return -(-width // NARROWER) if width >= WIDE else width
 
 
 def narrow(sketches: torch.Tensor) -> torch.Tensor:
