@@ -65,7 +65,7 @@ class Swept:
 
     def found(self, tensors: dict[str, torch.Tensor]) -> Swept:
         """
-        This sweep, which has just begun, as far as another came that told its [`tensors`].
+        This sweep, which has just begun, as far as another came that told its [`Swept.tensors`].
 
         Raises:
             `KeyError`, `ValueError`: if it was another sweep.
