@@ -96,11 +96,14 @@ class SharedCache:
                     stack.enter_context(FileLock(self.directory / f"{name}.lock"))
             yield
 
-    def value(self, name: str, make: Callable[[], Any], kind: Any) -> Any:
-        """What the JSON file `name` holds, a value of a type; where it is missing, the main process makes it first."""
+    def value(self, name: str, make: Callable[[], Any], kind: Any, *, fresh: bool = False) -> Any:
+        """
+        What the JSON file `name` holds, a value of a type; where it is missing, or is to be made again (`fresh`), the
+        main process makes it first.
+        """
         file = self.directory / name
         with self.processes.main_first(), writing("Scores", self.directory):
-            if not file.exists():
+            if not file.exists() or (fresh and self.processes.rank == 0):
                 content = json.dumps(make(), allow_nan=False).encode()
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(file, content)

@@ -40,14 +40,12 @@ def check_scores(
     Raises:
         `TrajectoryError`: if they are others than those that were computed.
     """
-    noted = f"scores-{name}.json"
-    if fresh and cache.processes.rank == 0:
-        (cache.directory / noted).unlink(missing_ok=True)
     with reading(cache, name):
         table = scored.data.table.select(columns)
         table.validate(full=True)
         found = _digest(table)
-    if len(scored) != rows or cache.value(noted, lambda: found, str) != found:
+    noted = cache.value(f"scores-{name}.json", lambda: found, str, fresh=fresh)
+    if len(scored) != rows or noted != found:
         raise TrajectoryError(f"{_where(cache, name)} is damaged (its digest differs): {CACHE.mend}.")
 
 
