@@ -337,6 +337,12 @@ def class_of(model: nn.Module) -> type:
     return found.__bases__[1] if kind is not None and kind in found.__bases__ else found
 
 
+def base_model(model: nn.Module) -> nn.Module:
+    """The model inside an adapter of peft; without one the model itself."""
+    adapted: Any = model
+    return adapted.get_base_model() if class_of(model).__name__.startswith("PeftModel") else model
+
+
 # What wrappers inside a model put into the names of its parameters.
 _WRAPPERS = re.compile(r"(^|\.)(_checkpoint_wrapped_module|_orig_mod)(?=\.)")
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_prune._core import compat
 from hf_prune.influence import features
 from hf_prune.influence.sketch.count_sketch import CHUNK, CHUNK_OF_ACCELERATOR, CountSketch
 from hf_prune.influence.sketch.engine import WIDTH
@@ -180,7 +181,7 @@ def count_vjps(model: nn.Module) -> int:
     One for a class out of two or a single output; the gradient and some eigenvectors for more classes; the gradient
     and a label drawn from the model for tokens, and as many for a head that is not known.
     """
-    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    base = compat.base_model(model)
     if isinstance(base, PreTrainedModel) and base.loss_type in _OF_ROWS:
         return 1 if (base.config.num_labels or 2) <= 2 else 3
     return 2

@@ -317,13 +317,13 @@ def check_whole(model: nn.Module) -> None:
 
 def accepted_inputs(model: nn.Module) -> set[str]:
     """The names that the model's forward takes, as the Trainer's removal of unused columns sees them."""
-    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    base = compat.base_model(model)
     return set(inspect.signature(base.forward).parameters)
 
 
 def required_inputs(model: nn.Module) -> set[str]:
     """The names of those that it cannot do without."""
-    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    base = compat.base_model(model)
     found = inspect.signature(base.forward).parameters.items()
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name for name, one in found if one.default is one.empty and one.kind in plain}

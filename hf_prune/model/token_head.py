@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from hf_prune._core import compat
 from hf_prune.model.losses import IGNORED
 
 # Logits that are there at once: on a CPU few enough to stay near its cache.
@@ -93,5 +94,5 @@ def vocabulary_of(model: nn.Module) -> int:
 
 def output_head(model: nn.Module) -> nn.Module | None:
     """The layer of a Transformers model that gives the tokens' logits, also under an adapter."""
-    base = model.get_base_model() if type(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    base = compat.base_model(model)
     return base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None

@@ -63,7 +63,7 @@ def describe_collator(dataloader: Any) -> str:
 
 def label_names(args: TrainingArguments, model: torch.nn.Module) -> tuple[str, ...]:
     """The names under which the model may be given labels, as the Trainer finds them."""
-    base = model.get_base_model() if compat.class_of(model).__name__.startswith("PeftModel") else model  # type: ignore[operator]
+    base = compat.base_model(model)
     return tuple(args.label_names or find_labels(type(base)) or ("labels",))
 
 

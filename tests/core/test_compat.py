@@ -441,3 +441,9 @@ def test_every_item_has_a_test_here():
     source = Path(__file__).read_text(encoding="utf-8")
     functions = [name for name in own if inspect.isfunction(getattr(compat, name))]
     assert [name for name in functions if f"compat.{name}" not in source] == []
+
+
+def test_the_model_inside_an_adapter_is_found_and_one_without_is_itself() -> None:
+    base = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    assert compat.base_model(base) is base
+    assert compat.base_model(get_peft_model(base, LoraConfig(target_modules=["0"]))) is base
