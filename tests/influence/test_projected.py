@@ -205,7 +205,11 @@ def test_sketches_keep_inner_products_in_the_mean():
 def test_two_classes_take_one_vjp():
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 1])
     batch = Batch({}, labels)
-    (only,) = logit_factors(CROSS_ENTROPY, logits, batch, random_draws(batch, torch.Generator().manual_seed(0)))
+    draws = random_draws(batch, torch.Generator().manual_seed(0))
+    (only,) = logit_factors(CROSS_ENTROPY, logits, batch, draws)
+    (plain,) = logit_factors(CROSS_ENTROPY, logits, batch, draws, curved=False)
+    assert torch.equal(plain.cotangents, only.cotangents)
+    assert torch.equal(plain.gradient, only.gradient)
     chances = logits.softmax(1)
     residual = chances - torch.nn.functional.one_hot(labels)
     assert torch.allclose(only.gradient[:, None] * only.cotangents, residual, atol=1e-6)

@@ -57,7 +57,7 @@ def logit_factors(
     one, nothing = torch.ones_like(logits.flatten(1)[:, 0]), torch.zeros_like(logits.flatten(1)[:, 0])
     if loss.is_output:
         return [LogitFactor(residual, one, one)]  # the gradient's outer product
-    if not curved:
+    if not curved and logits[0].numel() > 2:  # of two at most the same cotangent holds both: it is rounded alike
         return [LogitFactor(residual, one, nothing)]
     if logits[0].numel() <= FACTORED_LOGITS:
         values, vectors = _eigen(loss, logits, batch)
@@ -68,6 +68,8 @@ def logit_factors(
         apart = (flat - along[:, None] * first).norm(dim=1)
         if apart.norm() <= PARALLEL * flat.norm() and kept >= (1 - PARALLEL) * total:
             return [LogitFactor(first.view_as(logits), along, values[:, 0])]
+        if not curved:
+            return [LogitFactor(residual, one, nothing)]
         held = values.cumsum(1).sum(0) / total
         enough = int((held < 1 - TRACE_TOLERANCE).sum()) + 1
         whole = enough if enough <= MOST_FACTORS else MOST_FACTORS - 1
