@@ -98,15 +98,13 @@ def test_the_adapter_that_is_loaded_is_the_one_that_was_saved(taught: Taught):
     }
 
 
-def test_inspect_names_the_row_behind_a_spike_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "xterm")  # rich takes a dumb terminal for one of 80 columns
+def test_inspect_names_the_row_behind_a_spike_in_words(tmp_path: Path):
     rows = planted().add_column("text", [f"number {i}" for i in range(96)])
     spikes(tmp_path, rows=rows)
     rows.save_to_disk(str(tmp_path / "rows"))
-    shown = run("inspect", tmp_path / "t", "--spikes", "--dataset", tmp_path / "rows").stdout
+    shown = " ".join(run("inspect", tmp_path / "t", "--spikes", "--dataset", tmp_path / "rows").stdout.split())
     assert f"row {BAD}: loss" in shown
-    assert f"number {BAD}" in shown
+    assert f"number {BAD}" in shown.replace(" │ │ │ │ │ │", "")  # a cell may go on in another line
     values = run_json("inspect", tmp_path / "t", "--spikes", "--dataset", tmp_path / "rows")
     assert values["spikes"][0]["rows"][0]["id"] == BAD
     assert values["texts"][str(BAD)].startswith(f"number {BAD}")

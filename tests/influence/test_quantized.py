@@ -127,9 +127,10 @@ def test_influence_is_that_of_the_step_made_again_without_the_row(
     assert float((found - truth).norm() / truth.norm()) <= 0.03
 
 
+# With a small epsilon the first steps of Adam magnify what a base's rounding changes, some hundredfold.
 RUNS = {
     "dense": {"optim": "sgd", "learning_rate": 0.2},
-    "projected": {"optim": "adamw_torch", "learning_rate": 2e-3, "max_grad_norm": 1.0},
+    "projected": {"optim": "adamw_torch", "learning_rate": 2e-3, "max_grad_norm": 1.0, "adam_epsilon": 1e-3},
 }
 
 
