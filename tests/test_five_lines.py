@@ -14,10 +14,11 @@ BEFORE = """
 from pathlib import Path
 
 from datasets import load_dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
 
 from tests.toys import bert, tokens
 
+set_seed(2)
 train, dev, model = tokens(1000), tokens(100, seed=1), bert()
 # raw texts, from which the tokens were made in another order
 texts = [" ".join(map(str, ids)) for ids in train["input_ids"]]
