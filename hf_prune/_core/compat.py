@@ -2,7 +2,8 @@
 Every use of what torch, transformers, datasets and accelerate do not promise to keep: private attributes, functions
 that are replaced for a while, classes that are told by their names.
 
-When one of these libraries changes, this is the file to read; `tests/core/test_compat.py` has a test for each item.
+When one of these libraries changes, this is the file to read, and `sharding.py` for FSDP2; `tests/core/test_compat.py`
+has a test for each item.
 Libraries are imported where they are used, so that reading a dataset does not wait for torch.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakSet
+
+from hf_prune._core.sharding import class_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -306,50 +308,10 @@ def replace_batch_sampler(dataloader: Any, wrap: Callable[[Any], Any]) -> Callab
     return lambda: object.__setattr__(base, "batch_sampler", inner)
 
 
-def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether this process may hold a part of the tensor alone; there are none where nobody imported their class."""
-    return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with all its parts; of a sharded one all its processes have to call this, in the same order."""
-    sharded: Any = tensor
-    return sharded.full_tensor() if is_sharded(tensor) else tensor
-
-
-def is_split_over(tensor: torch.Tensor, processes: int) -> bool:
-    """Whether a sharded tensor is cut once, over the last dimension of a mesh of that many processes, as by FSDP2."""
-    sharded: Any = tensor
-    *before, last = sharded.placements
-    return sharded.device_mesh.size() == processes and last.is_shard() and all(p.is_replicate() for p in before)
-
-
-def fully_sharded(model: nn.Module) -> set[int]:
-    """The `id` of each parameter that FSDP2 (`fully_shard`) takes care of."""
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-    return {id(p) for part in model.modules() if isinstance(part, kind) for p in part.parameters()}
-
-
-def class_of(model: nn.Module) -> type:
-    """The model's class, as it was before `fully_shard` derived one of its own from it."""
-    found = type(model)
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    return found.__bases__[1] if kind is not None and kind in found.__bases__ else found
-
-
 def base_model(model: nn.Module) -> nn.Module:
     """The model inside an adapter of peft; without one the model itself."""
     adapted: Any = model
     return adapted.get_base_model() if class_of(model).__name__.startswith("PeftModel") else model
-
-
-# What wrappers inside a model put into the names of its parameters.
-_WRAPPERS = re.compile(r"(^|\.)(_checkpoint_wrapped_module|_orig_mod)(?=\.)")
-
-
-def plain_name(name: str) -> str:
-    """The name of a parameter without the wrappers of activation checkpointing and `torch.compile` around modules."""
-    return _WRAPPERS.sub("", name).removeprefix(".")
 
 
 def is_batch_norm(module: nn.Module) -> bool:

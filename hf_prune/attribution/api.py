@@ -141,7 +141,7 @@ def attribute(
         processing_class = trainer.processing_class
     dataset, train_dataset, data_collator = given.dataset, given.train_dataset, given.data_collator
     check_arguments(ScoringConfig(mode=mode, directions=1), dataset, None, train_dataset, batch_size, None, max_memory)
-    check_shared(trajectory.path if isinstance(trajectory, Trajectory) else trajectory, "attribute")
+    check_shared(trajectory, "attribute")
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     trained = dataset if train_dataset is None else train_dataset
     check_dataset(trained, whole)

@@ -199,7 +199,7 @@ def add_influence(
     dataset, train_dataset, eval_dataset = given.dataset, given.train_dataset, given.eval_dataset
     model, data_collator = given.trained_model, given.data_collator
     check_arguments(config, dataset, eval_dataset, train_dataset, batch_size, num_proc, max_memory)
-    check_shared(trajectory.path if isinstance(trajectory, Trajectory) else trajectory, "add_influence")
+    check_shared(trajectory, "add_influence")
     whole = trajectory if isinstance(trajectory, Trajectory) else Trajectory.open(trajectory)
     check_dataset(dataset if train_dataset is None else train_dataset, whole)
     check_model(model, whole)

@@ -21,6 +21,7 @@ from hf_prune.influence.loss_queries import LossQueries
 from hf_prune.influence.queries import Queries
 from hf_prune.model.replay import Replay
 from hf_prune.model.rows import Rows
+from hf_prune.trajectory.trajectory import Trajectory
 
 
 class Predictor:
@@ -116,13 +117,14 @@ def works_of(directory: Path, swept: Sequence[Any], draws: int) -> list[SharedCa
     return [SharedCache(directory / f"{PREFIX}{name}", Processes.current()) for name in names]
 
 
-def check_shared(directory: str | os.PathLike[str], function: str) -> None:
+def check_shared(trajectory: str | os.PathLike[str] | Trajectory, function: str) -> None:
     """
     Raises:
         `UnsupportedError`: if processes of a launch have disks of their own, so that they could not share the work.
     """
+    directory = trajectory.path if isinstance(trajectory, Trajectory) else Path(trajectory)
     processes = Processes.current()
-    if any(processes.gather(processes.first_that_sees(Path(directory)))):
+    if any(processes.gather(processes.first_that_sees(directory))):
         raise UnsupportedError(
             f"{function} by several processes needs a directory that all of them see, and {directory} is another one "
             "on some machines: put the record on a common disk, or score by the processes of one machine that has it "

@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_prune._core import compat
+from hf_prune._core import compat, sharding
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.batch import Batch
 from hf_prune.model.forward import Applied, Forward, OfLoss, logits_of
@@ -308,7 +308,7 @@ def check_whole(model: nn.Module) -> None:
     Raises:
         `UnsupportedError`: for a model under FSDP2.
     """
-    if any(compat.is_sharded(p) for p in model.parameters()):
+    if any(sharding.is_sharded(p) for p in model.parameters()):
         raise UnsupportedError(
             "The model's parameters are spread over processes (FSDP2), and scoring needs them whole: score in a "
             "launch without FSDP, with the model that the Trainer saved, loaded by from_pretrained."

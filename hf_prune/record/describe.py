@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
 from transformers.utils import find_labels
 
-from hf_prune._core import compat
+from hf_prune._core import compat, sharding
 from hf_prune._core.digest import column_digests
 from hf_prune.model.rows import LABELS
 from hf_prune.trajectory.manifest import Manifest
@@ -38,7 +38,7 @@ def describe_dataset(dataset: Any, main: bool) -> tuple[int | None, dict[str, st
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
     """Class, and the Hub id that it came from; never a local path."""
-    described: dict[str, Any] = {"class": compat.class_of(model).__name__}
+    described: dict[str, Any] = {"class": sharding.class_of(model).__name__}
     name = compat.hub_name(model)
     if name is not None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name):
         described["name_or_path"] = name

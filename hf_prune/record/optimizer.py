@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_prune._core import compat
+from hf_prune._core import sharding
 from hf_prune._core.processes import Processes
 from hf_prune.optimizers import ADJOINTS, OptimizerAdjoint, optimizer_name
 from hf_prune.record import support
@@ -63,14 +63,14 @@ class RecordedOptimizer:
             parameters=tuple(parameter for parameter, _ in recorded),
             tensors=tuple(tensor for _, tensor in recorded),
             trainable=tuple(p for p in model.parameters() if p.requires_grad),
-            others=tuple(p for name, p in model.named_parameters() if compat.plain_name(name) not in names),
+            others=tuple(p for name, p in model.named_parameters() if sharding.plain_name(name) not in names),
             view=view,
         )
 
     def unrecorded(self, model: nn.Module) -> tuple[str, ...]:
         """The names of parameters that the model trains and that are not recorded."""
         known, trained = {id(tensor) for tensor in self.tensors}, {id(tensor) for tensor in self.trainable}
-        return tuple(compat.plain_name(name) for name, p in model.named_parameters() if id(p) in trained - known)
+        return tuple(sharding.plain_name(name) for name, p in model.named_parameters() if id(p) in trained - known)
 
     @property
     def has_second_moment(self) -> bool:

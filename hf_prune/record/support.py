@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
-from hf_prune._core import compat
+from hf_prune._core import compat, sharding
 from hf_prune.errors import RecordingError
 from hf_prune.optimizers import ADJOINTS, optimizer_name
 from hf_prune.trajectory.manifest import Parameter
@@ -117,7 +117,7 @@ def recorded_parameters(
 ) -> list[tuple[Parameter, torch.Tensor]]:
     """The parameters that the optimizer trains and whose name the pattern matches, in the model's order."""
     groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    named = [(compat.plain_name(name), p) for name, p in model.named_parameters()]
+    named = [(sharding.plain_name(name), p) for name, p in model.named_parameters()]
     trained = [(name, p) for name, p in named if p.requires_grad and id(p) in groups]
     if not trained:
         raise RecordingError("The optimizer trains no parameter of the model: there is nothing to record.")

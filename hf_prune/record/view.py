@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from hf_prune._core import compat
+from hf_prune._core import compat, sharding
 from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError
 from hf_prune.optimizers import KINDS, optimizer_name
@@ -59,12 +59,12 @@ class Sharded:
 
     def whole(self, tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         for tensor in tensors:
-            gathered = compat.whole(tensor.detach())
+            gathered = sharding.whole(tensor.detach())
             if self.main:
                 yield gathered
 
     def norm(self, norm: torch.Tensor) -> torch.Tensor:
-        return compat.whole(norm)
+        return sharding.whole(norm)
 
 
 def view_of(model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes) -> View:
@@ -80,12 +80,12 @@ def view_of(model: nn.Module, optimizer: torch.optim.Optimizer, processes: Proce
         [`RecordingError`]: if they are sharded in another way than by FSDP2 over all processes.
     """
     named = dict(model.named_parameters())
-    sharded = {name: p for name, p in named.items() if compat.is_sharded(p)}
+    sharded = {name: p for name, p in named.items() if sharding.is_sharded(p)}
     if not sharded:
         return Plain(processes.rank == 0)
-    managed = compat.fully_sharded(model)
+    managed = sharding.fully_sharded(model)
     for name, p in sharded.items():
-        if id(p) not in managed or not compat.is_split_over(p, processes.world):
+        if id(p) not in managed or not sharding.is_split_over(p, processes.world):
             raise RecordingError(
                 f"The parameter {name} is spread over processes in another way than by FSDP2 over all of them, and "
                 "cannot be recorded; train with DDP, or with FSDP2 alone (fsdp_config={'version': 2})."

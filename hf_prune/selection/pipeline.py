@@ -20,7 +20,7 @@ from hf_prune.selection.selection import Selection
 
 logger = logging.getLogger(__name__)
 
-CLEARLY = 3.0
+WARNED_ABOVE = 3.0
 """Standard deviations of random subsets' predicted loss above which a selection is warned of."""
 
 
@@ -109,7 +109,7 @@ def warn_of_loss(selection: Selection) -> Selection:
     """
     certificate = selection.certificate
     change, random = certificate.predicted_eval_loss_change, certificate.random_eval_loss_change
-    if change is not None and random is not None and change > random.mean + CLEARLY * random.sd:
+    if change is not None and random is not None and change > random.mean + WARNED_ABOVE * random.sd:
         logger.warning(
             f"These rows are predicted to change the held-out loss by {change:+.3g}, random rows by {random}: if the "
             "held-out rows are a task of their own, pass method='target'; otherwise pass probe=."

@@ -14,12 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-mutation = pytest.importorskip("mutation")
+mutants, mutation = pytest.importorskip("mutants"), pytest.importorskip("mutation")
 
 
 def changes(source: str) -> list[str]:
     tree = ast.parse(source)
-    return [f"{mutation._shown(place)} -> {mutation._shown(change)}" for place, change, _ in mutation._changes(tree)]
+    return [f"{mutants._shown(place)} -> {mutants._shown(change)}" for place, change, _ in mutants._changes(tree)]
 
 
 def test_a_mutant_is_one_change_of_what_is_computed():
