@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from hf_prune.cli.common import JsonFlag, clean_stdout, print_json, verification_of
-from hf_prune.cli.places import ROWS, load_pruned, load_rows, open_record, refuse_existing, require_rows
+from hf_prune.cli.places import (
+    ROWS,
+    load_pruned,
+    load_rows,
+    open_record,
+    record_place,
+    refuse_existing,
+    require_rows,
+)
 
 
 def push(
@@ -79,9 +87,7 @@ def push(
 
 
 def replay(
-    repo_id: Annotated[str, typer.Argument(help="A pruned dataset on the Hub, or a directory.")],
-    config_name: Annotated[str, typer.Option(help="The config.")] = "default",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the pruned dataset.")] = None,
+    repo_id: Annotated[str, typer.Argument(help=f"A pruned dataset: {ROWS}.")],
     source: Annotated[
         str | None, typer.Option(help=f"The rows that were pruned: {ROWS}. [default: the recorded source]")
     ] = None,
@@ -98,9 +104,8 @@ def replay(
     with clean_stdout():
         from hf_prune.publish.replay import replay as replay_rows
 
-        rows = replay_rows(
-            repo_id, config_name=config_name, revision=revision, source=None if source is None else load_rows(source)
-        )
+        open_record(repo_id)  # of the split that was named
+        rows = replay_rows(**record_place(repo_id), source=None if source is None else load_rows(source))
         if out is not None:
             rows.save_to_disk(str(out))
     if json:

@@ -19,29 +19,34 @@ if TYPE_CHECKING:
 
     from hf_prune.selection import PrunedDataset
 
-ROWS = "a directory of save_to_disk, or owner/name@revision:split on the Hub"
+ROWS = "a directory of save_to_disk, or owner/name@revision:config/split on the Hub"
 MODEL = "a directory of save_pretrained, or owner/name@revision on the Hub"
 TRAJECTORY = "What TrajectoryCallback recorded."
 
 _REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}"
-_HUB = re.compile(
-    rf"(?P<id>({_REPOSITORY}/)?{_REPOSITORY})(@(?P<revision>[\w./-]+))?(:(?P<split>\w+(\.\w+)*))?", re.ASCII
-)
+_ROWS_IN_IT = r"((?P<config>[\w+ -][\w.+ -]*)/)?(?P<split>\w+(\.\w+)*)?"
+_HUB = re.compile(rf"(?P<id>({_REPOSITORY}/)?{_REPOSITORY})(@(?P<revision>[\w./-]+))?(:(?!$){_ROWS_IN_IT})?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class OnHub:
-    """A repository on the Hub, a revision of it, and a split of its rows."""
+    """A repository on the Hub, a revision of it, and a config and a split of its rows."""
 
     id: str
     revision: str | None
+    config: str | None
     split: str | None
 
     @classmethod
     def named(cls, name: str) -> OnHub | None:
-        """`owner/name@revision:split`, of which the last two may be left out; None if it cannot be that."""
+        """`owner/name@revision:config/split`, of which the last three may be left out; None if it cannot be that."""
         match = _HUB.fullmatch(name)
-        return None if match is None else cls(match["id"], match["revision"], match["split"])
+        return None if match is None else cls(match["id"], match["revision"], match["config"], match["split"])
+
+    @classmethod
+    def unless_here(cls, name: str) -> OnHub | None:
+        """The same; None where there is a directory of that name."""
+        return None if Path(name).is_dir() else cls.named(name)
 
 
 def require_rows(*names: str | None) -> None:
@@ -67,7 +72,7 @@ def require_model(name: str) -> None:
         `FileNotFoundError`: Which, and what to pass.
     """
     hub = OnHub.named(name)
-    if not Path(name).is_dir() and (hub is None or hub.split is not None):
+    if not Path(name).is_dir() and (hub is None or hub.config is not None or hub.split is not None):
         raise FileNotFoundError(f"There is no directory {name}: pass {MODEL}.")
 
 
@@ -95,14 +100,14 @@ def load_rows(name: str) -> Dataset:
     from datasets import Dataset, load_from_disk
 
     require_rows(name)
-    hub = None if Path(name).is_dir() else OnHub.named(name)
+    hub = OnHub.unless_here(name)
     loaded = load_from_disk(name) if hub is None else _from_hub(hub, name)
     if isinstance(loaded, Dataset):
         return loaded
     if len(loaded) == 1 and hub is not None:
         return next(iter(loaded.values()))
-    splits = ", ".join(loaded)
-    example = f"{name}/{next(iter(loaded))}" if hub is None else f"{name}:{next(iter(loaded))}"
+    splits, first = ", ".join(loaded), next(iter(loaded))
+    example = f"{name}/{first}" if hub is None else f"{name}{first}" if hub.config else f"{name}:{first}"
     raise ValueError(f"{name} holds a DatasetDict with the splits {splits}: pass one of them, such as {example}.")
 
 
@@ -110,11 +115,29 @@ def _from_hub(hub: OnHub, name: str) -> Any:
     from datasets import load_dataset
 
     try:
-        return load_dataset(hub.id, revision=hub.revision, split=hub.split)
+        return load_dataset(hub.id, hub.config, revision=hub.revision, split=hub.split)
     except OSError as error:
         raise FileNotFoundError(
             f"There is no directory {name}, and the Hub gave no such dataset ({str(error).rstrip('.')}): pass {ROWS}."
         ) from error
+    except ValueError:
+        _check_config(hub)
+        raise
+
+
+def _check_config(hub: OnHub) -> None:
+    """Says which configs there are, if a wrong one was named, or none where none is the default."""
+    from datasets import get_dataset_config_names, get_dataset_default_config_name
+
+    names = get_dataset_config_names(hub.id, revision=hub.revision)
+    wanted = hub.config or get_dataset_default_config_name(hub.id, revision=hub.revision)
+    if wanted in names:
+        return
+    whole = hub.id if hub.revision is None else f"{hub.id}@{hub.revision}"
+    raise ValueError(
+        f"{whole} has the configs {', '.join(names)}: name one of them, such as "
+        f"{whole}:{names[0]}/{hub.split or 'train'}."
+    )
 
 
 def load_pruned(name: str, source: Dataset) -> PrunedDataset:
@@ -122,7 +145,7 @@ def load_pruned(name: str, source: Dataset) -> PrunedDataset:
     Makes a [`PrunedDataset`] again, from its source and its provenance.
 
     Args:
-        name (`str`): What `PrunedDataset.save_to_disk` wrote, or `owner/name[@revision]` of a pushed one.
+        name (`str`): What `PrunedDataset.save_to_disk` wrote, or `owner/name@revision:config/` of a pushed one.
         source (`Dataset`): The dataset that was pruned.
 
     Raises:
@@ -132,8 +155,7 @@ def load_pruned(name: str, source: Dataset) -> PrunedDataset:
     from hf_prune.selection import PrunedDataset
 
     record = open_record(name)
-    where, revision = place_of(name)
-    replay(where, revision=revision, source=source)  # compares source and rows with the recorded digests
+    replay(**record_place(name), source=source)  # compares source and rows with the recorded digests
     return PrunedDataset.from_source(source, record.selection())
 
 
@@ -142,13 +164,24 @@ def open_record(name: str) -> Any:
     from hf_prune.publish.replay import Record
 
     require_rows(name)
-    where, revision = place_of(name)
-    return Record.open(where, revision=revision)
+    record, hub = Record.open(**record_place(name)), OnHub.unless_here(name)
+    split = record.provenance["split"]
+    if hub is not None and hub.split not in (None, split):
+        raise ValueError(f"{name} is not what was pruned: that is the split {split}.")
+    return record
+
+
+def record_place(name: str) -> dict[str, Any]:
+    """Where a pruned dataset lies, as `replay` takes it."""
+    hub = OnHub.unless_here(name)
+    if hub is None:
+        return {"repo_id": name}
+    return {"repo_id": hub.id, "config_name": hub.config or "default", "revision": hub.revision}
 
 
 def place_of(name: str) -> tuple[str, str | None]:
     """The directory, or the repository and its revision."""
-    hub = None if Path(name).is_dir() else OnHub.named(name)
+    hub = OnHub.unless_here(name)
     return (name, None) if hub is None else (hub.id, hub.revision)
 
 
