@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.docs.figures import blocks, same_output
 from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[1]
@@ -39,24 +39,9 @@ assert {"influence", "influence_norm", "influence_eval_loss"} <= set(scored.colu
 """
 
 
-def five_lines() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    return blocks[0]
-
-
-def output() -> str:
-    """What the README shows below the five lines."""
-    return re.findall(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[0]
-
-
-def words(text: str) -> str:
-    """The text without its figures, whose last places differ between machines."""
-    return re.sub(r"\d[\d.,e-]*", "#", text)
-
-
 def test_the_readmes_five_lines_work_unchanged(tmp_path: Path):
     script = tmp_path / "script.py"
-    script.write_text(BEFORE + five_lines() + AFTER)
+    script.write_text(BEFORE + blocks("README.md", "python")[0] + AFTER)
     with Hub() as hub:
         environment = hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
         done = subprocess.run(
@@ -69,7 +54,6 @@ def test_the_readmes_five_lines_work_unchanged(tmp_path: Path):
             check=False,
         )
         assert done.returncode == 0, done.stderr[-4000:]
-        told = words(done.stdout).splitlines()
-        assert [line for line in words(output()).splitlines() if line not in told] == []
+        assert same_output(blocks("README.md", "text")[0], done.stdout)
         assert "hf_prune/provenance.json" in hub.files("me/imdb-half")
         assert "README.md" in hub.files("me/imdb-half")
