@@ -30,11 +30,18 @@ from hf_prune.optimizers import adjoint_for
 from hf_prune.publish import files
 from hf_prune.publish.replay import Record
 from hf_prune.record import TrajectoryCallback
+from hf_prune.record.pending import HostCopy
+from hf_prune.record.pieces import OwnPiece, OwnPieces
+from hf_prune.record.snapshot_writer import SnapshotWriter
 from hf_prune.scores import grand
 from hf_prune.selection import Selection, prune, select
 from hf_prune.selection.evidence import Candidate, Evidence
 from hf_prune.selection.harm import Harm
 from hf_prune.trajectory import Trajectory, summarize
+from hf_prune.trajectory.files import snapshot_path
+from hf_prune.trajectory.manifest import read_manifest
+from hf_prune.trajectory.parts import saved_snapshots
+from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT
 from hf_prune.trajectory.visits import read_visits
 from hf_prune.verification import Arm, Retraining, Verification
 from hf_prune.verification.probe import read_metrics
@@ -63,6 +70,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path.write_text(head + "".join(lines[start:stop]))
     manifest = json.loads((record / "manifest.json").read_text())
     (record / "manifest.json").write_text(json.dumps(manifest | {"world_size": 2}))
+    return record
+
+
+@pytest.fixture(scope="session")
+def run_in_parts(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same record with its snapshots in two parts."""
+    record = tmp_path_factory.mktemp("parts") / "record"
+    shutil.copytree(run, record)
+    manifest = read_manifest(record)
+    for step, saved in saved_snapshots(record, manifest).items():
+        snapshot = saved.read()
+        kinds = {PARAMETERS: snapshot.parameters, SECOND_MOMENT: snapshot.second_moment}
+        samples = HostCopy(torch.arange(4.0))
+        for rank in range(2):
+            pieces, halves = [], {kind: [] for kind in kinds}
+            for index, one in enumerate(manifest.parameters):
+                start = rank * -(-one.shape[0] // 2)
+                for kind, vector in kinds.items():
+                    whole = vector.split([one.size for one in manifest.parameters])[index].view(one.shape)
+                    halves[kind].append(whole.chunk(2)[rank])
+                pieces.append(OwnPiece(one.name, 0, start, tuple(halves[PARAMETERS][-1].shape)))
+            own = OwnPieces(rank, tuple(pieces))
+            writer = SnapshotWriter(record, manifest.run_id, own.size, "float32", own)
+            writer.take(step, halves, samples, [])
+            writer.close()
+        snapshot_path(record, step).unlink()
     return record
 
 
@@ -127,6 +160,10 @@ def check(form: Format, tmp_path: Path, count: int = TRIED) -> None:
 @pytest.mark.parametrize("pattern", ["manifest.json", "ledger/*", "snapshots/*"])
 def test_records_of_runs(run: Path, pattern: str, tmp_path: Path):
     check(record_format(run, pattern), tmp_path)
+
+
+def test_snapshots_in_parts(run_in_parts: Path, tmp_path: Path):
+    check(record_format(run_in_parts, "snapshots/*"), tmp_path)
 
 
 def test_statistics_of_rows(run: Path, tmp_path: Path):

@@ -26,6 +26,19 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return sharded.full_tensor() if is_sharded(tensor) else tensor
 
 
+def own_part(tensor: torch.Tensor) -> tuple[int, int, torch.Tensor]:
+    """
+    The part of a sharded tensor, cut as [`is_split_over`] says, that this process answers for: the dimension that the
+    tensor is cut along, where the part begins there, and the part; it is empty in a process that holds a copy only.
+    """
+    sharded: Any = tensor
+    *copies, place = sharded.device_mesh.get_coordinate()
+    dim, part = sharded.placements[-1].dim, sharded.to_local()
+    length = sharded.shape[dim]
+    start = min(place * -(-length // sharded.device_mesh.size(-1)), length)
+    return dim, start, part.narrow(dim, 0, 0) if any(copies) else part
+
+
 def is_split_over(tensor: torch.Tensor, processes: int) -> bool:
     """Whether a sharded tensor is cut once, over the last dimension of a mesh of that many processes, as by FSDP2."""
     sharded: Any = tensor

@@ -1,4 +1,4 @@
-"""Ledgers that lie on disks which the main process does not see, brought to it when training ends."""
+"""What lies on disks which the main process does not see, brought to it when training ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hf_prune.trajectory import files
 _CHUNK = 16 * 2**20
 
 
-def gather_ledgers(root: Path, apart: Sequence[int], processes: Processes) -> None:
+def gather_parts(root: Path, apart: Sequence[int], processes: Processes) -> None:
     """
-    Copies the parts of ledger and statistics of other disks into the main process's directory. All processes call
-    this.
+    Copies the parts of ledger, statistics and snapshots on other disks into the main process's directory. All
+    processes call this.
 
     Args:
         root (`Path`): The trajectory's directory.

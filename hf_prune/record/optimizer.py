@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from hf_prune._core.processes import Processes
 from hf_prune.optimizers import ADJOINTS, OptimizerAdjoint, optimizer_name
 from hf_prune.record import support
 from hf_prune.record.pending import HostCopy
+from hf_prune.record.pieces import OwnPieces
 from hf_prune.record.view import View, view_of
 from hf_prune.trajectory.manifest import Parameter
 from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT, samples_of
@@ -113,6 +114,22 @@ class RecordedOptimizer:
             vectors[SECOND_MOMENT] = self.view.whole(self._second_moment(tensor) for tensor in self.tensors)
         return vectors
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds its own part of all that is recorded."""
+        return all(map(sharding.is_sharded, self.tensors))
+
+    def own_pieces(self, rank: int) -> OwnPieces:
+        """What this process, of this rank, holds of parameters that are sharded."""
+        return OwnPieces.of(rank, self.parameters, self.tensors)
+
+    def own_vectors(self) -> Mapping[str, Iterator[torch.Tensor]]:
+        """What `vectors` has, of the parts that this process holds."""
+        vectors = {PARAMETERS: _own(self.tensors)}
+        if self.has_second_moment:
+            vectors[SECOND_MOMENT] = _own(self._second_moment(tensor) for tensor in self.tensors)
+        return vectors
+
     def samples(self) -> HostCopy:
         """A few entries of each parameter that is not recorded: they tell the model from another one."""
         return HostCopy(samples_of(self.view.whole(self.others)))
@@ -120,3 +137,7 @@ class RecordedOptimizer:
     def _second_moment(self, tensor: torch.Tensor) -> torch.Tensor:
         moment = self._adjoint.second_moment_of(self.inner.state.get(tensor, {}))
         return torch.zeros_like(tensor) if moment is None else moment
+
+
+def _own(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    return (sharding.own_part(tensor.detach())[2] for tensor in tensors)

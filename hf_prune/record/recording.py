@@ -17,7 +17,7 @@ from transformers import TrainerState
 from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError
 from hf_prune.record import describe
-from hf_prune.record.gathering import gather_ledgers
+from hf_prune.record.gathering import gather_parts
 from hf_prune.record.hooks import Hooks
 from hf_prune.record.optimizer import RecordedOptimizer
 from hf_prune.record.pending import HostCopy, PendingMicroBatch, PendingStep
@@ -122,8 +122,9 @@ class Recording:
         self._writers.flush()
 
     def gather(self) -> None:
-        """Brings the ledgers of other disks to the main process's; all processes do so together."""
-        gather_ledgers(self._root, self._apart, self._processes)
+        """Brings what other disks hold to the main process's, once all is on disk; all processes do so together."""
+        self._writers.remove_superseded()
+        gather_parts(self._root, self._apart, self._processes)
 
     def finish(self, state: TrainerState) -> None:
         """Training ended as it should."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -39,11 +39,15 @@ class Session:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a disk holds of the run that goes on: its id, and for each process the part that each step is in."""
+    """
+    What a disk holds of the run that goes on: its id, for each process the part that each step is in, the last part,
+    and the processes that wrote each snapshot.
+    """
 
-    run_id: str | None
-    steps: dict[int, list[int]]
-    part: int
+    run_id: str | None = None
+    steps: dict[int, list[int]] = field(default_factory=dict)
+    part: int = -1
+    snapshots: dict[int, list[int]] = field(default_factory=dict)
 
 
 # What a resumed run must share with the one that it continues.
@@ -81,7 +85,7 @@ def open_or_resume(manifest: Manifest, root: Path, step: int, own_run: str | Non
     opened = _agreed(processes, root, lambda: _open(manifest, root, step, there) if main else None)
     opened = processes.broadcast(opened)
     assert opened is not None, "the main process has opened the record"
-    _agreed(processes, root, lambda: write_manifest(root, opened.manifest) if alone and not main else None)
+    _agreed(processes, root, lambda: _join(root, opened, main) if alone else None)
     apart = tuple(sorted(set(processes.gather(first)) - {0}))
     return replace(opened, apart=apart)
 
@@ -112,10 +116,11 @@ def _prepare(root: Path, step: int, own_run: str | None) -> _Found:
     known = (root / files.MANIFEST).exists()
     if step > 0:
         if not known:
-            return _Found(None, {}, -1)
+            return _Found()
         run_id = read_manifest(root).run_id
         last = max((part for _, part in files.part_paths(root)), default=-1)
-        return _Found(run_id, parts_of_steps(root, run_id), last)
+        snapshots = {step: list(found) for step, found in files.snapshot_paths(root).items()}
+        return _Found(run_id, parts_of_steps(root, run_id), last, snapshots)
     if known:
         found = read_manifest(root)
         if found.run_id != own_run and (found.complete or _has_steps(root, found)):
@@ -124,7 +129,7 @@ def _prepare(root: Path, step: int, own_run: str | None) -> _Found:
                 "delete that one, or continue its run with trainer.train(resume_from_checkpoint=True)."
             )
     _remove_record(root)
-    return _Found(None, {}, -1)
+    return _Found()
 
 
 def _open(manifest: Manifest, root: Path, step: int, there: list[_Found]) -> Session:
@@ -172,9 +177,6 @@ def _continue(manifest: Manifest, root: Path, step: int, there: list[_Found]) ->
             f"Training resumes at step {step}, but {root} was recorded only up to step {recorded}: resume from an "
             "earlier checkpoint, or train from the beginning with another output_dir."
         )
-    for later, path in files.snapshot_paths(root).items():
-        if later > step:
-            path.unlink()  # of the attempt that was cut off; this one takes its own
     continued = replace(
         manifest,
         run_id=found.run_id,
@@ -185,7 +187,26 @@ def _continue(manifest: Manifest, root: Path, step: int, there: list[_Found]) ->
     )
     write_manifest(root, continued)
     part = 1 + max(one.part for one in there)
-    return Session(continued, part, tuple(files.snapshot_paths(root)))
+    return Session(continued, part, tuple(at for at in _snapshots(there, found.world_size) if at <= step))
+
+
+def _snapshots(there: list[_Found], world_size: int) -> list[int]:
+    """Steps of the snapshots that are whole, wherever their parts lie."""
+    ranks: dict[int, set[int]] = {}
+    for one in there:
+        for step, own in one.snapshots.items():
+            ranks.setdefault(step, set()).update(own)
+    return sorted(step for step, own in ranks.items() if files.is_whole(own, world_size))
+
+
+def _join(root: Path, opened: Session, main: bool) -> None:
+    """Makes a disk's part of the record what the main process has opened."""
+    for step, paths in files.snapshot_paths(root).items():
+        if step not in opened.snapshots:
+            for path in paths.values():
+                path.unlink()  # of the attempt that was cut off; this one takes its own
+    if not main:
+        write_manifest(root, opened.manifest)
 
 
 def _recorded(there: list[_Found], world_size: int) -> int:
@@ -209,6 +230,7 @@ def _remove_temporaries(root: Path) -> None:
 
 def _remove_record(root: Path) -> None:
     """Removes a record, and nothing else that lies in its directory."""
-    for path in [*files.all_parts(root), *files.snapshot_paths(root).values(), root / files.MANIFEST]:
+    snapshots = [path for paths in files.snapshot_paths(root).values() for path in paths.values()]
+    for path in [*files.all_parts(root), *snapshots, root / files.MANIFEST]:
         path.unlink(missing_ok=True)
     _remove_temporaries(root)

@@ -12,9 +12,13 @@ import torch
 
 from hf_prune._core.io import write_atomically
 from hf_prune.record.pending import HostCopy
-from hf_prune.trajectory.files import snapshot_path
+from hf_prune.record.pieces import OwnPieces
+from hf_prune.trajectory.files import WHOLE, snapshot_path
 from hf_prune.trajectory.snapshots import DTYPES, SAMPLES, tensors_digest
 
+# Larger snapshots of sharded parameters (from a billion with Adam's moment on) are written in parts: the main process
+# holds a whole one in memory, pinned on CUDA, and the others wait while it is gathered.
+LARGEST_GATHERED = 8 * 2**30
 # What safetensors calls them.
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
@@ -42,12 +46,14 @@ class SnapshotWriter:
     Args:
         root (`Path`): The trajectory's directory.
         run_id (`str`): The run's id, kept in each file.
-        size (`int`): Length p of the flat vector.
+        size (`int`): Length p of the flat vector, or of what this process holds of it.
         dtype (`str`): `"float32"` or `"bfloat16"`.
+        own (`OwnPieces`, *optional*): What this process holds, where each writes its own part.
     """
 
-    def __init__(self, root: Path, run_id: str, size: int, dtype: str):
+    def __init__(self, root: Path, run_id: str, size: int, dtype: str, own: OwnPieces | None = None):
         self._root, self._run_id, self._size, self._dtype = root, run_id, size, DTYPES[dtype]
+        self._own, self._superseded = own, list[int]()
         self._buffers: dict[str, torch.Tensor] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hf_prune-snapshot")
         self._pending: Future[None] | None = None
@@ -67,18 +73,27 @@ class SnapshotWriter:
             vectors (`Mapping[str, Iterable[torch.Tensor]]`):
                 For each kind, the tensors that make up the flat vector, one after the other.
             samples (`HostCopy`): Entries of the parameters that are not recorded.
-            superseded (`Sequence[int]`): Steps whose snapshots are removed once this one is on disk.
+            superseded (`Sequence[int]`):
+                Steps whose snapshots are removed once this one is on disk. Where each process writes a part, that is
+                at the next one: by then all have written theirs.
         """
         try:
             self.wait()
         except Exception:
             go_through(vectors)
             raise
-        copied = None
+        copied, removed = None, list(superseded)
+        if self._own is not None:
+            removed, self._superseded = self._superseded, removed
         for kind, tensors in vectors.items():
             copied = self._copy(kind, tensors) or copied
         metadata = {"run_id": self._run_id, "step": str(step)}
-        self._pending = self._pool.submit(self._write, step, list(vectors), metadata, copied, samples, superseded)
+        self._pending = self._pool.submit(self._write, step, list(vectors), metadata, copied, samples, removed)
+
+    def remove_superseded(self) -> None:
+        """Removes what the last snapshot has superseded, once all processes have written it."""
+        self._remove(self._superseded)
+        self._superseded = []
 
     def check(self) -> None:
         """Raises the error of the last write if it is known to have failed; does not wait."""
@@ -121,15 +136,26 @@ class SnapshotWriter:
         metadata: dict[str, str],
         copied: torch.cuda.Event | None,
         samples: HostCopy,
-        superseded: Sequence[int],
+        removed: Sequence[int],
     ) -> None:
         if copied is not None:
             copied.synchronize()
         tensors = {kind: self._buffers[kind] for kind in kinds}
-        metadata = {**metadata, SAMPLES: json.dumps(samples.numbers()), "sha256": tensors_digest(tensors)}
-        write_atomically(snapshot_path(self._root, step), lambda path: _save(tensors, path, metadata))
-        for old in superseded:
-            snapshot_path(self._root, old).unlink(missing_ok=True)
+        metadata = {**metadata, SAMPLES: json.dumps(samples.numbers())}
+        if self._own is None:
+            metadata["sha256"] = tensors_digest(tensors)
+        else:
+            tensors, places = self._own.file(tensors)
+            metadata |= places
+        write_atomically(self._path(step), lambda path: _save(tensors, path, metadata))
+        self._remove(removed)
+
+    def _remove(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            self._path(step).unlink(missing_ok=True)
+
+    def _path(self, step: int) -> Path:
+        return snapshot_path(self._root, step, WHOLE if self._own is None else self._own.rank)
 
 
 def go_through(vectors: Mapping[str, Iterable[torch.Tensor]]) -> None:

@@ -25,7 +25,7 @@ from hf_prune.record.schedule import Snapshots, due_steps, most_at_once, planned
 from hf_prune.record.session import open_or_resume
 from hf_prune.record.snapshot_writer import disk_warning, snapshot_bytes
 from hf_prune.record.trainers import find_pairs
-from hf_prune.record.writers import Writers
+from hf_prune.record.writers import Writers, writes_parts
 from hf_prune.trajectory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -106,11 +106,12 @@ def start_recording(settings: Settings, training: Training, own_run: str | None)
     snapshots = _snapshots(settings, training, due, session.snapshots)
     if training.main:
         best = training.args.metric_for_best_model is not None
-        _warn_if_disk_is_small(root, manifest, optimizer, most_at_once(due, settings.window, best))
+        count = most_at_once(due, settings.window, best) + writes_parts(manifest, optimizer)
+        _warn_if_disk_is_small(root, manifest, optimizer, count)
         _warn_of_early_stopping(training, settings.window)
     with ExitStack() as undo:  # for a start that fails half-way
         with processes.together():
-            writers = Writers.open(root, manifest, training.args.process_index, session.part, undo)
+            writers = Writers.open(root, manifest, training.args.process_index, session.part, optimizer, undo)
         statistics = RowStatistics() if manifest.row_statistics else None
         hooks = Hooks.attach(training.model, optimizer.trainable, manifest.label_names, statistics, undo)
         rows.attach(training.model, training.dataloader, undo)

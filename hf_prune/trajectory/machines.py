@@ -19,20 +19,20 @@ _CHUNK = 2**20
 
 def gather(record: str | os.PathLike[str], others: Sequence[str | os.PathLike[str]]) -> Trajectory:
     """
-    Copies into a record the ledgers that other machines kept of the same run. Training does so itself when it ends;
-    this is for a run that was killed. Calling it again changes nothing.
+    Copies into a record what other machines kept of the same run: ledgers, and their parts of snapshots that are in
+    parts. Training does so itself when it ends; this is for a run that was killed. Calling it again changes nothing.
 
     Args:
         record (`str` or `os.PathLike`):
-            The main process's `output_dir`, which holds the snapshots.
+            The main process's `output_dir`.
         others (`Sequence[str | os.PathLike]`):
             Those of the other machines, copied to this one.
 
     Returns:
-        [`Trajectory`]: the record with all ledgers.
+        [`Trajectory`]: the record with all of it.
 
     Raises:
-        [`TrajectoryError`]: if they are of different runs, or hold different ledgers of one process.
+        [`TrajectoryError`]: if they are of different runs, or hold different files of one process.
         `OSError`: if there is no room.
     """
     root, places = Path(record), [Path(other) for other in others]
@@ -55,7 +55,7 @@ def _copy(source: Path, target: Path) -> None:
     """Copies a part, unless the target has it, or more of it, already."""
     if target.exists():
         if not _begins_alike(source, target):
-            raise TrajectoryError(f"{source} and {target} are different ledgers: gather directories of one run.")
+            raise TrajectoryError(f"{source} and {target} differ: gather directories of one run.")
         if target.stat().st_size >= source.stat().st_size:
             return
     target.parent.mkdir(exist_ok=True)

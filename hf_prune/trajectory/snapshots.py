@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from hf_prune._core.reading import one_line
 from hf_prune.errors import TrajectoryError
-from hf_prune.trajectory.manifest import RECORD
+from hf_prune.trajectory.manifest import RECORD, Manifest
 from hf_prune.trajectory.tensor_files import read_shapes, read_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,8 +74,53 @@ class SnapshotHeader:
     samples: tuple[float, ...]
 
 
-def read_header(path: Path, step: int, run_id: str, size: int) -> SnapshotHeader:
-    """Reads and checks a snapshot's header: it must be whole, of this step and run, and of the right length."""
+class SavedSnapshot(Protocol):
+    """A snapshot on disk, in one file or in several."""
+
+    def header(self) -> SnapshotHeader:
+        """Reads and checks what it says of itself: it must be of this step and run, and of the recorded parameters."""
+
+    def read(self) -> Snapshot:
+        """Reads it, and checks that its bytes are those that were written."""
+
+
+@dataclass(frozen=True)
+class WholeSnapshot:
+    """
+    A snapshot in one file.
+
+    Args:
+        path (`Path`): The file.
+        step (`int`): Optimizer steps made.
+        manifest (`Manifest`): The run's.
+    """
+
+    path: Path
+    step: int
+    manifest: Manifest
+
+    def header(self) -> SnapshotHeader:
+        shapes, metadata = shapes_in(self.path, self.step, self.manifest.run_id)
+        if PARAMETERS not in shapes or not shapes.keys() <= {PARAMETERS, SECOND_MOMENT}:
+            raise not_a_snapshot(self.path)
+        for name, shape in shapes.items():
+            if shape != [self.manifest.n_parameters]:
+                raise TrajectoryError(
+                    f"Snapshot {self.path.name} holds {name} of shape {shape} where the manifest names "
+                    f"{self.manifest.n_parameters} parameters: {RECORD.mend}."
+                )
+        return SnapshotHeader(metadata.get("sha256", ""), samples_in(self.path, metadata))
+
+    def read(self) -> Snapshot:
+        tensors, metadata = tensors_in(self.path)
+        if PARAMETERS not in tensors or tensors_digest(tensors) != metadata.get("sha256"):
+            raise damaged(self.path)
+        moment = tensors.get(SECOND_MOMENT)
+        return Snapshot(self.step, tensors[PARAMETERS].float(), None if moment is None else moment.float())
+
+
+def shapes_in(path: Path, step: int, run_id: str) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """The shapes of the tensors in a snapshot's file, and its metadata, if it is of this step and run."""
     try:
         shapes, metadata = read_shapes(RECORD, path)
     except FileNotFoundError as error:
@@ -89,34 +135,30 @@ def read_header(path: Path, step: int, run_id: str, size: int) -> SnapshotHeader
         raise TrajectoryError(
             f"Snapshot {path.name} was taken at step {one_line(metadata.get('step'))}: give it its own name again."
         )
-    if PARAMETERS not in shapes or not shapes.keys() <= {PARAMETERS, SECOND_MOMENT}:
-        raise TrajectoryError(f"Snapshot {path.name} does not hold what a snapshot does: {RECORD.mend}.")
-    for name, shape in shapes.items():
-        if shape != [size]:
-            raise TrajectoryError(
-                f"Snapshot {path.name} holds {name} of shape {shape} where the manifest names {size} parameters: "
-                f"{RECORD.mend}."
-            )
-    samples = RECORD.line(metadata.get(SAMPLES, "[]").encode(), tuple[float, ...], f"{path.name}, {SAMPLES},")
-    return SnapshotHeader(metadata.get("sha256", ""), samples)
+    return shapes, metadata
 
 
-def read_snapshot(path: Path, step: int) -> Snapshot:
-    """Reads a snapshot whose header was checked, and checks that its bytes are those that were written."""
+def samples_in(path: Path, metadata: dict[str, str]) -> tuple[float, ...]:
+    return RECORD.line(metadata.get(SAMPLES, "[]").encode(), tuple[float, ...], f"{path.name}, {SAMPLES},")
+
+
+def tensors_in(path: Path, wanted: Container[str] | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors in a snapshot's file, all or the wanted ones alone, and its metadata."""
     try:
-        tensors, metadata = read_tensors(RECORD, path)
+        tensors, metadata = read_tensors(RECORD, path, wanted)
     except FileNotFoundError as error:
         raise _removed(path) from error
     if any(tensor.dtype not in DTYPES.values() for tensor in tensors.values()):
         raise TrajectoryError(f"Snapshot {path.name} holds numbers of another type: {RECORD.mend}.")
-    if PARAMETERS not in tensors or tensors_digest(tensors) != metadata.get("sha256"):
-        raise TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): {RECORD.mend}.")
-    moment = tensors.get(SECOND_MOMENT)
-    return Snapshot(
-        step=step,
-        parameters=tensors[PARAMETERS].float(),
-        second_moment=None if moment is None else moment.float(),
-    )
+    return tensors, metadata
+
+
+def not_a_snapshot(path: Path) -> TrajectoryError:
+    return TrajectoryError(f"Snapshot {path.name} does not hold what a snapshot does: {RECORD.mend}.")
+
+
+def damaged(path: Path) -> TrajectoryError:
+    return TrajectoryError(f"Snapshot {path.name} is damaged (its digest differs): {RECORD.mend}.")
 
 
 def _removed(path: Path) -> TrajectoryError:

@@ -92,5 +92,5 @@ def _bytes(root: Path) -> dict[str, int]:
         "manifest": (root / MANIFEST).stat().st_size,
         "ledger": sum(path.stat().st_size for path in part_paths(root).values()),
         "statistics": sum(path.stat().st_size for path in part_paths(root, STATISTICS_DIRECTORY).values()),
-        "snapshots": sum(path.stat().st_size for path in snapshot_paths(root).values()),
+        "snapshots": sum(path.stat().st_size for files in snapshot_paths(root).values() for path in files.values()),
     }

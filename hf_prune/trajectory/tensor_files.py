@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from safetensors import safe_open
 from hf_prune._core.reading import Reader, one_line
 
 
-def read_tensors(reader: Reader, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a file by name, and its metadata."""
+def read_tensors(
+    reader: Reader, path: Path, wanted: Container[str] | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a file by name, all of them or the wanted ones alone, and its metadata."""
     with _parsing(reader, path), safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        names = [name for name in file.keys() if wanted is None or name in wanted]  # noqa: SIM118 - not a dictionary
+        tensors = {name: file.get_tensor(name) for name in names}
         return tensors, dict(file.metadata() or {})
 
 

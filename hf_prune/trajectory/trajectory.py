@@ -16,10 +16,10 @@ import torch
 
 from hf_prune._core.notebook import trajectory_html
 from hf_prune.errors import TrajectoryError, UnsupportedError
-from hf_prune.trajectory.files import snapshot_paths
 from hf_prune.trajectory.ledger import LedgerRow, read_rows
 from hf_prune.trajectory.manifest import RECORD, Manifest, read_manifest
-from hf_prune.trajectory.snapshots import Snapshot, read_header, read_snapshot
+from hf_prune.trajectory.parts import saved_snapshots
+from hf_prune.trajectory.snapshots import SavedSnapshot, Snapshot
 from hf_prune.trajectory.window import in_window
 
 
@@ -95,7 +95,7 @@ class Trajectory:
         path: Path,
         manifest: Manifest,
         rows: list[list[LedgerRow]],
-        snapshots: dict[int, Path],
+        snapshots: dict[int, SavedSnapshot],
         first: int | None = None,
     ):
         self._path = path
@@ -105,9 +105,7 @@ class Trajectory:
         if first is None:
             first = min(in_window(list(self._files), 1.0 if manifest.window is None else manifest.window), default=0)
         self._snapshots = {step: file for step, file in self._files.items() if step >= first}
-        self._headers = {
-            step: read_header(file, step, manifest.run_id, manifest.n_parameters) for step, file in self._files.items()
-        }
+        self._headers = {step: file.header() for step, file in self._files.items()}
         self._loaded: dict[int, Snapshot] = {}
         self.manifest = manifest
 
@@ -135,7 +133,7 @@ class Trajectory:
                 "is missing or damaged; copy the whole directory again."
             )
         _check_rows(rows, manifest)
-        return cls(root, manifest, rows, snapshot_paths(root))
+        return cls(root, manifest, rows, saved_snapshots(root, manifest))
 
     def __len__(self) -> int:
         """Number of optimizer steps recorded."""
@@ -232,7 +230,7 @@ class Trajectory:
 
     def snapshot_at(self, step: int) -> torch.Tensor:
         """The parameters `(p,)` of a snapshot on disk, be it of the window or not."""
-        return read_snapshot(self._files[step], step).parameters
+        return self._files[step].read().parameters
 
     def samples_at(self, step: int) -> torch.Tensor:
         """
@@ -306,7 +304,7 @@ class Trajectory:
         self._loaded = kept
         for step in steps:
             if step not in kept:
-                kept[step] = read_snapshot(self._snapshots[step], step)
+                kept[step] = self._snapshots[step].read()
         return [kept[step] for step in steps]
 
 

@@ -20,7 +20,8 @@ from hf_prune.influence.sketch.logit_factors import logit_factors, random_draws
 from hf_prune.influence.sketch.scales import Scales
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import CROSS_ENTROPY
-from hf_prune.trajectory import trajectory
+from hf_prune.trajectory import Trajectory
+from hf_prune.trajectory.snapshots import WholeSnapshot
 from tests import toys
 from tests.influence.runs import distance, mlp, record
 from tests.influence.test_objectives import language_model, lora, ragged, tagger, tokenizer
@@ -102,7 +103,7 @@ def test_a_skipped_step_leaves_nothing(tmp_path: Path):
 @pytest.mark.parametrize("mode", ["visits", "expected"])
 def test_a_segment_of_skipped_steps_leaves_nothing(mode: str, tmp_path: Path):
     run = mlp(tmp_path)
-    marks = trajectory.Trajectory.open(run.path).snapshot_steps
+    marks = Trajectory.open(run.path).snapshot_steps
     (ledger,) = (run.path / "ledger").iterdir()
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     skipped = range(marks[1], marks[2])
@@ -126,7 +127,7 @@ def test_a_window_of_skipped_steps_is_refused(tmp_path: Path, engine: str):
 
 def test_rows_without_a_visit_in_the_window_score_as_in_the_dense_sweep(tmp_path: Path):
     run = mlp(tmp_path, rows=48, optim="sgd", learning_rate=0.3, num_train_epochs=1)
-    ledger = trajectory.Trajectory.open(run.path)
+    ledger = Trajectory.open(run.path)
     seen = {int(i) for t in range(*ledger.window) for i in ledger.step(t).ids}
     unseen = [row for row in range(48) if row not in seen]
     assert 0 < len(unseen) < 48
@@ -175,8 +176,8 @@ def test_many_held_out_logits_are_asked_in_random_sums(tmp_path: Path):
 
 def test_candidates_read_each_snapshot_a_few_times_however_many_batches(tmp_path: Path, monkeypatch):
     run = mlp(tmp_path)
-    pool, read, real = toys.vectors(20, seed=4), [], trajectory.read_snapshot
-    monkeypatch.setattr(trajectory, "read_snapshot", lambda path, step: read.append(path) or real(path, step))
+    pool, read, real = toys.vectors(20, seed=4), [], WholeSnapshot.read
+    monkeypatch.setattr(WholeSnapshot, "read", lambda own: read.append(own.path) or real(own))
     found, reads = [], []
     for size in (20, 2):
         scored = add_influence(

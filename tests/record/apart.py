@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 from hf_prune import RecordingError, UnsupportedError, add_influence
 from hf_prune._core.processes import Processes
 from hf_prune.record import TrajectoryCallback
-from hf_prune.record.gathering import gather_ledgers
+from hf_prune.record.gathering import gather_parts
 from hf_prune.trajectory.files import LEDGER, part_path
 from tests.record.test_full_disk import files_end_at
 from tests.toys import Mlp, arguments, vectors
@@ -55,9 +55,9 @@ def gathered_on_a_full_disk(directory: Path, processes: Processes) -> str:
     if processes.rank == 1:
         for part in range(2):
             part_path(own, 1, part).write_bytes(bytes(200_000))
-        return said(lambda: gather_ledgers(own, [1], processes))
+        return said(lambda: gather_parts(own, [1], processes))
     with files_end_at(60_000):
-        return said(lambda: gather_ledgers(own, [1], processes))
+        return said(lambda: gather_parts(own, [1], processes))
 
 
 def main(directory: Path) -> None:

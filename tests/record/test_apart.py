@@ -98,7 +98,7 @@ def test_what_does_not_belong_together_is_not_gathered(launched: Path, tmp_path:
     gather(place, [other])
     assert (place / "ledger" / part.name).read_bytes() == longer, "more of the same ledger takes its place"
     part.write_bytes(longer.replace(b'"skipped":false', b'"skipped": true'))
-    with pytest.raises(TrajectoryError, match="are different ledgers"):
+    with pytest.raises(TrajectoryError, match="differ: gather directories of one run"):
         gather(place, [other])
     assert (place / "ledger" / part.name).read_bytes() == longer
 
