@@ -14,11 +14,13 @@ from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.logit_factors import MOST_FACTORS
 from hf_prune.influence.sketch.window_pass import step_bytes
+from hf_prune.record.snapshot_writer import LARGEST_GATHERED
 from tests.docs.figures import ROOT, constant, result, written
 
 README, ARCHITECTURE, PAPER, LIMITS = "README.md", "ARCHITECTURE.md", "docs/paper.md", "docs/limits.md"
 SELECTION, WHICH, LANGUAGE = "docs/SELECTION.md", "docs/WHICH_METHOD.md", "docs/LANGUAGE.md"
 RELIABILITY, CONCEPTS, GLOSSARY = "docs/reliability.md", "docs/concepts.md", "docs/GLOSSARY.md"
+SEVERAL = "docs/how-to/several-gpus.md"
 CLUSTERS, COST, LABELS = "docs/how-to/clusters.md", "docs/how-to/cost.md", "docs/how-to/wrong-labels.md"
 
 Said = tuple[str, str, list[float]]
@@ -79,6 +81,7 @@ BYTES_A_VISIT = [math.ceil(4 * len(constant("hf_prune/trajectory/visits.py", "ST
 VIEWS = constants("tests/influence/test_random_rows.py", "CROP", "SIDE")
 RUNS = [steps for *_, steps in constant("benchmarks/language_memory.py", "PROFILES")["full"]]
 DENSE = [1e3 * (SMALL_SWEEP // scoring_bytes(1000, int(DIRECTIONS[0])))]
+GATHERED = [LARGEST_GATHERED / 2**30]
 VISIT = [step_bytes(vjps, WIDTH) / 1024 for vjps in (1, 1 + MOST_FACTORS)]
 MILLION = [result("scale")["summary"][f"cpu_seconds_1m{kind}"] for kind in ("", "_none")]
 TAKEN = [kind for row in result("finetune")["rows"] for kind in row.get("taken", [])]
@@ -126,6 +129,8 @@ SETTINGS: tuple[Said, ...] = (
     (ARCHITECTURE, "for a group of {} classes", constants("hf_prune/influence/sketch/token_loss.py", "GROUPS")),
     (ARCHITECTURE, "because {} sums of held-out logits", DIRECTIONS),
     (ARCHITECTURE, "on request alone.** {} numbers a row", DIRECTIONS),
+    (ARCHITECTURE, "or above {} GiB a snapshot each writes", GATHERED),
+    (ARCHITECTURE, "* **Above {} GiB a snapshot of sharded parameters", GATHERED),
     (ARCHITECTURE, "takes {} CPU seconds where it takes {}, for a million rows", MILLION),
     (GLOSSARY, "`code` asks for {} of them, so each row's influence is a vector of {} numbers", DIRECTIONS * 2),
     (CONCEPTS, "by default {} random sums", DIRECTIONS),
@@ -134,6 +139,7 @@ SETTINGS: tuple[Said, ...] = (
         "Above {} rows the choice is made in buckets of {}",
         constants("hf_prune/selection/buckets.py", "AUTO_ABOVE", "AUTO_ROWS"),
     ),
+    (SEVERAL, "a snapshot of more than {} GiB", GATHERED),
     (COST, "right within a factor of about {})", written("hf_prune/_estimate.py", "within a factor of about {}.\n")),
     (
         COST,
