@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,11 @@ class TrajectoryCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        failed = self._failure is not None
         self._do(lambda recording: recording.before_update())
+        if failed and self._recording is not None:
+            with suppress(RecordingError):
+                self._recording.gradient_norm()  # the others take it, and it takes all where parameters are sharded
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

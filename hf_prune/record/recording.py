@@ -95,10 +95,13 @@ class Recording:
             self._describe_inputs(positions)
 
     def before_update(self) -> None:
-        norm = self._hooks.norm.pop()
-        norm = self._unclipped_norm() if norm is None else self._optimizer.view.norm(norm)
-        self._current.grad_norm = HostCopy(norm)
+        self._current.grad_norm = HostCopy(self.gradient_norm())
         self._current.learning_rates = self._optimizer.learning_rates
+
+    def gradient_norm(self) -> torch.Tensor:
+        """The norm of the gradients before clipping; all processes take it together."""
+        norm = self._hooks.norm.pop()
+        return self._unclipped_norm() if norm is None else self._optimizer.view.norm(norm)
 
     def after_update(self) -> None:
         self._current.skipped = self._optimizer.step_was_skipped
@@ -171,7 +174,7 @@ class Recording:
         return self._begun
 
     def _unclipped_norm(self) -> torch.Tensor:
-        if self.manifest.max_grad_norm > 0 or self._current.scaled:
+        if self.manifest.max_grad_norm > 0 or self._optimizer.scaler is not None:
             raise RecordingError(
                 "The gradient's norm before clipping is unknown, because this Trainer clips without "
                 "accelerator.clip_grad_norm_; call that one, or pass max_grad_norm=0."

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torchao.optim import AdamW8bit
-from transformers import LlamaForSequenceClassification, PreTrainedModel, Trainer, set_seed
+from transformers import LlamaForSequenceClassification, PreTrainedModel, Trainer, default_data_collator, set_seed
 
 from hf_prune import add_influence
 from hf_prune._core.processes import Processes
@@ -160,6 +160,36 @@ def on_a_full_disk(directory: Path) -> None:
         (place / f"told-{dist.get_rank()}.json").write_text(json.dumps(told))
 
 
+class WithoutNorm(Trainer):
+    """As in versions that take no norm where nothing is clipped: recording takes it, and all processes with it."""
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return grad_norm
+
+
+def failing_within_a_step(directory: Path) -> None:
+    """The second process cannot tell rows apart in the second step, before the norm of its gradient is taken."""
+    begin()
+    place, said, batches = directory / "failing", "", 0
+
+    def collator(rows: list[Any]) -> Any:
+        nonlocal batches
+        batches += 1
+        lost = dist.get_rank() == 1 and batches == 3
+        return default_data_collator(rows[1:] if lost else rows)
+
+    args = toys.arguments(place / "out", **SETTINGS | UNWRAPPED | {"eval_strategy": "no", "max_grad_norm": 0.0})
+    callback = TrajectoryCallback(place / "t", **RECORDING | {"row_statistics": False})
+    rows = {"train_dataset": toys.vectors(ROWS), "data_collator": collator}
+    trainer = WithoutNorm(toys.Mlp(), args, **rows, callbacks=[callback])
+    try:
+        trainer.train()
+    except RecordingError as error:
+        said = str(error)
+    told = {"said": said, "steps": trainer.state.global_step}
+    (place / f"told-{dist.get_rank()}.json").write_text(json.dumps(told))
+
+
 def parallel_by_hand() -> nn.Module:
     """Tensor parallelism that no configuration tells of."""
     model, mesh = toys.Mlp(hidden=16), init_device_mesh("cpu", (2,))
@@ -218,6 +248,7 @@ def main(directory: Path) -> None:
         train(name, directory)
     interrupted(directory)
     on_a_full_disk(directory)
+    failing_within_a_step(directory)
     refused(directory)
     dist.destroy_process_group()
 
