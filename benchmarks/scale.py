@@ -1,5 +1,5 @@
 """
-Time, memory and quality of selecting half of 10 k, 100 k and 1 M rows (k = 64, 10 classes) on two cores.
+Time, memory and quality of selecting half of 10 k to 1 M rows and of 10 M (k = 64, 10 classes) on two cores.
 
 Each size is a fresh process, so that its peak memory is its own. `workers_peak_gb` is the sum over the workers of
 each one's own high-water mark, read while they still live (Linux); `peak_gb_*` adds it to that of the process that
@@ -10,6 +10,11 @@ classes with centres of their own, heavy tails over the rows.
 
 The default of these rows, which look far from saturated, is herding; `none`, with `difficulty=None`, is the linear
 program. Both are measured.
+
+Buckets are of one size, so that beyond the starts of processes work grows with the rows: `a + b n` is fitted to
+100 k to 1 M rows, each measured twice, and carried on to 10 M (`*_10m_extrapolated`, with the 95 % interval of what
+would be measured). The default is measured there too (`*_10m`). `*_exponent` is the slope of the logarithms over the
+same sizes; it is below 1 for what does not grow.
 
 `growth_*`: the certificate's `audit_ratio` of the default and of `difficulty=None`, for ever more of the same rows, in
 this process. Above 1, a preference moves the unseen directions further than chance does.
@@ -33,13 +38,21 @@ import pyarrow as pa
 from common import main, peak_memory
 from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
+from scipy.optimize import curve_fit
+from scipy.stats import t as student
 
 K, CLASSES, LATENT = 64, 10, 200
 KEEP = 0.5
 PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"sizes": (10_000, 100_000), "rates": (0.5,)},
-    "full": {"sizes": (10_000, 100_000, 1_000_000), "rates": (0.3, 0.5, 0.9)},
+    "quick": {"sizes": (10_000, 30_000, 100_000), "fit": 30_000, "beyond": 300_000, "rates": (0.5,)},
+    "full": {
+        "sizes": (10_000, 100_000, 300_000, 1_000_000),
+        "fit": 100_000,
+        "beyond": 10_000_000,
+        "rates": (0.3, 0.5, 0.9),
+    },
 }
+REPEATS = 2
 JOBS = 2
 QUALITY_ROWS = 10_000
 BUCKETS = 5
@@ -150,9 +163,26 @@ def growth() -> list[dict[str, Any]]:
     return found
 
 
-def exponent(found: list[dict[str, Any]], key: str) -> float:
-    """Slope of the logarithm of the time over that of the rows."""
-    return float(np.polyfit(np.log([row["rows"] for row in found]), np.log([row[key] for row in found]), 1)[0])
+def law(rows: np.ndarray, start: float, each: float) -> np.ndarray:
+    """Logarithm of `a + b n`, of the logarithms of both."""
+    return np.logaddexp(start, each + np.log(rows))
+
+
+def extrapolated(found: list[dict[str, Any]], key: str, rows: int) -> tuple[float, float, list[float]]:
+    """The exponent, the fitted law's value for so many rows, and the 95 % interval of what would be measured there."""
+    sizes, values = (np.array([row[name] for row in found], dtype=float) for name in ("rows", key))
+    logs = np.log(values)
+    begin = np.log([values.min() / 2, values.max() / sizes.max()])
+    fitted, covariance = curve_fit(law, sizes, logs, p0=begin, maxfev=20_000)
+    slopes = np.array(
+        [(law(rows, *(fitted + step)) - law(rows, *(fitted - step))) / 2e-5 for step in 1e-5 * np.eye(2)]
+    )
+    freedom = len(sizes) - len(fitted)
+    spread = float(((logs - law(sizes, *fitted)) ** 2).sum()) / freedom
+    half = float(student.ppf(0.975, freedom)) * math.sqrt(float(slopes @ covariance @ slopes) + spread)
+    middle = float(law(rows, *fitted))
+    exponent = float(np.polyfit(np.log(sizes), logs, 1)[0])
+    return exponent, math.exp(middle), [math.exp(middle - half), math.exp(middle + half)]
 
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -168,28 +198,35 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def measure(settings: dict[str, Any], difficulty: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    sizes, quality = [], []
-    for size in settings["sizes"]:
+    sizes, quality, beyond = [], [], settings["beyond"]
+    for size in settings["sizes"] + ((beyond,) if difficulty == "auto" else ()):
         with tempfile.TemporaryDirectory() as directory:
             write(size, directory)
-            sizes.append(child(directory, 1 - KEEP, "auto", difficulty))
+            times = 1 if size == beyond else REPEATS
+            sizes += [child(directory, 1 - KEEP, "auto", difficulty) for _ in range(times)]
     with tempfile.TemporaryDirectory() as directory:
         write(QUALITY_ROWS, directory)
         for rate in settings["rates"]:
             quality.append([child(directory, rate, number, difficulty) for number in (1, BUCKETS)])
     ratios = [many["audit_residual"] / one["audit_residual"] for one, many in quality]
-    largest = sizes[-1]
-    label = {1_000_000: "1m", 100_000: "100k"}[largest["rows"]]
-    figures = {
-        "exponent": exponent(sizes, "seconds"),
-        "cpu_exponent": exponent(sizes, "cpu_seconds"),
-        f"seconds_{label}": largest["seconds"],
-        f"cpu_seconds_{label}": largest["cpu_seconds"],
-        f"peak_gb_{label}": largest["peak_gb"] + largest["workers_peak_gb"],
-        "bucket_ratio": math.exp(np.mean(np.log(ratios))),
-        "bucket_ratio_worst": max(ratios),
-    }
+    for row in sizes:
+        row["all_peak_gb"] = row["peak_gb"] + row["workers_peak_gb"]
+    figures = {"bucket_ratio": math.exp(np.mean(np.log(ratios))), "bucket_ratio_worst": max(ratios)}
+    fit = [row for row in sizes if settings["fit"] <= row["rows"] < beyond]
+    for name, key in (("seconds", "seconds"), ("cpu_seconds", "cpu_seconds"), ("peak_gb", "all_peak_gb")):
+        for size in {settings["sizes"][-1], sizes[-1]["rows"]}:
+            figures[f"{name}_{label(size)}"] = float(np.mean([row[key] for row in sizes if row["rows"] == size]))
+        exponent, value, interval = extrapolated(fit, key, beyond)
+        figures |= {
+            f"{name}_exponent": exponent,
+            f"{name}_{label(beyond)}_extrapolated": value,
+            f"{name}_{label(beyond)}_interval": interval,
+        }
     return sizes + [row for pair in quality for row in pair], figures
+
+
+def label(rows: int) -> str:
+    return f"{rows // 1_000_000}m" if rows >= 1_000_000 else f"{rows // 1_000}k"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ herding in each, where the kept rows are to represent all.
 
 Every bucket's program aims at the bucket's own share of the sum of all centred vectors, which is zero: so the
 fractional solutions balance exactly, and only the rounding is left over. That residual is then taken through the
-buckets in turn, each swapping rows so as to cancel what the others leave (block-coordinate passes).
+buckets in turn, each swapping rows so as to cancel what the others leave (block-coordinate passes). Herding leaves a
+residual too, alike in all buckets, which would add up: it is taken away likewise.
 """
 
 from __future__ import annotations
@@ -32,17 +33,31 @@ ROWS_PER_CONSTRAINT = 4
 """Rows that each constraint of a bucket needs: with fewer, most weights stay fractional and rounding decides."""
 PASSES = 4
 """Passes over the buckets that carry the residual, at most; they stop when one gains less than a hundredth."""
+ROUNDS = 12
+"""Passes over the buckets that settle what herding leaves, at most; they stop when one gains less than a hundredth."""
+LOOKED_AT = 1_000
+"""Rows of a bucket that each of these passes draws, to swap those that lie farthest along the residual."""
 SLOW = 4_000
 """Rows above which a program may exceed two seconds, so that a progress bar is shown."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the first pass leaves of one bucket: its dropped rows and the rows that may still be swapped (ids)."""
+    """
+    What the first pass leaves of one bucket.
+
+    Args:
+        dropped (`np.ndarray`): Its dropped rows, ids.
+        pool (`np.ndarray`): The rows that may still be swapped, ids.
+        exact (`bool`): Whether its balance could be met.
+        residual (`np.ndarray`, *optional*):
+            Where the kept rows are to represent all, the sum of those dropped of each class, less its mean, `(C, d)`.
+    """
 
     dropped: np.ndarray
     pool: np.ndarray
     exact: bool
+    residual: np.ndarray | None = None
 
 
 def count(buckets: int | str, problem: Problem) -> int:
@@ -132,6 +147,9 @@ def drop_rows(
         dropped[part.dropped] = True
     if represent is None:
         _carry(problem, dropped, codes, [part.pool for part in parts])
+    elif buckets > 1:
+        residual = np.sum([part.residual for part in parts], axis=0)
+        _settle(represent, residual, dropped, codes, [part.pool for part in parts if len(part.pool)], rng)
     return dropped, sum(not part.exact for part in parts)
 
 
@@ -169,6 +187,7 @@ def represented(ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: n
     others. Herding: Welling, ICML 2009.
     """
     kept, vectors = np.zeros(len(ids), dtype=bool), vectors.astype(np.float64)
+    residual = np.zeros((len(counts), vectors.shape[1]))
     for code, dropped in enumerate(counts):
         rows = np.flatnonzero(codes == code)
         wanted = len(rows) - int(dropped)
@@ -178,7 +197,9 @@ def represented(ids: np.ndarray, vectors: np.ndarray, cost: np.ndarray, codes: n
             others = np.setdiff1d(rows, sure)
         kept[sure] = True
         kept[others[list(herd(vectors[others], wanted - len(sure)))]] = True
-    return Part(ids[~kept], ids[:0], True)
+        gone = others[~kept[others]]
+        residual[code] = vectors[gone].sum(axis=0) - len(gone) * vectors[others].sum(axis=0) / max(len(others), 1)
+    return Part(ids[~kept], ids[cost == 0], True, residual)
 
 
 def _carry(problem: Problem, dropped: np.ndarray, codes: np.ndarray, pools: list[np.ndarray]) -> None:
@@ -188,5 +209,32 @@ def _carry(problem: Problem, dropped: np.ndarray, codes: np.ndarray, pools: list
         before = float(np.linalg.norm(residual))
         for pool in pools:
             dropped[pool], residual = refine(problem.solver_vectors(pool), dropped[pool], codes[pool], residual)
+        if np.linalg.norm(residual) >= 0.99 * before:
+            break
+
+
+def _settle(
+    represent: Representation,
+    residual: np.ndarray,
+    dropped: np.ndarray,
+    codes: np.ndarray,
+    pools: list[np.ndarray],
+    rng: np.random.Generator,
+) -> None:
+    """
+    Passes over the buckets: some rows of each are swapped while that shortens their class's `residual (C, d)`. Changes
+    both `dropped` and the residual.
+    """
+    for _ in range(ROUNDS):
+        before = float(np.linalg.norm(residual))
+        for pool in pools:
+            rows = rng.choice(pool, min(len(pool), LOOKED_AT), replace=False)
+            vectors = represent.take(rows).astype(np.float64)
+            gain = np.where(dropped[rows], 1.0, -1.0) * (vectors * residual[codes[rows]]).sum(axis=1)
+            best = swap_pool(gain.max() - gain, dropped[rows], codes[rows])
+            for code in np.unique(codes[rows[best]]):
+                own = best[codes[rows[best]] == code]
+                ids, alike = rows[own], np.zeros(len(own), dtype=np.int64)
+                dropped[ids], residual[code] = refine(vectors[own], dropped[ids], alike, residual[code])
         if np.linalg.norm(residual) >= 0.99 * before:
             break

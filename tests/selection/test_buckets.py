@@ -36,6 +36,19 @@ def test_buckets_are_as_good_as_one_program_on_directions_they_do_not_see():
     assert ten.audit_residual <= 1.3 * one.audit_residual
 
 
+def test_what_herding_leaves_does_not_add_up_over_buckets(monkeypatch: pytest.MonkeyPatch):
+    dataset = scored(4000, k=32)
+    settled = select(dataset, 0.5, buckets=16)
+    monkeypatch.setattr(buckets, "ROUNDS", 0)
+    independent = select(dataset, 0.5, buckets=16)
+    for part in ("audit_residual", "solver_residual"):
+        assert getattr(settled.certificate, part) < 0.5 * getattr(independent.certificate, part)
+    changed = np.setdiff1d(settled.keep_indices, independent.keep_indices)
+    assert 0 < len(changed) < 0.2 * len(dataset)
+    label = np.array(dataset["label"])
+    assert (np.bincount(label[settled.keep_indices]) == np.bincount(label[independent.keep_indices])).all()
+
+
 @pytest.mark.parametrize("share", [0.01, 0.99])
 def test_every_bucket_has_an_exact_balance_however_few_rows_go_or_stay(share):
     data = problem(False, rows=1200)

@@ -169,19 +169,24 @@ def test_representation_keeps_the_sure_rows_leaves_out_the_cut_and_herds_the_res
     part = buckets.represented(ids, vectors, cost, codes, counts)
     dropped = np.isin(ids, part.dropped)
     assert part.exact
-    assert len(part.pool) == 0
+    assert np.array_equal(part.pool, ids[cost == 0])
+    residual = np.zeros((len(sizes), 2))
     assert np.array_equal(np.bincount(codes[dropped], minlength=len(sizes)), counts)
     for code, gone in enumerate(counts):
         own = np.flatnonzero(codes == code)
         wanted = len(own) - gone
         sure, free = own[cost[own] == np.inf], own[cost[own] == 0]
         kept = own[~dropped[own]]
-        if len(sure) >= wanted:
+        if len(sure) >= wanted:  # of those that may be chosen all are dropped
             assert np.array_equal(kept, sure[:wanted])
             continue
         others = free if len(sure) + len(free) >= wanted else np.setdiff1d(own, sure)
         chosen = others[list(herd(vectors[others], int(wanted - len(sure))))]
         assert np.array_equal(kept, np.sort(np.concatenate([sure, chosen])))
+        for row in np.setdiff1d(others, chosen):
+            residual[code] += vectors[row] - vectors[others].mean(axis=0)
+    assert part.residual is not None
+    np.testing.assert_allclose(part.residual, residual, atol=1e-9)
 
 
 @given(weights=st.lists(st.integers(0, 50), min_size=1, max_size=8), share=st.floats(0, 1))
