@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -183,6 +184,7 @@ class GradNormListener:
 
     def __init__(self, parameters: Sequence[torch.Tensor]):
         self._wanted = {id(parameter) for parameter in parameters}
+        self._clipped: list[torch.Tensor] = []  # at the last call that was the Trainer's
         self._norm: torch.Tensor | None = None
 
     def attach(self) -> None:
@@ -197,8 +199,11 @@ class GradNormListener:
         return norm
 
     def observe(self, parameters: list[torch.Tensor], norm: torch.Tensor) -> None:
-        if self._wanted <= {id(parameter) for parameter in parameters}:
-            self._norm = norm
+        if self._are_clipped_again(parameters) or self._wanted <= {id(parameter) for parameter in parameters}:
+            self._clipped, self._norm = parameters, norm
+
+    def _are_clipped_again(self, parameters: list[torch.Tensor]) -> bool:
+        return len(parameters) == len(self._clipped) > 0 and all(map(is_, parameters, self._clipped))
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,10 @@ class RecordedOptimizer:
         """The fp16 gradient scaler; `None` without one."""
         return getattr(self.prepared, "scaler", None)
 
+    def loss_scale(self) -> torch.Tensor | None:
+        """The scaler's factor, where gradients are; its own `get_scale` waits for the device. `None` without one."""
+        return None if self.scaler is None else self.scaler.scale(torch.ones((), device=self.tensors[0].device))
+
     def gradient_norm(self) -> torch.Tensor:
         """The 2-norm of the gradients as they are now."""
         return self.view.norm(torch.nn.utils.get_total_norm([p.grad for p in self.trainable if p.grad is not None]))

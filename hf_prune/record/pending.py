@@ -115,11 +115,11 @@ class PendingStep:
     One optimizer step of this process.
 
     Args:
-        loss_scale (`float`): The fp16 gradient scaler's factor in this step, 1 without one.
+        loss_scale (`HostCopy` or `float`): The fp16 gradient scaler's factor in this step, 1 without one.
         scaled (`bool`): Whether there is a gradient scaler.
     """
 
-    loss_scale: float
+    loss_scale: HostCopy | float
     scaled: bool
     micro_batches: list[PendingMicroBatch] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
@@ -141,12 +141,13 @@ class PendingStep:
             world_size (`int`): Number of processes; DDP averages gradients over them.
             row_ids (`np.ndarray`, *optional*): The id column of the whole dataset, where it is known.
         """
+        loss_scale = _known(self.loss_scale)
         norm = math.nan if self.grad_norm is None else float(self.grad_norm.numbers()[0])
         return LedgerRow(
             step=self.step,
             epoch=self.epoch,
             ids=[_ids(batch, row_ids) for batch in self.micro_batches],
-            scales=[_over(batch.scale(self.loss_scale), world_size) for batch in self.micro_batches],
+            scales=[_over(batch.scale(loss_scale), world_size) for batch in self.micro_batches],
             losses=[_over(_number(batch.objective), world_size) for batch in self.micro_batches],
             num_items=[_number(batch.num_items) for batch in self.micro_batches],
             learning_rates=self.learning_rates,
@@ -163,8 +164,10 @@ class PendingStep:
 
 
 def _number(value: HostCopy | float | None) -> float | None:
-    if value is None:
-        return None
+    return None if value is None else _known(value)
+
+
+def _known(value: HostCopy | float) -> float:
     return float(value.numbers()[0]) if isinstance(value, HostCopy) else float(value)
 
 

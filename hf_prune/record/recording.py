@@ -83,10 +83,10 @@ class Recording:
 
     def begin_step(self) -> None:
         self._rows.begin_step()
-        scaler = self._optimizer.scaler
+        scale = self._optimizer.loss_scale()
         # A stream that ends within an accumulation cycle leaves gradients behind, which join the next step.
         carried = self._begun.micro_batches if self._begun is not None else []
-        self._begun = PendingStep(scaler.get_scale() if scaler else 1.0, scaler is not None, carried)
+        self._begun = PendingStep(1.0 if scale is None else HostCopy(scale), scale is not None, carried)
 
     def end_micro_batch(self) -> None:
         positions, column = self._rows.pop()
