@@ -89,6 +89,7 @@ def test_score_prune_verify_report_and_push_need_no_python(flow):
     assert provenance["observed"]["gap"] == measured
     assert provenance["source"]["id"] == "alice/rows"
     assert "Wrote again.html" in prune("report", "alice/half", "--source", rows, "--out", "again.html")  # replays it
+    assert "Retrained once on these rows" in (path / "again.html").read_text()  # as its provenance says
 
 
 def test_a_config_of_a_dataset_on_the_hub_is_named_before_its_split(flow):

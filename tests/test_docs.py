@@ -21,7 +21,7 @@ MADE = {"provenance.json", "hf_prune/provenance.json", "run_glue.py", "train.py"
 
 @pytest.fixture(scope="module")
 def files() -> set[str]:
-    folders = ("hf_prune", "tests", "benchmarks", "docs", "model_cards", "notebooks")
+    folders = ("hf_prune", "tests", "benchmarks", "docs", "model_cards", "notebooks", "space")
     found = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*")}
     return found | {path.name for path in ROOT.iterdir()}
 

@@ -74,6 +74,15 @@ def test_workflows_hold_no_more_rights_than_they_need(name: str):
     assert rights == ({"publish": {"id-token": "write"}} if name == "release.yml" else {})
 
 
+def test_the_space_asks_for_the_gradio_that_is_tested():
+    _, header, _ = (ROOT / "space" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    asked = yaml.safe_load(header)
+    assert asked["sdk_version"] == pinned("gradio")
+    assert (ROOT / "space" / asked["app_file"]).is_file()
+    assert f"Programming Language :: Python :: {asked['python_version']}" in PROJECT["classifiers"]
+    assert len(asked["short_description"]) <= 60  # what the Hub takes
+
+
 def test_issue_forms_have_what_github_demands():
     for form in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")):
         values = yaml.safe_load(form.read_text(encoding="utf-8"))

@@ -270,6 +270,7 @@ def report(
             attributed_queries,
             gaps,
             how_it_was_made,
+            observed,
             selection_parts,
             write_report,
         )
@@ -289,6 +290,7 @@ def report(
             title=title or f"Pruning report: {Path(pruned).resolve().name}",
             address=address,
             made=how_it_was_made(record.provenance),
+            observed=observed(record.provenance),
             **selection_parts(selection, rows),
             attributed=() if attribution is None else attributed_queries(Attribution.load(attribution)),
             **verified,

@@ -313,24 +313,9 @@ def _print_table(title: str, values: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from hf_prune.cli.show import figures
+
     grid = Table(title=title, title_justify="left", show_header=False)
-    for name, value in values.items():
-        # Text: a value may hold what rich would read as markup
-        grid.add_row(Text(name.replace("_", " ")), Text(_readable(name, value)))
+    for name, value in figures(values):
+        grid.add_row(Text(name), Text(value))  # Text: a value may hold what rich would read as markup
     Console().print(grid)
-
-
-def _readable(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {_readable(name, entry)}" for key, entry in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if isinstance(value, int) and not isinstance(value, bool) and "bytes" in name:
-        return _size(value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _size(count: int) -> str:
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(len(units) - 1, max(0, count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -69,3 +70,24 @@ def _words(row: Any) -> Text:
         text.append(token, style="bold green" if part > most / 2 else "bold red" if part < -most / 2 else "")
         text.append(" ")
     return text
+
+
+def figures(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values in words, as tables show them."""
+    return [(name.replace("_", " "), _readable(name, value)) for name, value in values.items()]
+
+
+def _readable(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_readable(name, entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, int) and not isinstance(value, bool) and "bytes" in name:
+        return _size(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _size(count: int) -> str:
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, max(0, count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"

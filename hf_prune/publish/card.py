@@ -69,7 +69,7 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
         prune_arguments=_prune_arguments(provenance["selection"]["arguments"]),
         applied=_applied(provenance["selection"].get("applied")),
         verdict=Certificate.from_dict(provenance["selection"]["certificate"]).verdict.replace("`", ""),
-        observed_verdict=_observed_verdict(provenance["observed"]),
+        observed_verdict=observed_verdict(provenance["observed"]),
     )
     return merge(existing, fresh, config_name)
 
@@ -82,24 +82,6 @@ def size_category(rows: int) -> str:
     if place == 0:
         return f"n<{names[0]}"
     return f"n>{names[-1]}" if place == len(bounds) else f"{names[place - 1]}<n<{names[place]}"
-
-
-def _observed_verdict(seen: Mapping[str, Any] | None) -> str | None:
-    """What retraining showed beside random rows, with its interval; None where it was not measured."""
-    if not seen or seen.get("beside_random") is None or seen["greater_is_better"] is None:
-        return None
-    unit = Unit(seen["metric"])
-    sign, over = (1 if seen["greater_is_better"] else -1), f"over {seen['seeds']} seeds"
-    bounds = seen.get("beside_random_interval")
-    if bounds is None:
-        return "Retrained once on these rows and once on random ones, which shows no difference beyond chance."
-    low, high = sorted(sign * bound for bound in bounds)
-    word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
-    ahead = unit.signed(sign * seen["beside_random"])
-    return (
-        f"Retrained on these rows, the model was {word} as many random rows: {ahead} of {seen['metric']} "
-        f"[{unit.amount(low)}, {unit.amount(high)}] {over}."
-    )
 
 
 def render_model(
@@ -164,11 +146,29 @@ def render_model(
         dataset_link=_link("datasets", dataset_id, dataset_revision, ""),
         model_argument=python(model_id),
         task=None if task is None else python(task),
-        observed_verdict=_observed_verdict(seen),
+        observed_verdict=observed_verdict(seen),
         seconds=lambda value: "unknown" if value is None else Safe(f"{number(value)} s"),
         saved=100 * (1 - pruned / full) if full and pruned is not None else None,
     )
     return merge(existing, fresh, "default")
+
+
+def observed_verdict(seen: Mapping[str, Any] | None) -> str | None:
+    """What retraining showed beside random rows, with its interval; None where it was not measured."""
+    if not seen or seen.get("beside_random") is None or seen["greater_is_better"] is None:
+        return None
+    unit = Unit(seen["metric"])
+    sign, over = (1 if seen["greater_is_better"] else -1), f"over {seen['seeds']} seeds"
+    bounds = seen.get("beside_random_interval")
+    if bounds is None:
+        return "Retrained once on these rows and once on random ones, which shows no difference beyond chance."
+    low, high = sorted(sign * bound for bound in bounds)
+    word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    ahead = unit.signed(sign * seen["beside_random"])
+    return (
+        f"Retrained on these rows, the model was {word} as many random rows: {ahead} of {seen['metric']} "
+        f"[{unit.amount(low)}, {unit.amount(high)}] {over}."
+    )
 
 
 def folder(config_name: str) -> str:

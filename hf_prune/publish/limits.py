@@ -35,7 +35,7 @@ class ReplayError(ValueError):
 READER = Reader(ReplayError, "fetch it again, or ask for it to be published again")
 
 
-def from_hub(repo_id: str, name: str, commit: str, token: str | None, limit: int) -> bytes | None:
+def from_hub(repo_id: str, name: str, commit: str, token: str | bool | None, limit: int) -> bytes | None:
     """Returns the content of a file of a dataset repository, None if it is not there.
 
     Raises:

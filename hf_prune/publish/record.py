@@ -33,7 +33,12 @@ class Record:
 
     @classmethod
     def open(
-        cls, repo_id: str, *, config_name: str = "default", revision: str | None = None, token: str | None = None
+        cls,
+        repo_id: str,
+        *,
+        config_name: str = "default",
+        revision: str | None = None,
+        token: str | bool | None = None,
     ) -> Record:
         """Reads and checks `provenance.json` and `kept_ids.parquet`.
 
@@ -41,7 +46,7 @@ class Record:
             repo_id (`str`): a dataset on the Hub, or a directory.
             config_name (`str`, *optional*, defaults to `"default"`): the config.
             revision (`str`, *optional*): branch, tag or commit of the repository.
-            token (`str`, *optional*): defaults to the one that is logged in.
+            token (`str` or `bool`, *optional*): defaults to the one that is logged in; with `False` there is none.
 
         Raises:
             [`ReplayError`]: if a file is missing, damaged, newer than this version, or does not belong to the other.
@@ -122,14 +127,14 @@ class Record:
         return rows.of_hub(self.repo_id, self.commit, config_name, split, rows=count, token=token)
 
 
-def _commit(repo_id: str, revision: str | None, token: str | None) -> str:
+def _commit(repo_id: str, revision: str | None, token: str | bool | None) -> str:
     """One commit for all files: a branch may move while they are read."""
     if scrub.commit(revision) is not None:
         return str(revision)
     return str(HfApi(token=token).repo_info(repo_id, repo_type="dataset", revision=revision).sha)
 
 
-def _read(repo_id: str, path: str, commit: str | None, token: str | None, limit: int) -> bytes:
+def _read(repo_id: str, path: str, commit: str | None, token: str | bool | None, limit: int) -> bytes:
     if commit is None:
         content = limits.READER.content(Path(repo_id) / path, limit)
     else:

@@ -1,7 +1,7 @@
 """The report: one page that shows what was pruned, what was predicted and what happened. `write_report` makes it."""
 
 from hf_prune.report.attributed import attributed_queries
-from hf_prune.report.build import gaps, how_it_was_made, selection_parts
+from hf_prune.report.build import gaps, how_it_was_made, observed, selection_parts
 from hf_prune.report.data import AttributedQuery, Curve, Example, Gap, InfluentialRow, ReportData
 from hf_prune.report.page import render_report, write_report
 from hf_prune.report.plots import plot_classes, plot_curve, plot_gap, plot_influence
@@ -16,6 +16,7 @@ __all__ = [
     "attributed_queries",
     "gaps",
     "how_it_was_made",
+    "observed",
     "plot_classes",
     "plot_curve",
     "plot_gap",

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_prune._core.config import SelectionConfig
+from hf_prune.publish.card import observed_verdict
 from hf_prune.report.data import Gap
 from hf_prune.report.examples import ScoredRows, interesting_rows, listed_rows, pairs_of
 from hf_prune.report.plain_language import plain_words
@@ -19,15 +20,29 @@ from hf_prune.selection import Selection
 from hf_prune.verification import Verification
 
 
-def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
+def selection_parts(selection: Selection, rows: Dataset | None = None) -> dict[str, Any]:
     """
     The fields of [`ReportData`] that come from a selection.
 
     Args:
         selection (`Selection`): The selection.
-        rows (`Dataset`): The whole scored dataset, or the kept rows where no others are at hand.
+        rows (`Dataset`, *optional*): The whole scored dataset, or the kept rows where no others are at hand; none are
+            shown without.
     """
     certificate = selection.certificate
+    parts = {
+        "rate": round(1 - len(selection.keep_indices) / selection.n_rows, 4),
+        "class_column": certificate.class_column,
+        "classes": class_counts(certificate),
+        "words": plain_words(certificate),
+        "evidence": certificate.evidence,
+        "certificate": certificate.explain(),
+    }
+    return parts if rows is None else parts | _row_parts(selection, rows)
+
+
+def _row_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
+    """The fields that show rows."""
     n, left = selection.n_rows, len(selection.keep_indices)
     whole = len(rows) == n
     if not whole and len(rows) != left:
@@ -45,14 +60,8 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
         dropped = scored.shown[~kept[scored.shown]]
         scored = replace(scored, reasons=reasons(rows, selection, dropped, scored.label))
     return {
-        "rate": round(1 - left / n, 4),
         "kept_norms": None if norm is None else norm[kept],
         "dropped_norms": norm[~kept] if norm is not None and whole else None,
-        "class_column": certificate.class_column,
-        "classes": class_counts(certificate),
-        "words": plain_words(certificate),
-        "evidence": certificate.evidence,
-        "certificate": certificate.explain(),
         "examples": interesting_rows(scored),
         "pairs": pairs_of(scored),
         "listed": listed_rows(scored),
@@ -63,6 +72,15 @@ def selection_parts(selection: Selection, rows: Dataset) -> dict[str, Any]:
 def gaps(rate: float, selection: Selection, verification: Verification) -> list[Gap]:
     """Predicted and observed change of the held-out loss; empty if one of them is not known."""
     return Gap.of(rate, selection.certificate.predicted_eval_loss_change, verification)
+
+
+def observed(provenance: Mapping[str, Any]) -> str | None:
+    """What retraining showed before the rows were published, in one sentence; None if there was none."""
+    seen = provenance["observed"]
+    if seen is None:
+        return None
+    told = observed_verdict(seen)
+    return told or "The model was retrained on these rows; whether random ones would do as well is not known."
 
 
 def how_it_was_made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -183,6 +183,7 @@ class ReportData:
         lead (`str`, *optional*): One or two sentences below it.
         highlights (`Sequence[tuple[str, str, str]]`): Figures for the top: value, what it is, a remark.
         verified (`Mapping[float, Verification]`): What retraining showed, by the share of rows that was pruned.
+        observed (`str`, *optional*): What retraining showed, where no more of it is at hand than a sentence.
         gaps (`Sequence[Gap]`): Predicted and observed.
         rate (`float`, *optional*): The rate that norms, classes, certificate and examples are about.
         kept_norms (`np.ndarray`, *optional*): Influence norms of the kept rows.
@@ -206,6 +207,7 @@ class ReportData:
     lead: str | None = None
     highlights: Sequence[tuple[str, str, str]] = ()
     verified: Mapping[float, Verification] = field(default_factory=dict)
+    observed: str | None = None
     gaps: Sequence[Gap] = ()
     rate: float | None = None
     kept_norms: np.ndarray | None = None

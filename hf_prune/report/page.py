@@ -24,6 +24,12 @@ from hf_prune.report.svg import inline_svg
 from hf_prune.verification.verdict import headline, sentence
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_DIGEST}'; img-src data:; media-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""What a page may do: its one script runs, which nothing that comes from data can match, and nothing is loaded."""
 TINY = 64
 """Pixels of a side up to which an image is enlarged without smoothing."""
 
@@ -80,7 +86,7 @@ def render_report(data: ReportData) -> str:
         light=theme.LIGHT,
         dark=theme.DARK,
         script=Markup(SCRIPT),
-        script_digest=_digest(SCRIPT),
+        policy=POLICY,
         version=__version__,
     )
 
@@ -89,8 +95,8 @@ def verdict_of(data: ReportData) -> str | None:
     """The first line: what retraining showed, or that there was none."""
     if data.verified:
         return headline(data.verified)
-    if data.rate is None:
-        return None
+    if data.observed is not None or data.rate is None:
+        return data.observed
     return (
         f"Nothing was retrained on what is left, so what leaving out {data.rate:.0%} of the rows costs is not known: "
         "hf-prune verify measures it."
@@ -163,11 +169,6 @@ def _figures(data: ReportData) -> list[tuple[str, Markup, str]]:
         about = "Share of each class before and after"
         add(f"Classes{rate}", "classes", about, text, lambda ax: draw.draw_classes(ax, data.classes))
     return figures
-
-
-def _digest(script: str) -> str:
-    """The one script that the page's policy lets run: nothing that comes from data can match it."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _data_url(content: bytes) -> Markup:

@@ -17,6 +17,7 @@ from hf_prune.report import (
     ReportData,
     gaps,
     how_it_was_made,
+    observed,
     plot_curve,
     plot_gap,
     render_report,
@@ -229,6 +230,27 @@ def test_without_retraining_the_first_line_says_so():
     dataset = scored()
     text = Page(render_report(ReportData(title="t", **selection_parts(select(dataset, 0.5), dataset)))).text
     assert re.search(r"t\s+Nothing was retrained .* leaving out 50% of the rows costs is not known", text)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (
+            {"beside_random": 0.07, "beside_random_interval": [0.02, 0.12]},
+            "better than as many random rows: +7.0 points",
+        ),
+        ({"pruned": 0.88}, "was retrained on these rows; whether random ones would do as well is not known"),
+    ],
+)
+def test_without_verifications_the_first_line_is_what_the_provenance_says_of_them(known, said):
+    rows = prune(scored(), keep=0.5)
+    provenance = build(rows, observed={"metric": "accuracy", "seeds": 4, "greater_is_better": True} | known)
+    data = ReportData(title="t", observed=observed(provenance), **selection_parts(rows.selection))
+    text = Page(render_report(data)).text
+    assert said in text
+    assert "Kept 20 of 40 rows" in text
+    assert "Nothing was retrained" not in text
+    assert observed(build(rows)) is None
 
 
 def test_no_interval_leaves_what_a_share_can_be():
