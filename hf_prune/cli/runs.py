@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -248,7 +249,13 @@ def verify(
     seeds: Annotated[int, typer.Option(min=1, help="Retrainings of each arm.")] = 3,
     budget: Annotated[str, typer.Option(help="What all arms have the same number of: epochs or steps.")] = "epochs",
     random: Annotated[bool, typer.Option(help="Also train on as many random rows.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all figures to this JSON file. What was retrained is kept beside it until then, for the next "
+            "call to go on."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Retrain on all, pruned and random rows with your own Trainer, and measure the gap.
@@ -267,6 +274,7 @@ def verify(
     """
     check_function("--factory", factory)
     require_rows(full, pruned, eval_dataset)
+    kept = None if out is None else out.with_name(f"{out.name}-retrainings")  # for one that is killed
     with clean_stdout():
         from hf_prune._core.columns import InfluenceColumns
         from hf_prune.model.rows import LABELS
@@ -285,9 +293,12 @@ def verify(
             metric=metric,
             budget=budget,
             random=random,
+            directory=kept,
         )
     if out is not None:
         write_json(out, result.to_dict())
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
     if json:
         print_json(result.to_dict())
     else:

@@ -21,6 +21,7 @@ from hf_prune.record import TrajectoryCallback
 from hf_prune.selection import PrunedDataset, prune
 from hf_prune.verification import Arm, Verification
 from hf_prune.verification.gap import predicted_loss_change, random_rows, same_columns, train_arm
+from hf_prune.verification.kept import KeptRetrainings
 from hf_prune.verification.runs import RetrainingProtocol
 
 RATES = (0.5, 0.7, 0.9)
@@ -148,8 +149,10 @@ def _retrain(
     full arm is trained once for all.
     """
     factory, held_out = task.factory(out / "trainer"), {"test": task.test, "dev": task.dev}
-    epochs = RetrainingProtocol(factory, held_out, "accuracy", "epochs", len(task.train))
-    steps = RetrainingProtocol(factory, held_out, "accuracy", "steps", len(task.train))
+    epochs, steps = (
+        KeptRetrainings(RetrainingProtocol(factory, held_out, "accuracy", budget, len(task.train)), None)
+        for budget in ("epochs", "steps")
+    )
     seeds = list(range(SEED, SEED + count))
     rows = {rate: same_columns(dataset, task.train) for rate, dataset in pruned.items()}
     arms = {}
@@ -168,12 +171,12 @@ def _retrain(
 
 
 def _pair(
-    protocol: RetrainingProtocol, full: Dataset, less: Dataset, rate: str, seeds: list[int], bar: Any
+    retrainings: KeptRetrainings, full: Dataset, less: Dataset, rate: str, seeds: list[int], bar: Any
 ) -> tuple[Mapping[str, Arm], Mapping[str, Arm]]:
     """The arm of the pruned rows and that of as many random ones."""
     return (
-        train_arm(protocol, f"pruned {rate}", lambda seed: less, seeds, bar=bar),
-        train_arm(protocol, f"random {rate}", lambda seed: random_rows(full, len(less), seed), seeds, bar=bar),
+        train_arm(retrainings, f"pruned {rate}", lambda seed: less, seeds, bar=bar),
+        train_arm(retrainings, f"random {rate}", lambda seed: random_rows(full, len(less), seed), seeds, bar=bar),
     )
 
 

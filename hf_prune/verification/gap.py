@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets.utils import tqdm
 
 from hf_prune._core.digest import content_digest
 from hf_prune.selection import PrunedDataset
+from hf_prune.verification.kept import KeptRetrainings
 from hf_prune.verification.metrics import Metric
 from hf_prune.verification.result import Arm, Retraining, Verification
 from hf_prune.verification.runs import Factory, RetrainingProtocol
@@ -30,6 +32,7 @@ def verify(
     greater_is_better: bool | None = None,
     budget: str = "epochs",
     random: bool = True,
+    directory: str | Path | None = None,
 ) -> Verification:
     """
     Retrains on all rows, on the pruned ones and on random ones, and measures each model on held-out rows.
@@ -60,6 +63,9 @@ def verify(
             makes as many optimizer steps as the full one, which is what the certificate's prediction is about.
         random (`bool`, *optional*, defaults to `True`):
             Whether to train the random arm.
+        directory (`str` or `Path`, *optional*):
+            Where each retraining's result is kept, so that a stopped verification goes on where it was. A factory
+            or a metric whose file was changed begins again; use another directory where what they use was changed.
 
     Returns:
         [`Verification`]: The runs, their means and intervals, the gaps, and the certificate's prediction.
@@ -80,10 +86,11 @@ def verify(
     protocol = RetrainingProtocol(factory, {"eval": eval_dataset}, metric, budget, len(full))
     better = protocol.measure.name != "loss" if greater_is_better is None else greater_is_better
     less = same_columns(pruned, full)
+    kept = KeptRetrainings(protocol, directory)
     with tqdm(total=len(chosen) * (3 if random else 2), desc="Retraining", unit="run") as bar:
 
         def run(name: str, rows: Callable[[int], Dataset], full_arm: Arm | None = None) -> Arm:
-            return train_arm(protocol, name, rows, chosen, full_arm=full_arm, bar=bar)["eval"]
+            return train_arm(kept, name, rows, chosen, full_arm=full_arm, bar=bar)["eval"]
 
         full_arm = run("all rows", lambda seed: full)
         pruned_arm = run("pruned", lambda seed: less, full_arm)
@@ -101,7 +108,7 @@ def verify(
 
 
 def train_arm(
-    protocol: RetrainingProtocol,
+    retrainings: KeptRetrainings,
     name: str,
     rows: Callable[[int], Dataset],
     seeds: Sequence[int],
@@ -113,7 +120,7 @@ def train_arm(
     Retrains one arm.
 
     Args:
-        protocol (`RetrainingProtocol`): How.
+        retrainings (`KeptRetrainings`): How, and what is known already.
         name (`str`): Shown on the bar.
         rows (`Callable[[int], Dataset]`): The training rows for a seed.
         seeds (`Sequence[int]`): The seeds.
@@ -123,6 +130,7 @@ def train_arm(
     Returns:
         `Mapping[str, Arm]`: One arm for each of the protocol's held-out sets.
     """
+    protocol = retrainings.protocol
     runs: dict[str, list[Retraining]] = {key: [] for key in protocol.eval_datasets}
     size = 0
     for place, seed in enumerate(seeds):
@@ -130,7 +138,7 @@ def train_arm(
         dataset = rows(seed)
         size = len(dataset)
         again = full_arm.runs[place].steps if full_arm is not None and protocol.budget == "steps" else None
-        for key, run in protocol.retrain(dataset, seed, steps=again).items():
+        for key, run in retrainings.retrain(dataset, seed, steps=again).items():
             runs[key].append(run)
         bar.update()
     return {key: Arm(rows=size, runs=tuple(entries)) for key, entries in runs.items()}

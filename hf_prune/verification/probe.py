@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +12,12 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from hf_prune._core.digest import content_digest
-from hf_prune._core.io import remove_temporaries, write_bytes
-from hf_prune._core.reading import Count, Reader, Real
 from hf_prune.selection.evidence import BALANCED, RANDOM, Evidence, beats_random, preferred, weigh
+from hf_prune.verification.kept import KeptRetrainings
 from hf_prune.verification.metrics import Metric
 from hf_prune.verification.runs import Factory, RetrainingProtocol
 
 logger = logging.getLogger(__name__)
-_READER = Reader(ValueError, "delete it, and the retraining is made again")
 
 FIRST_SEED = 100_000
 """Seeds of probes start here, apart from those of `verify` and of most recorded runs."""
@@ -61,8 +56,8 @@ class Probe:
         cost (`float`, *optional*, defaults to 8.0):
             What the retrainings may cost together, in trainings on all rows. It is logged before they start.
         directory (`str` or `Path`, *optional*):
-            Where each retraining's result is kept, so that a stopped probe continues where it was. Use another
-            directory for another factory or metric.
+            Where each retraining's result is kept, so that a stopped probe continues where it was. A factory or a
+            metric whose file was changed begins again; use another directory where what they use was changed.
 
     Example:
 
@@ -109,8 +104,6 @@ class Probe:
             f"Probing {screened + 1} ways to keep {kept:,} of {len(dataset):,} rows by {trainings} retrainings, which "
             f"cost {trainings * share:.2g} times the training on all rows."
         )
-        if self.directory is not None:
-            remove_temporaries(Path(self.directory))
         better = protocol.measure.name != "loss" if self.greater_is_better is None else self.greater_is_better
         sign = 1 if better else -1
         found = weigh(self._train(protocol, dataset, candidates, screened, duels, sign), sign)
@@ -138,13 +131,15 @@ class Probe:
         """The metric, `(seeds, blocks)`, of each candidate and of random rows."""
         others = [name for name in candidates if name != BALANCED][:screened]
         values: dict[str, list[list[float]]] = {name: [] for name in [*DUEL, *others]}
+        kept_runs = KeptRetrainings(protocol, self.directory)
         with tqdm(total=len(values) + duels * (1 + len(DUEL)), desc="Probing", unit="training") as bar:
 
             def train(names: list[str], seed: int) -> None:
                 for name in names:
                     bar.set_postfix_str(name)
                     kept = random_ids(len(dataset), candidates, seed) if name == RANDOM else candidates[name]
-                    values[name].append(self._one(protocol, dataset, kept, seed))
+                    runs = kept_runs.retrain(dataset.select(kept), seed, steps=self.steps)
+                    values[name].append([run.metric for run in runs.values()])
                     bar.update()
 
             train(list(values), FIRST_SEED)
@@ -152,41 +147,6 @@ class Probe:
             for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + duels):
                 train([best, *DUEL], seed)
         return {name: np.array(found) for name, found in values.items()}
-
-    def _one(self, protocol: RetrainingProtocol, dataset: Dataset, kept: np.ndarray, seed: int) -> list[float]:
-        """The metric of each block after one training, from `directory` where it is known already."""
-        rows = [content_digest(dataset), kept.tolist(), self._eval_digest]
-        known = json.dumps([rows, seed, self.budget, self.steps, protocol.measure.name])
-        file = None if self.directory is None else Path(self.directory) / f"{sha256(known.encode()).hexdigest()}.json"
-        if file is not None and file.exists():
-            return read_metrics(file, len(protocol.eval_datasets))
-        runs = protocol.retrain(dataset.select(kept), seed, steps=self.steps).values()
-        metrics = [run.metric for run in runs]
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, json.dumps({"metrics": metrics, "seed": seed}).encode())
-        return metrics
-
-    @cached_property
-    def _eval_digest(self) -> str:
-        return content_digest(self.eval_dataset)
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What is kept of a retraining: its metric on each block of the held-out rows, and its seed."""
-
-    metrics: list[Real]
-    seed: Count
-
-
-def read_metrics(file: Path, blocks: int) -> list[float]:
-    """The metric of each block that an earlier retraining had."""
-    content = _READER.content(file) or b""
-    found = _READER.typed(_READER.value(content, file), _Result, file)
-    if len(found.metrics) != blocks:
-        raise ValueError(f"{file} has the metrics of {len(found.metrics)} blocks of {blocks}: {_READER.mend}.")
-    return found.metrics
 
 
 def plan(candidates: int, trainings: float) -> tuple[int, int]:

@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -217,3 +219,56 @@ def test_columns_that_training_did_not_see_do_not_reach_the_factory(full, held_o
     assert seen == [["x", "labels"], ["x", "labels"]]
     with pytest.raises(ValueError, match="lacks the column 'x'"):
         verify(factory, full, pruned.remove_columns("x"), eval_dataset=held_out, seeds=1)
+
+
+def test_a_stopped_verification_goes_on_where_it_was(full, held_out, tmp_path):
+    same = {"eval_dataset": held_out, "seeds": 2, "directory": tmp_path / "kept", "budget": "steps"}
+    whole = verify(Factory(tmp_path), full, full.select(range(24)), **same | {"directory": None})
+    stopped = Factory(tmp_path)
+
+    def stopping(rows, seed):
+        if len(stopped.calls) == 3:
+            raise KeyboardInterrupt
+        return stopped(rows, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(stopping, full, full.select(range(24)), **same)
+    rest = Factory(tmp_path)
+    found = verify(lambda rows, seed: rest(rows, seed), full, full.select(range(24)), **same)
+    assert len(rest.calls) == 3
+    assert _without_seconds(found) == _without_seconds(whole)
+    # what was changed is trained again: rows in another order (the pruned ones are not), seeds that are new
+    for changed, trainings in (({"full": full.select(range(47, -1, -1))}, 4), ({"seeds": 3}, 3), ({}, 0)):
+        again = Factory(tmp_path)
+        verify(again, changed.pop("full", full), full.select(range(24)), **same | changed)
+        assert len(again.calls) == trainings, changed
+
+
+def test_a_damaged_result_of_a_retraining_is_named(full, held_out, tmp_path):
+    same = {"eval_dataset": held_out, "seeds": 1, "directory": tmp_path / "kept", "random": False}
+    verify(Factory(tmp_path), full, full, **same)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_text('{"runs": {}}')
+    with pytest.raises(ValueError, match="was measured on other parts of the held-out rows: delete it"):
+        verify(Factory(tmp_path), full, full, **same)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="delete it, and the retraining is made again"):
+        verify(Factory(tmp_path), full, full, **same)
+
+
+def test_a_factory_in_another_file_is_another_factory(full, held_out, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "from tests.verification.test_verify import Factory\nmade = []\n\n\ndef make(rows, seed):\n"
+    text += "    made.append(seed)\n    return Factory('{}', learning_rate={})(rows, seed)\n"
+    made = []
+    for name, rate in (("one", 1e-3), ("another", 1e-3), ("yet_another", 1e-2)):
+        (tmp_path / f"{name}.py").write_text(text.format(tmp_path, rate))
+        module = importlib.import_module(name)
+        verify(module.make, full, full, eval_dataset=held_out, seeds=1, random=False, directory=tmp_path / "kept")
+        made.append(len(module.made))
+    assert made == [1, 0, 1]
+
+
+def _without_seconds(result):
+    arms = (result.full, result.pruned, result.random)
+    return [[(run.seed, run.metric, run.loss, run.steps) for run in arm.runs] for arm in arms]
