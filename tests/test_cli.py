@@ -206,6 +206,17 @@ def test_a_record_that_is_not_there_is_refused_in_the_librarys_words():
     assert said("inspect", "nosuch") == f"Error: {error.value}\n"
 
 
+def test_without_matplotlib_what_draws_says_what_to_install(run_dir, pruned_dir, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("hf_prune.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    sentence = "Error: Reports and plots need matplotlib: pip install 'hf-prune[report]'.\n"
+    assert said("report", pruned_dir, "--out", tmp_path / "page.html") == sentence
+    asked = ("attribute", run_dir / "trajectory", "--dataset", run_dir / "train", "--model", run_dir / "model")
+    assert said(*asked, "--query", "a", "--report", tmp_path / "page.html") == sentence  # before the work
+    run_json("inspect", run_dir / "trajectory")
+
+
 def test_completion_offers_commands_and_options():
     asked = {"_TYPER_COMPLETE_TESTING": "1", "_HF_PRUNE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
     for line, place, expected in (("hf-prune pr", "1", "prune"), ("hf-prune score --sco", "2", "--scores")):

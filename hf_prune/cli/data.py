@@ -125,6 +125,9 @@ def attribute(
         from hf_prune.cli.show import attribution_table
         from hf_prune.trajectory import Trajectory
 
+        if report is not None:  # what is missing for it is said before the work
+            from hf_prune.report import ReportData, attributed_queries, write_report
+
         record = Trajectory.open(trajectory)
         said: Any = [text if prompt is None else {"prompt": prompt, "completion": text} for text in query or ()]
         found = attribute_rows(
@@ -139,8 +142,6 @@ def attribute(
         if output is not None:
             found.save(output)
         if report is not None:
-            from hf_prune.report import ReportData, attributed_queries, write_report
-
             page = ReportData(title="Which rows made it say that?", attributed=attributed_queries(found))
             write_report(report, page)
     if json:

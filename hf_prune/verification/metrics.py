@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -75,20 +76,25 @@ def measure_of(metric: Metric) -> Measure:
     if isinstance(metric, str | os.PathLike):
         path = os.fspath(metric)
         if os.path.isdir(path) or path.endswith(".py"):
-            import evaluate
-
-            return _of_module(evaluate.load(path))
+            return _of_module(_load(path))
         return Measure(path.removeprefix("eval_"))
     if callable(metric):
         return Measure(getattr(metric, "__name__", "metric"), metric)
-    import evaluate
-
-    if isinstance(metric, evaluate.EvaluationModule):
+    library = sys.modules.get("evaluate")  # whoever holds one of its modules has imported it
+    if library is not None and isinstance(metric, library.EvaluationModule):
         return _of_module(metric)
     raise TypeError(
         f"metric is a {type(metric).__name__}: pass a name, a function (predictions, labels) -> float, or what "
         "evaluate.load returned."
     )
+
+
+def _load(path: str) -> evaluate.EvaluationModule:
+    try:
+        import evaluate
+    except ImportError as error:
+        raise ImportError(f"The metric {path} needs evaluate: pip install 'hf-prune[evaluate]'.") from error
+    return evaluate.load(path)
 
 
 def accuracy(predictions: Any, labels: Any) -> float:

@@ -1,5 +1,8 @@
 """What a model can be measured by: names, functions, modules of `evaluate`, the Trainer's own metrics."""
 
+import re
+import sys
+
 import evaluate
 import numpy as np
 import pytest
@@ -111,3 +114,12 @@ def test_verify_measures_with_the_trainers_compute_metrics(tmp_path):
     assert found.full.runs[0].metric == function.full.runs[0].metric
     with pytest.raises(ValueError, match="the factory's Trainer has no compute_metrics"):
         verify(lambda rows, seed: factory(rows, seed, None), full, full, metric="first", **shared)
+
+
+def test_without_evaluate_a_path_says_what_to_install_and_the_rest_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "evaluate", None)  # as where it is not installed
+    with pytest.raises(ImportError, match=re.escape("my.py needs evaluate: pip install 'hf-prune[evaluate]'.")):
+        measure_of("my.py")
+    with pytest.raises(TypeError, match="metric is a int"):
+        measure_of(3)
+    assert measure_of("accuracy").name == "accuracy"
