@@ -19,7 +19,7 @@ from hf_prune._core.io import write_atomically, write_bytes, writing
 from hf_prune._core.processes import Processes
 from hf_prune._core.reading import Reader
 from hf_prune.errors import TrajectoryError
-from hf_prune.influence.cache_eviction import in_use, remove_superseded, remove_unused
+from hf_prune.influence.cache_eviction import SHARES, in_use, remove_superseded, remove_unused
 from hf_prune.trajectory.tensor_files import read_tensors
 
 CACHE = Reader(TrajectoryError, "delete it and score again, which computes it again")
@@ -126,6 +126,24 @@ class SharedCache:
         """
         with writing("Intermediate results of scoring", self.directory):
             write(self.directory / name, tensors)
+
+    def exchange(self, name: str, tensors: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """
+        The tensors of all processes in their order, in all of them; each calls this with its own.
+
+        Raises:
+            `OSError`: where there is no room for them.
+        """
+        processes = self.processes
+        if processes.world == 1:
+            return [tensors]
+        names = [f"{SHARES}{name}-{rank:05d}.safetensors" for rank in range(processes.world)]
+        with processes.together():
+            self.write(names[processes.rank], tensors)
+        with processes.together():
+            found = [self.read(one) for one in names]
+        (self.directory / names[processes.rank]).unlink(missing_ok=True)
+        return found
 
     def read(self, name: str) -> dict[str, torch.Tensor]:
         """

@@ -14,6 +14,8 @@ from hf_prune._core.io import remove_temporaries
 
 # Directories of intermediates are named so.
 PREFIX = "work-"
+# What processes of a launch hand to each other for a moment.
+SHARES = "shares-"
 _MARKS = "in-use-*.lock"
 # What `Dataset.map` writes columns to before they get their name.
 _DATASETS_TEMPORARY = "tmp????????"
@@ -79,7 +81,7 @@ def _free(mark: Path) -> bool:
 
 def _remove_remains(directory: Path) -> None:
     """What killed processes left."""
-    for pattern in (_MARKS, _DATASETS_TEMPORARY):
+    for pattern in (_MARKS, _DATASETS_TEMPORARY, f"{SHARES}*"):
         for file in directory.glob(pattern):
             file.unlink(missing_ok=True)
     remove_temporaries(directory)

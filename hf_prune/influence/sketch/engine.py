@@ -109,7 +109,7 @@ class SketchEngine:
             for _, _, steps in self.segmented.over(swept):
                 for step in steps:
                     np.add.at(swept.total, step.sketch.ids.cpu().numpy(), step.effects.T.cpu().double().numpy())
-        return swept.total
+            return self.segmented.end(swept, "visits").total
 
     def expected(self, queries: ScaledSketches, rows: Rows) -> np.ndarray:
         """
@@ -118,20 +118,28 @@ class SketchEngine:
         A training row's gradient in a segment is that of its visits there, or in the nearest segment that has any; of
         other rows it is computed in the middle of each segment.
         """
-        return self.candidates(queries)(rows)
+        return self._removal(queries, shared=True)(rows)
 
     def candidates(self, queries: ScaledSketches) -> ExpectedRemoval:
-        """The same of any rows, part by part."""
-        return ExpectedRemoval(self.replay, partial(self._dots_of, self._swept(queries)), self.batch_size)
+        """The same of any rows, part by part, which each process does for itself."""
+        return self._removal(queries, shared=False)
 
-    def _dots_of(self, swept: Swept, rows: Rows) -> np.ndarray:
+    def _removal(self, queries: ScaledSketches, *, shared: bool) -> ExpectedRemoval:
+        dots = partial(self._dots_of, self._swept(queries), shared=shared)
+        return ExpectedRemoval(self.replay, dots, self.batch_size)
+
+    def _dots_of(self, swept: Swept, rows: Rows, *, shared: bool) -> np.ndarray:
         """`sum_j <C_j, grad l_i>`, `(m, k)`."""
         dots, visited = np.zeros((len(rows), swept.total.shape[1])), np.zeros(len(rows), dtype=bool)
         if rows is self.replay.rows:
-            dots, visited = self._of_visits(swept).copy(), self._served[1].sum(1) > 0
+            dots, visited = self._of_visits(swept, shared=shared).copy(), self._served[1].sum(1) > 0
         others = np.flatnonzero(~visited)
         if len(others):
-            dots[others] = with_retreat(self._of_rows, self.batch_size, swept.segments, rows, others)
+            own = others[self.segmented.own(len(others))] if shared else others
+            found = np.zeros_like(dots)
+            if len(own):
+                found[own] = with_retreat(self._of_rows, self.batch_size, swept.segments, rows, own)
+            dots += self.segmented.summed("unvisited", found) if shared else found
         return dots
 
     def slopes(self, queries: ScaledSketches, mode: str, rows: Rows, wanted: np.ndarray) -> Iterator[RowSlopes]:
@@ -157,7 +165,7 @@ class SketchEngine:
             for part, places, steps in self.segmented.over(swept):
                 swept.segments.insert(0, self._summed(swept.state, steps))
                 self._answer(swept, part, places)
-        return swept
+            return self.segmented.end(swept, "expected")
 
     def _summed(self, state: SweepState, steps: Iterator[SketchedStep]) -> SketchedSegment:
         """The summed cotangents of the steps of a segment; nothing where all were skipped."""
@@ -171,11 +179,14 @@ class SketchEngine:
             own.clip_term.add_(step.clip_term, alpha=total)
         return own
 
-    def _of_visits(self, swept: Swept) -> np.ndarray:
+    def _of_visits(self, swept: Swept, *, shared: bool) -> np.ndarray:
         """`sum_j <C_j, grad l_i>` `(n, k)` from the gradients of the rows' visits."""
+        late = swept.late
         with self.segmented.alone():
-            for part, places in self.segmented.late(swept, self._late_rows):
+            for part, places in self.segmented.late(swept, self._late_rows, shared=shared):
                 self._answer(swept, part, places)
+        if late and shared and self.segmented.keeps:
+            swept.total = self.segmented.summed("visits", swept.total)
         return swept.total
 
     def _answer(self, swept: Swept, part: Store, places: range) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -88,6 +88,31 @@ class Swept:
         state = SweepState(A, M, tensors["log_scales"], length, largest)
         return Swept(state, tensors["total"].numpy(), left, late, segments, self.file)
 
+    def answers(self) -> dict[str, torch.Tensor]:
+        """What other queries' answers are to be joined with, on the CPU."""
+        norms = torch.tensor([self.state.length, *self.state.lengths], dtype=torch.float64)
+        return {name: value for name, value in self.tensors().items() if name not in ("A", "M")} | {"norms": norms}
+
+    def joined(self, parts: list[dict[str, torch.Tensor]]) -> Swept:
+        """
+        This sweep of some of the queries, which has come to the window's beginning, with what other processes found
+        for the others; only the cotangents there are still its own.
+
+        Args:
+            parts (`list[dict[str, torch.Tensor]]`): what each told as `answers`, in their order.
+        """
+        length, *later = torch.stack([part["norms"] for part in parts]).square().sum(0).sqrt().tolist()
+        state, device = replace(self.state, length=length, largest=max(later, default=0.0)), self.state.A.device
+        segments = []
+        for place, own in enumerate(self.segments):
+            whole = {
+                name: torch.cat([part[f"{place}.{name}"] for part in parts]).to(device)
+                for name in ("cotangents", "clip_term")
+            }
+            segments.append(replace(own, **whole))
+        total = np.concatenate([part["total"].numpy() for part in parts], axis=1)
+        return replace(self, state=state, total=total, segments=segments)
+
 
 _OF_SEGMENT = [field.name for field in fields(SketchedSegment)]
 
@@ -99,6 +124,9 @@ class SegmentedSweep:
     The sketches of the whole window are kept, and serve later queries, where they take no more than half of the free
     disk. Elsewhere a segment is sketched when the sweep comes to it, and its sketches are removed once its visits are
     answered; a killed sweep goes on where it stopped.
+
+    Where they are kept processes share the sweep, each for some of the queries, and the visits that answer them. Else
+    each of them does all of it, but for the sketching.
 
     Args:
         replay (`Replay`): the recorded run.
@@ -161,6 +189,8 @@ class SegmentedSweep:
         Raises:
             `OSError`: if the disk has no room for the sketches of one segment.
         """
+        if self._is_shared(kept_as):
+            queries = replace(queries, values=queries.values[self.own(len(queries.values))])
         state, total = self.sweep.start(queries), np.zeros((len(self.replay.rows), len(queries.values)))
         file = f"{self.name}{kept_as}.safetensors" if kept_as and not self.keeps else ""
         swept = Swept(state, total, self.count, self.count, [], file)
@@ -173,6 +203,26 @@ class SegmentedSweep:
                 for place in range(swept.left, self.count):
                     self.store.segment(place).remove()
                 self._check_room(swept)
+        return swept
+
+    def _is_shared(self, kept_as: str) -> bool:
+        return self.keeps and bool(kept_as) and self.cache.processes.world > 1
+
+    def own(self, count: int) -> slice:
+        """This process's part of so many."""
+        rank, world = self.cache.processes.rank, self.cache.processes.world
+        return slice(rank * count // world, (rank + 1) * count // world)
+
+    def summed(self, name: str, values: np.ndarray) -> np.ndarray:
+        """The sum of what all processes found, each of some rows or visits."""
+        found = self.cache.exchange(f"{self.name}{name}", {"values": torch.from_numpy(values)})
+        return np.sum([part["values"].numpy() for part in found], axis=0)
+
+    def end(self, swept: Swept, kept_as: str) -> Swept:
+        """The sweep of all queries, when this process has done its own; it was begun to be `kept_as`."""
+        if self._is_shared(kept_as):
+            swept = swept.joined(self.cache.exchange(f"{self.name}{kept_as}", swept.answers()))
+        warn_of_growth(self.replay.trajectory, swept.state.largest / swept.state.length)
         return swept
 
     def _found(self, swept: Swept) -> Swept:
@@ -208,21 +258,26 @@ class SegmentedSweep:
                 yield part, places, self.sweep.steps(swept.state, _counted(part, swept.state.A.device, bar))
                 swept.left = place
                 self._end(swept, part)
-        warn_of_growth(self.replay.trajectory, swept.state.largest / swept.state.length)
 
-    def late(self, swept: Swept, rows_of: Callable[[int], np.ndarray]) -> Iterator[tuple[Store, range]]:
+    def late(
+        self, swept: Swept, rows_of: Callable[[int], np.ndarray], *, shared: bool
+    ) -> Iterator[tuple[Store, range]]:
         """
         After the sweep, each segment with those that it was not answered for: all of them where sketches are kept.
 
         Args:
             rows_of (`Callable[[int], np.ndarray]`): the rows of a step whose visits serve an earlier segment.
+            shared (`bool`): whether each process answers for some visits, where sketches are kept.
         """
         if self.keeps:
             store, first = self.store, 0
+            own = set(store.shards[self.own(len(store.shards))] if shared else store.shards)
         else:
             store, first = self._store(f"{self.name}late-", rows_of, curved=False), 1
         for place in reversed(range(first, swept.late)):
             part = store.segment(place)
+            if self.keeps:
+                part.shards = [shard for shard in part.shards if shard in own]
             if part.shards:
                 if not self.keeps:
                     self.window.run(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -64,6 +64,7 @@ class SweepState:
         log_scales (`torch.Tensor`, `(parameters,)`): the mean logarithm of the scales, on the CPU.
         length (`float`): that of A at the window's end.
         largest (`float`): the largest that it was.
+        lengths (`list[float]`): that after each step that this process made.
     """
 
     A: torch.Tensor
@@ -71,6 +72,7 @@ class SweepState:
     log_scales: torch.Tensor
     length: float
     largest: float
+    lengths: list[float] = field(default_factory=list)
 
 
 class SketchSweep:
@@ -114,7 +116,8 @@ class SketchSweep:
             C = self.adjoint.step_adjoint_(A, M, step.learning_rates, None, self.trajectory.updates_before(t))
             self.adjoint.decay_adjoint_(A, C, step.learning_rates)
             yield self._through_gradient(step, sketch, A, C)
-            state.largest = max(state.largest, float(A.norm()))
+            state.lengths.append(float(A.norm()))
+            state.largest = max(state.largest, state.lengths[-1])
 
     def _through_gradient(self, step: Step, sketch: StepSketch, A: torch.Tensor, C: torch.Tensor) -> SketchedStep:
         """Takes `C` through clipping and the step's gradient; adds the curvature term to `A`."""
