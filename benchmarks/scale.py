@@ -13,8 +13,8 @@ program. Both are measured.
 
 Buckets are of one size, so that beyond the starts of processes work grows with the rows: `a + b n` is fitted to
 100 k to 1 M rows, each measured twice, and carried on to 10 M (`*_10m_extrapolated`, with the 95 % interval of what
-would be measured). The default is measured there too (`*_10m`). `*_exponent` is the slope of the logarithms over the
-same sizes; it is below 1 for what does not grow.
+would be measured). There it is measured once, too (`*_10m`). `*_exponent` is the slope of the logarithms over the same
+sizes; it is below 1 for what does not grow. The linear program is measured up to 100 k rows.
 
 `growth_*`: the certificate's `audit_ratio` of the default and of `difficulty=None`, for ever more of the same rows, in
 this process. Above 1, a preference moves the unseen directions further than chance does.
@@ -44,9 +44,16 @@ from scipy.stats import t as student
 K, CLASSES, LATENT = 64, 10, 200
 KEEP = 0.5
 PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"sizes": (10_000, 30_000, 100_000), "fit": 30_000, "beyond": 300_000, "rates": (0.5,)},
+    "quick": {
+        "sizes": (10_000, 30_000, 100_000),
+        "program": (10_000, 30_000),
+        "fit": 30_000,
+        "beyond": 300_000,
+        "rates": (0.5,),
+    },
     "full": {
         "sizes": (10_000, 100_000, 300_000, 1_000_000),
+        "program": (10_000, 100_000),
         "fit": 100_000,
         "beyond": 10_000_000,
         "rates": (0.3, 0.5, 0.9),
@@ -199,7 +206,8 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def measure(settings: dict[str, Any], difficulty: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     sizes, quality, beyond = [], [], settings["beyond"]
-    for size in settings["sizes"] + ((beyond,) if difficulty == "auto" else ()):
+    every = (*settings["sizes"], beyond) if difficulty == "auto" else settings["program"]
+    for size in every:
         with tempfile.TemporaryDirectory() as directory:
             write(size, directory)
             times = 1 if size == beyond else REPEATS
@@ -208,21 +216,32 @@ def measure(settings: dict[str, Any], difficulty: str) -> tuple[list[dict[str, A
         write(QUALITY_ROWS, directory)
         for rate in settings["rates"]:
             quality.append([child(directory, rate, number, difficulty) for number in (1, BUCKETS)])
-    ratios = [many["audit_residual"] / one["audit_residual"] for one, many in quality]
+    return sizes + [row for pair in quality for row in pair], summary_of(settings, sizes, quality)
+
+
+def summary_of(
+    settings: dict[str, Any], sizes: list[dict[str, Any]], quality: list[list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What a difficulty comes to, extrapolated where there is a size beyond those of the fit."""
     for row in sizes:
         row["all_peak_gb"] = row["peak_gb"] + row["workers_peak_gb"]
-    figures = {"bucket_ratio": math.exp(np.mean(np.log(ratios))), "bucket_ratio_worst": max(ratios)}
+    ratios = [many["audit_residual"] / one["audit_residual"] for one, many in quality]
+    figures: dict[str, Any] = {"bucket_ratio": math.exp(np.mean(np.log(ratios))), "bucket_ratio_worst": max(ratios)}
+    beyond = settings["beyond"]
     fit = [row for row in sizes if settings["fit"] <= row["rows"] < beyond]
     for name, key in (("seconds", "seconds"), ("cpu_seconds", "cpu_seconds"), ("peak_gb", "all_peak_gb")):
-        for size in {settings["sizes"][-1], sizes[-1]["rows"]}:
+        for size in sorted({row["rows"] for row in sizes}):
             figures[f"{name}_{label(size)}"] = float(np.mean([row[key] for row in sizes if row["rows"] == size]))
-        exponent, value, interval = extrapolated(fit, key, beyond)
-        figures |= {
-            f"{name}_exponent": exponent,
-            f"{name}_{label(beyond)}_extrapolated": value,
-            f"{name}_{label(beyond)}_interval": interval,
-        }
-    return sizes + [row for pair in quality for row in pair], figures
+        if sizes[-1]["rows"] == beyond:
+            exponent, value, interval = extrapolated(fit, key, beyond)
+            figures |= {
+                f"{name}_exponent": exponent,
+                f"{name}_{label(beyond)}_extrapolated": value,
+                f"{name}_{label(beyond)}_interval": interval,
+            }
+    for size in sorted({row["rows"] for row in sizes}):
+        figures[f"audit_ratio_{label(size)}"] = next(row["audit_ratio"] for row in sizes if row["rows"] == size)
+    return figures
 
 
 def label(rows: int) -> str:

@@ -406,13 +406,39 @@ MEASURED: tuple[Said, ...] = (
     (PAPER, "fewer steps, it is {} on digits", prediction("digits", end="_epochs")),
     (
         PAPER,
-        "selected in {} seconds ({} CPU seconds) and {} GB",
-        summed("scale", "seconds_1m", "cpu_seconds_1m", "peak_gb_1m"),
+        "selected in {} CPU seconds and {} GiB, ten million in {} and {} (wall",
+        summed("scale", "cpu_seconds_1m", "peak_gb_1m", "cpu_seconds_10m", "peak_gb_10m"),
     ),
     (
         PAPER,
-        "is {} times that of the undivided problem in the mean, {} at worst",
-        summed("scale", "bucket_ratio", "bucket_ratio_worst"),
+        "What {} to a million rows took",
+        [constant("benchmarks/scale.py", "PROFILES")["full"]["fit"]],
+    ),
+    (
+        PAPER,
+        "to take {} (95 % interval {} to {}) CPU seconds and {} GiB ({} to {})",
+        [
+            value
+            for name in ("cpu_seconds", "peak_gb")
+            for value in (
+                *summed("scale", f"{name}_10m_extrapolated"),
+                *result("scale")["summary"][f"{name}_10m_interval"],
+            )
+        ],
+    ),
+    (
+        PAPER,
+        "is {} times that of the undivided problem in the mean, {} at worst, and {} and {} for the linear program",
+        summed("scale", "bucket_ratio", "bucket_ratio_worst", "bucket_ratio_none", "bucket_ratio_worst_none"),
+    ),
+    (
+        PAPER,
+        "is {} times that of random subsets at {} rows, {} times at a million, and {} times at ten million",
+        [
+            *summed("scale", "audit_ratio_10k"),
+            10_000,
+            *summed("scale", "audit_ratio_1m", "audit_ratio_10m"),
+        ],
     ),
     (
         PAPER,

@@ -83,7 +83,7 @@ RUNS = [steps for *_, steps in constant("benchmarks/language_memory.py", "PROFIL
 DENSE = [1e3 * (SMALL_SWEEP // scoring_bytes(1000, int(DIRECTIONS[0])))]
 GATHERED = [LARGEST_GATHERED / 2**30]
 VISIT = [step_bytes(vjps, WIDTH) / 1024 for vjps in (1, 1 + MOST_FACTORS)]
-MILLION = [result("scale")["summary"][f"cpu_seconds_1m{kind}"] for kind in ("", "_none")]
+HERDING = [result("scale")["summary"][f"cpu_seconds_100k{kind}"] for kind in ("", "_none")]
 TAKEN = [kind for row in result("finetune")["rows"] for kind in row.get("taken", [])]
 PROBED = [100 * rate for rate in constant("benchmarks/probes.py", "RATES")]
 DEFAULT_COST = written("hf_prune/verification/probe.py", "cost: float = {}")
@@ -131,7 +131,7 @@ SETTINGS: tuple[Said, ...] = (
     (ARCHITECTURE, "on request alone.** {} numbers a row", DIRECTIONS),
     (ARCHITECTURE, "or above {} GiB a snapshot each writes", GATHERED),
     (ARCHITECTURE, "* **Above {} GiB a snapshot of sharded parameters", GATHERED),
-    (ARCHITECTURE, "takes {} CPU seconds where it takes {}, for a million rows", MILLION),
+    (ARCHITECTURE, "takes {} CPU seconds where it takes {}, for {} rows", [*HERDING, 100_000]),
     (GLOSSARY, "`code` asks for {} of them, so each row's influence is a vector of {} numbers", DIRECTIONS * 2),
     (CONCEPTS, "by default {} random sums", DIRECTIONS),
     (
