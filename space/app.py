@@ -13,7 +13,8 @@ ABOUT = """
 # What was left out, and does it matter?
 
 [hf_prune](https://github.com/hf-prune/hf-prune) finds out which rows of a training set a fine-tuned model needs.
-Open a dataset that it pruned, a report, or a recorded run: nothing of it is executed, and what you upload is deleted.
+Open a dataset that it pruned, or a file: a report (.html), or a zipped run, selection or pruned dataset (.zip).
+Nothing of it is executed, and what you upload is deleted within minutes.
 """
 
 
@@ -49,7 +50,7 @@ with gr.Blocks(title="hf_prune", analytics_enabled=False, delete_cache=(600, 600
             )
             opened = gr.Button("Open", variant="primary")
         upload = gr.File(
-            label="Or a report (.html), or a zipped run, selection or pruned dataset (.zip)",
+            label="Or a file of yours",
             file_types=[".html", ".zip"],
             height=160,
         )

@@ -29,7 +29,7 @@ THEME = gr.themes.Soft(
     link_text_color_visited_dark="*secondary_300",
 )
 CSS = """
-.opened h2 {font-size: 1.35rem; line-height: 1.35; margin: .2rem 0 .3rem; text-wrap: balance}
+.opened h2 {font-size: 1.35rem; font-weight: 700; line-height: 1.35; margin: .2rem 0 .3rem; text-wrap: balance}
 .opened > p {margin: 0 0 .8rem}
 .opened .refused {border-left: 4px solid var(--error-border-color); font-weight: 600; padding-left: .7rem}
 .opened details {border: 1px solid var(--border-color-primary); border-radius: 8px; margin: 0 0 .8rem;
@@ -49,12 +49,15 @@ CSS = """
 def shown(opened: Opened) -> str:
     """What was opened."""
     head = Markup("<h2>{}</h2><p>{}</p>").format(opened.verdict, opened.remark)
-    body = _folded("Figures", _table(opened.figures)) if opened.figures else Markup("")
+    parts = []
     if opened.certificate is not None:
-        body += _folded("Certificate", Markup("<pre>{}</pre>").format(opened.certificate.replace("`", "")))
+        predicted = Markup("<pre>{}</pre>").format(opened.certificate.replace("`", ""))
+        parts.append(_folded("What was predicted when the rows were chosen", predicted, unfolded=True))
+    if opened.figures:
+        parts.append(_folded("Figures", _table(opened.figures), unfolded=opened.page is None))
     if opened.page is not None:
-        body += _frame(opened.page)
-    return _panel(head + body)
+        parts.append(_frame(opened.page))
+    return _panel(head + Markup("").join(parts))
 
 
 def refused(error: Exception) -> str:
@@ -71,8 +74,9 @@ def _table(figures: Sequence[tuple[str, str]]) -> Markup:
     return Markup("<table>{}</table>").format(Markup("").join(line.format(*figure) for figure in figures))
 
 
-def _folded(title: str, content: Markup) -> Markup:
-    return Markup("<details open><summary>{}</summary>{}</details>").format(title, content)
+def _folded(title: str, content: Markup, *, unfolded: bool) -> Markup:
+    state = Markup(" open") if unfolded else ""
+    return Markup("<details{}><summary>{}</summary>{}</details>").format(state, title, content)
 
 
 def _frame(page: str) -> Markup:
