@@ -46,7 +46,9 @@ def _is_shown(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name == "stdout" and not output.text.startswith("{'train_runtime'")
     data = output.get("data", {})
-    passing = "TrainOutput(" in data.get("text/plain", "") or "<progress" in data.get("text/html", "")
+    page = data.get("text/html")
+    passing = "TrainOutput(" in data.get("text/plain", "") or (page is not None and not page.strip())
+    passing = passing or "<progress" in (page or "")
     return not passing and not any("widget-view" in kind for kind in data)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from tests.docs.figures import FIGURE, number
 
 HOME = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
@@ -75,6 +78,27 @@ def test_outputs_are_kept_and_are_of_this_code(notebook: Path):
     assert "text/html" in kinds
     assert notebook.stem == "04_publish_and_replay" or "image/png" in kinds
     assert notebook.stat().st_size < 1_000_000
+
+
+@notebooks
+def test_numbers_in_words_are_those_of_its_cells(notebook: Path):
+    """What is said beside the cells is in their code, or in what they printed."""
+    found = read(notebook)
+    shown = [text for output in outputs(found) for text in (output.get("text"), *output.get("data", {}).values())]
+    known = [cell.source for cell in found.cells if cell.cell_type == "code"]
+    numbers = {number(n[0]) for text in (*known, *filter(None, shown)) for n in FIGURE.finditer(str(text))}
+    words = "\n".join(cell.source for cell in found.cells if cell.cell_type == "markdown")
+    words = re.sub(r"\]\([^)]*\)|`[^`]*`|(?m:^\d+\. )", "", words)
+    assert [n[0] for n in FIGURE.finditer(words) if number(n[0]) not in numbers] == []
+
+
+@notebooks
+def test_what_it_measures_is_measured_with_three_seeds_or_more(notebook: Path):
+    code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
+    asked = [int(count) for count in re.findall(r"seeds=(\d+)", code)]
+    asked += [len(seeds.split(",")) for seeds in re.findall(r"for seed in \(([\d, ]+)\)", code)]
+    assert asked
+    assert min(asked) >= 3
 
 
 @notebooks
