@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 if not (ROOT / "pyproject.toml").is_file():
     pytest.skip("The tests are not in the repository.", allow_module_level=True)
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = BUILD["project"]
 TEXTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", ".git", ".github"} & set(path.parts))
 
 
@@ -45,6 +46,22 @@ def test_links_lead_to_files_and_headings_that_exist(text: Path):
     ]
     assert not missing
     assert not lost
+
+
+def test_the_readme_has_its_picture_and_links_on_pypi_too():
+    """What the build makes of it; `.ci/package` looks at what was built."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for change in BUILD["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    repository = PROJECT["urls"]["Repository"]
+    picture = (
+        repository.replace("https://github.com", "https://raw.githubusercontent.com") + "/main/docs/assets/gains.svg"
+    )
+    assert re.findall(r"!\[[^]]*\]\(([^)]+)\)", text) == [picture]
+    assert all(link.startswith(("https://", "#")) for link in links)
+    own = [link.removeprefix(f"{repository}/blob/main/") for link in links if link.startswith(repository)]
+    assert all((ROOT / path.partition("#")[0]).exists() for path in own)
 
 
 def test_continuous_integration_tests_every_python_that_the_package_claims():
