@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.docs.figures import agree, best, numbers, one, result, table
+import re
+
+from tests.docs.figures import agree, best, number, numbers, one, result, table, written
 
 README, PAPER, LIMITS = "README.md", "docs/paper.md", "docs/limits.md"
 SELECTION, WHICH, LANGUAGE = "docs/SELECTION.md", "docs/WHICH_METHOD.md", "docs/LANGUAGE.md"
@@ -43,10 +45,21 @@ def test_means_over_tasks():
         check(cells, [mean], *(gains(name, budget) for budget in BUDGETS))
 
 
+SIZES = {
+    "digits": ("study_tasks", "split(rest, [{}, 200, 150], seed)"),
+    "mnist": ("recipes", 'mnist = ("mnist", ({},'),
+    "reviews": ("study_tasks", "def reviews_task(seed: int = 0, rows: int = {})"),
+    "cifar10": ("study_tasks", "def cifar_task(file: Path, rows: int = {},"),
+}
+"""Where the number of a task's training rows is written: of others in their recipe."""
+
+
 def test_each_task():
     header = "| task | all rows | equal epochs: 30 / 50 / 70 / 90 % | equal steps: 30 / 50 / 70 / 90 % |"
-    for task, (_, full, *cells) in zip(TASKS, table(SELECTION, header), strict=True):
-        name = f"curves-{task}"
+    for task, (label, full, *cells) in zip(TASKS, table(SELECTION, header), strict=True):
+        name, size = f"curves-{task}", re.search(r"([\d,]+) rows", label)
+        file, code = SIZES.get(task, ("recipes", f'of("{task}", "{task}", ({{}},'))
+        assert not size or written(f"benchmarks/{file}.py", code) == [number(size[1])], label
         check([full], [100 * one(name, "accuracy", method="full")])
         for cell, budget in zip(cells, BUDGETS, strict=True):
             if cell != "not run":
@@ -280,6 +293,8 @@ def test_costs():
     )
     models = ("mlp", "vit", "minilm")
     seconds = [one("cost", "seconds", model=model, method="training run, recorded") for model in models]
+    sizes = [written("benchmarks/cost.py", f"partial({model}, rows={{}}")[0] for model in models]
+    assert [numbers(column)[0][0] for column in header.split("|")[2:5]] == sizes
     assert all(agree(text, [value]) for text, value in zip(("1.2", "3.7", "68"), seconds, strict=True))
     for name, *cells in table(WHICH, header):
         for cell, model in zip(cells, models, strict=True):

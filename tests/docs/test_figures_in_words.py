@@ -13,7 +13,14 @@ from tests.docs.settings import SETTINGS
 SAID = (*MEASURED, *SETTINGS)
 NAMES = (
     *("IEEE TPAMI 2026", "Intelligence, 2026", "ICLR 2023", "Maehara 2019", "DOI [10.1109/TPAMI.2026.3703395]"),
-    *("[10.1109/TPAMI.2026.3703395]", "[arXiv 2205.09329]", "as it was in 2026", "signal 9", "1970 and in 2106"),
+    *(
+        "[10.1109/TPAMI.2026.3703395]",
+        "[arXiv 2205.09329]",
+        "as it was in 2026",
+        "Spark 4.3",
+        "signal 9",
+        "1970 and in 2106",
+    ),
     *("95 % interval", "61.26 % less; of what, is not public", "-100", "2 B", "step 0", "rank 0", "ledger of rank 1"),
     *("4 or 8 bits", "32 and 8 bits", "8 bits", "32 bits", "power -1/2", "keep=0.5 for half"),
     *("root mean square length 1", "below 1 is ahead of chance"),

@@ -25,6 +25,27 @@ def test_pages_with_code_keep_what_they_promise(tmp_path: Path):
     assert not failures, "\n\n".join(f"{page}: {said}" for page, said in failures.items())
 
 
+TASKS = {
+    "a CSV file of texts": "quickstart.md",
+    "a folder of images": "how-to/images.md",
+    "a script like run_glue.py": "how-to/text.md",
+    "fine-tuning on chats": "how-to/language-models.md",
+    "raw rows": "how-to/raw-rows.md",
+    "publishing": "how-to/publish.md",
+    "measuring by training again": "how-to/verify.md",
+    "early stopping": "how-to/early-stopping.md",
+    "wrong labels": "how-to/wrong-labels.md",
+    "several GPUs": "how-to/several-gpus.md",
+    "why the model said something": "how-to/attribution.md",
+}
+
+
+def test_what_newcomers_try_first_has_a_page_that_is_tried():
+    index = (DOCS / "index.md").read_text(encoding="utf-8") + (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(TASKS.values()) <= set(PROMISES)
+    assert [page for page in TASKS.values() if f"{page})" not in index] == []
+
+
 def test_every_page_with_python_is_tried():
     with_code = {
         page.relative_to(DOCS).as_posix()
