@@ -7,6 +7,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from hf_prune._core.scoring import DOUBTED
+from hf_prune._core.words import plain
+
 SHOWN = 5
 """Rows on each side of a query."""
 LONGEST = 300
@@ -34,7 +37,7 @@ def trajectory_html(trajectory: Any) -> str:
 
 def certificate_html(certificate: Any) -> str:
     """A certificate as an HTML table, with random subsets for comparison, and its notes."""
-    return str(_verdict(certificate) + _figures_table(certificate) + _notes(certificate))
+    return str(_verdict(certificate) + _figures_table(certificate) + _notes(certificate.notes))
 
 
 def selection_html(selection: Any) -> str:
@@ -43,7 +46,7 @@ def selection_html(selection: Any) -> str:
     asked += [(f"{name}, as chosen", str(value)) for name, value in selection.resolved.items() if name != "kept"]
     certificate = selection.certificate
     arguments_table = _folded("Arguments", _table("", ("", ""), asked))
-    return str(_verdict(certificate) + _figures_table(certificate) + arguments_table + _notes(certificate))
+    return str(_verdict(certificate) + _figures_table(certificate) + arguments_table + _notes(certificate.notes))
 
 
 def attribution_html(attribution: Any) -> str:
@@ -56,7 +59,8 @@ def attribution_html(attribution: Any) -> str:
         cells = [("for", row) for row in rows] + [("against", row) for row in against]
         lines = [(side, f"{row.influence:+.3g}", str(row.row), _content(row.content)) for side, row in cells]
         parts.append(_table(_shortened(said), ("", "influence", "row", "text"), lines))
-    return str(Markup("").join(parts))
+    notes = [f"{DOUBTED}: {doubt}" for doubt in attribution.doubts]
+    return str(Markup("").join([*parts, _notes(notes)]))
 
 
 def _content(content: Any) -> str:
@@ -85,13 +89,13 @@ def _figures(certificate: Any) -> Iterable[tuple[str, str, str]]:
 
 
 def _verdict(certificate: Any) -> Markup:
-    return Markup("<p>{}</p>").format(certificate.verdict.replace("`", ""))
+    return Markup("<p>{}</p>").format(plain(certificate.verdict))
 
 
-def _notes(certificate: Any) -> Markup:
-    if not certificate.notes:
+def _notes(notes: Sequence[str]) -> Markup:
+    if not notes:
         return Markup("")
-    items = Markup("").join(Markup("<li>{}</li>").format(note) for note in certificate.notes)
+    items = Markup("").join(Markup("<li>{}</li>").format(plain(note)) for note in notes)
     return _folded("Before you trust it", Markup("<ul>{}</ul>").format(items))
 
 

@@ -17,6 +17,7 @@ from transformers import Trainer
 
 from hf_prune._core import compat
 from hf_prune._core.config import AttributionConfig, ScoringConfig
+from hf_prune._core.doubts import doubts
 from hf_prune.attribution.queries import Asked, pad_right, tokenized
 from hf_prune.attribution.result import Attribution, Query, first_rows, last_rows
 from hf_prune.attribution.row_tokens import labelled_ids, row_parts, with_shared
@@ -162,13 +163,10 @@ def attribute(
     asked, words = _asked(queries, replay.rows, processing_class)
     if asked.collator is pad_right:
         _check_continues_text(replay)
-    config = replace(
-        config,
-        engine=engine,
-        curvature=curvature,
-        until=None if len(record) == len(whole) else record.window[1],
-        draws=check_chance(replay.rows, asked, draws),
-    )
+    with doubts() as of_rows:
+        draws = check_chance(replay.rows, asked, draws)
+    ended = None if len(record) == len(whole) else record.window[1]
+    config = replace(config, engine=engine, curvature=curvature, until=ended, draws=draws)
     if tokens == "row" and targets.chance.number is not None:
         raise UnsupportedError("The tokens of rows that are random cannot be told apart: leave out tokens='row'.")
     _warn_of_unvisited(replay, mode)
@@ -176,13 +174,14 @@ def attribute(
     works = works_of(record.path / "scores", swept, config.draws)
     batch_size = rows_of_a_pass(batch_size, given.trained_model, whole.steps())
     predictor = Predictor(replay, targets, works, config, batch_size=batch_size, max_memory=max_memory)
-    predictor.check()
     key = Hasher.hash([swept, config.to_dict(), compat.fingerprint(dataset), compat.fingerprint(asked.dataset)])
     check_same(key, "attribute")
     search = _Search(predictor, asked, RowWords(dataset, processing_class, record.id_column), config)
-    found = search.run(key, words, record.digest)
+    with doubts() as of_run:
+        predictor.check()
+        found = search.run(key, words, record.digest)
     works[0].remove_superseded()
-    return found
+    return replace(found, doubts=(*of_rows, *of_run))
 
 
 class _Search:

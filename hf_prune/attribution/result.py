@@ -20,7 +20,7 @@ from hf_prune._core.notebook import attribution_html
 from hf_prune._core.reading import Id, Reader, Real, check_fields
 from hf_prune.trajectory.tensor_files import read_tensors
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _HEAD = "hf_prune.attribution"
 _READER = Reader(ValueError, "attribute again")
 Number = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,14})$")]
@@ -96,6 +96,7 @@ class Attribution:
         token_influence (`tuple[np.ndarray, ...]`): With `tokens="query"`, for each query the influence on the loss of
             each of its tokens, `(tokens, n)`; the mean over tokens is the query's.
         row_parts (`tuple[Mapping[int, np.ndarray], ...]`): With `tokens="row"`, for each query the parts of its rows.
+        doubts (`tuple[str, ...]`): What was noticed that makes the influence less faithful, a sentence each.
 
     Example:
 
@@ -113,6 +114,7 @@ class Attribution:
     trajectory_digest: str
     token_influence: tuple[np.ndarray, ...] = ()
     row_parts: tuple[Mapping[int, np.ndarray], ...] = field(default=())
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.queries), self.influence.shape[-1])
@@ -183,6 +185,7 @@ class Attribution:
             "trajectory_digest": self.trajectory_digest,
             "queries": [asdict(query) for query in self.queries],
             "rows": {str(row): asdict(content) for row, content in self.rows.items()},
+            "doubts": self.doubts,
         }
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         write_atomically(file, lambda temporary: save_file(arrays, temporary, {_HEAD: json.dumps(head)}))
@@ -242,6 +245,7 @@ class _Head:
     trajectory_digest: str
     queries: list[Query]
     rows: dict[Number, RowText]
+    doubts: tuple[str, ...]
 
 
 def _made(head: _Head, arrays: Mapping[str, np.ndarray]) -> Attribution:
@@ -274,6 +278,7 @@ def _made(head: _Head, arrays: Mapping[str, np.ndarray]) -> Attribution:
         trajectory_digest=head.trajectory_digest,
         token_influence=tuple(arrays[name] for name in wanted if name.startswith("tokens.")),
         row_parts=tuple(parts),
+        doubts=head.doubts,
     )
 
 

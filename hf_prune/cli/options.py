@@ -12,6 +12,7 @@ import typer
 
 from hf_prune._core.config import Config
 from hf_prune._core.signature import entries
+from hf_prune._core.words import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,4 +93,4 @@ def _value(field: Field[Any], kind: Any, value: Any) -> Any:
 def _help(entry: str) -> str:
     """The text of a docstring's entry in one line, without marks: of a link the words."""
     _, _, text = entry.partition(":\n")
-    return re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", " ".join(text.split())).replace("`", "")
+    return plain(re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", " ".join(text.split())))

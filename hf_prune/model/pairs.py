@@ -17,6 +17,10 @@ from hf_prune.model.losses import ExampleLoss
 
 # Each row's sequences, the chosen one first.
 SEQUENCES = 2
+NO_STATISTICS = (
+    "A row that is a pair of sequences has no label that the model could be sure of, so there is no el2n, forgetting, "
+    "aum, loss or confidence: pass model=trainer.model for grand, and an eval_dataset for less."
+)
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 Settings = Mapping[str, Any]

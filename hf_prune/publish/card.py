@@ -11,6 +11,7 @@ from huggingface_hub.utils import yaml_dump
 
 from hf_prune._core.config import ScoringConfig, SelectionConfig
 from hf_prune._core.units import Unit
+from hf_prune._core.words import plain
 from hf_prune.publish import scrub, tasks, templates
 from hf_prune.publish.escape import Safe, number, python, text
 from hf_prune.publish.merge import markers, merge
@@ -68,7 +69,7 @@ def render(provenance: Mapping[str, Any], *, repo_id: str | None = None, existin
         influence_arguments=_influence_arguments(provenance["influence"]),
         prune_arguments=_prune_arguments(provenance["selection"]["arguments"]),
         applied=_applied(provenance["selection"].get("applied")),
-        verdict=Certificate.from_dict(provenance["selection"]["certificate"]).verdict.replace("`", ""),
+        verdict=plain(Certificate.from_dict(provenance["selection"]["certificate"]).verdict),
         observed_verdict=observed_verdict(provenance["observed"]),
     )
     return merge(existing, fresh, config_name)

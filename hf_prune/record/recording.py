@@ -16,6 +16,7 @@ from transformers import TrainerState
 
 from hf_prune._core.processes import Processes
 from hf_prune.errors import RecordingError
+from hf_prune.model.pairs import NO_STATISTICS
 from hf_prune.record import describe
 from hf_prune.record.gathering import gather_parts
 from hf_prune.record.hooks import Hooks
@@ -220,6 +221,7 @@ class Recording:
     def _give_up_statistics(self) -> None:
         found = self._hooks.loss.statistics
         reason = (found.failure if found is not None else None) or "The model was not given each batch once and whole."
+        reason = reason if self.manifest.pairs is None else NO_STATISTICS
         self._hooks.loss.statistics = None
         self._update_manifest(row_statistics=False, no_statistics=reason)
         if self._main:

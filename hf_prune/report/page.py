@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from hf_prune import __version__
 from hf_prune._core.io import write_bytes
 from hf_prune._core.units import Unit
+from hf_prune._core.words import plain
 from hf_prune.report import draw, media, plots, theme
 from hf_prune.report.data import Curve, ReportData
 from hf_prune.report.preview import draw_preview, preview_of
@@ -184,5 +185,5 @@ def _is_tiny(png: bytes) -> bool:
 
 def _split(certificate: str | None) -> tuple[list[str], list[str]]:
     """The certificate's sentences, and its notes."""
-    lines = (certificate or "").replace("`", "").splitlines()  # names stand between backticks, for the terminal
+    lines = plain(certificate or "").splitlines()
     return [line for line in lines if not line.startswith("- ")], [line[2:] for line in lines if line.startswith("- ")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_prune._core.words import plain
 from hf_prune.selection import Certificate
 
 
@@ -15,7 +16,7 @@ def plain_words(certificate: Certificate) -> list[str]:
     Returns:
         `list[str]`: Sentences: its verdict, what was removed, and how much the model is predicted to change.
     """
-    verdict = certificate.verdict.replace("`", "")
+    verdict = plain(certificate.verdict)
     return [verdict, _what(certificate), *_shift(certificate), *_loss(certificate), *_classes(certificate)]
 
 

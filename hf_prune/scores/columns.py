@@ -20,6 +20,7 @@ from hf_prune._core.columns import LESS, RDS
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.influence.checks import check_dataset
 from hf_prune.model.micro_batches import rows_of_a_pass
+from hf_prune.model.pairs import NO_STATISTICS
 from hf_prune.model.replay import Replay, row_positions
 from hf_prune.model.rows import Rows
 from hf_prune.model.trainer import Given
@@ -84,7 +85,8 @@ def add_scores(
     two and `grand`.
 
     A row of tokens counts with the mean over its labelled tokens. A regression has the columns `loss` and `grand`
-    alone. Rows that were never visited have NaN in the columns of visits, and a warning says how many they are.
+    alone, and a pair (of `DPOTrainer`, `RewardTrainer`) `grand` and, with an `eval_dataset`, `less`. Rows that were
+    never visited have NaN in the columns of visits, and a warning says how many they are.
 
     Args:
         dataset (`Dataset` or `Trainer`):
@@ -143,7 +145,10 @@ def add_scores(
         replay.end(until)
         at_once = rows_of_a_pass(batch_size, given.trained_model, whole.steps())
         return _of_candidates(dataset, replay, eval_dataset, at_once)
-    of_visits = record.manifest.row_statistics or eval_dataset is None
+    of_pairs = record.manifest.pairs is not None
+    if of_pairs and model is None:
+        raise TrajectoryError(NO_STATISTICS)
+    of_visits = not of_pairs and (record.manifest.row_statistics or eval_dataset is None)
     visits = read_visits(record) if of_visits else None
     check_dataset(dataset, record)
     found = {} if visits is None else _of_visits(dataset, record, visits, early)

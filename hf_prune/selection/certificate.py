@@ -289,8 +289,7 @@ def _honest_notes(
             "chosen subsets than for random ones; `verify` measures the gap by retraining."
         )
         notes.append(
-            "Another batch order alone moved the parameters of small runs about as much as removing 5-10% of the "
-            "rows; `diagnose` measures it for a run."
+            "Another batch order alone moves the trained model too; `diagnose` tells how far, beside leaving rows out."
         )
     if not problem.centred:
         notes.append(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_prune import UnsupportedError, add_influence, attribute
+from hf_prune import Attribution, UnsupportedError, add_influence, attribute
 from hf_prune.attribution import api
 from hf_prune.influence import engine
 from hf_prune.model.token_head import vocabulary_of
@@ -268,3 +268,13 @@ def test_what_add_influence_sketched_is_used_again(tmp_path: Path, monkeypatch: 
     add_influence(run.rows, run.path, model=run.model, directions=8, engine="projected", eval_dataset=run.held_out)
     monkeypatch.setattr("hf_prune.influence.sketch.window_pass.WindowPass._step", None)
     attribute(run.path, toys.vectors(3, seed=5), dataset=run.rows, model=run.model, engine="projected")
+
+
+def test_what_makes_influence_less_faithful_is_kept_with_it_whenever_it_is_asked(tmp_path: Path):
+    run = mlp(tmp_path, optim="adamw_torch")
+    asking = {"dataset": run.rows, "model": run.model, "engine": "projected"}
+    first, from_sketches = (attribute(run.path, run.held_out, **asking) for _ in range(2))
+    assert any("in so few steps" in doubt for doubt in first.doubts)
+    assert from_sketches.doubts == first.doubts
+    first.save(tmp_path / "found.safetensors")
+    assert Attribution.load(tmp_path / "found.safetensors").doubts == first.doubts

@@ -39,6 +39,7 @@ def found(tokens: str | None = None) -> Attribution:
         "digest",
         (spoken, influence[1:]) if tokens == "query" else (),
         tuple(parts) if tokens == "row" else (),
+        doubts=(f"{EVIL} may not hold",),
     )
 
 
@@ -78,12 +79,8 @@ def test_what_is_saved_is_loaded(tokens: str | None, tmp_path: Path):
     one = found(tokens)
     one.save(tmp_path / "new" / "attribution.safetensors")
     other = Attribution.load(tmp_path / "new" / "attribution.safetensors")
-    assert (one.config, one.queries, one.rows, one.trajectory_digest) == (
-        other.config,
-        other.queries,
-        other.rows,
-        other.trajectory_digest,
-    )
+    for name in ("config", "queries", "rows", "trajectory_digest", "doubts"):
+        assert getattr(one, name) == getattr(other, name)
     np.testing.assert_array_equal(one.influence, other.influence)
     for own, read in zip(one.token_influence, other.token_influence, strict=True):
         np.testing.assert_array_equal(own, read)
@@ -109,7 +106,9 @@ def test_a_file_that_is_damaged_newer_or_another_is_refused(tmp_path: Path):
     arrays = load_file(file)
     head = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]["hf_prune.attribution"]
     for change, message in (
+        ({"schema_version": 1}, "another version"),
         ({"schema_version": 9}, "another version"),
+        ({"doubts": [1]}, "doubts"),
         ({"queries": [*json.loads(head)["queries"], json.loads(head)["queries"][0]]}, "for 3 queries"),
         ({"config": json.loads(head)["config"] | {"k": 0}}, "k must be"),
         ({"rows": {"0": {"id": 1, "text": None, "colour": "red"}}}, "has no field 'colour'"),
@@ -128,6 +127,7 @@ def test_a_notebook_a_page_and_a_terminal_show_rows_and_run_nothing_of_theirs():
     for tokens in (None, "row"):
         one = found(tokens)
         html = one._repr_html_()
+        assert "The scores may not hold" in html
         page = render_report(ReportData(title="t", attributed=attributed_queries(one)))
         for shown in (html, page):
             assert "<script>alert" not in shown
