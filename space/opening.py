@@ -76,13 +76,13 @@ def from_upload(file: Path) -> Opened:
     Raises:
         `ValueError`: Says in a sentence why it cannot be opened.
     """
-    if file.suffix == ".html":
-        return _of_page(file)
     with tempfile.TemporaryDirectory() as directory:
         try:
+            if file.suffix == ".html":
+                return _of_page(file)
             return _of_directory(unpack(file, Path(directory)), file.stem)
-        except ValueError as error:
-            raise ValueError(str(error).replace(f"{directory}/", "")) from error
+        except ValueError as error:  # where files lie is nothing to a visitor
+            raise ValueError(str(error).replace(f"{directory}/", "").replace(f"{file.parent}/", "")) from error
 
 
 def _of_page(file: Path) -> Opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -261,8 +260,11 @@ def test_a_damaged_run_is_refused_without_a_path_of_the_server(page, tmp_path):
     assert "/tmp" not in said
 
 
-def test_uploads_are_kept_in_the_apps_own_directory(made):
-    assert os.listdir(made[1] / "uploads")
+def test_a_report_that_is_too_large_is_refused_before_it_is_read(page, tmp_path):
+    (tmp_path / "large.html").write_bytes(b"<p>large</p>" + bytes(16 * 2**20))
+    upload(page, tmp_path / "large.html")
+    said = page.get_by_role("alert").inner_text()
+    assert said.startswith("large.html has 16,777,228 bytes, and at most 16,777,216 are read")
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
