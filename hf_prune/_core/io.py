@@ -48,7 +48,7 @@ def writing(what: str, directory: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], *, one_of_many: bool = False) -> None:
     """
     Lets `write` make a file in a directory of its own, then moves it, so that `path` is never half a file.
 
@@ -60,8 +60,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             The final place; its directory exists.
         write (`Callable[[Path], Any]`):
             Writes the whole file at the path that it is given, and nothing outside of that directory.
+        one_of_many (`bool`, *optional*, defaults to `False`):
+            Leaves what killed processes left to who calls [`remove_temporaries`] once for the directory, which takes
+            longer the more files there are: some 8 ms for 10,000.
     """
-    remove_temporaries(path.parent, path.name)
+    if not one_of_many:
+        remove_temporaries(path.parent, path.name)
     with _aside(path) as directory:
         write(directory / path.name)
         with open(directory / path.name, "rb+") as file:

@@ -33,7 +33,8 @@ def write(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Writes a safetensors file that notes its content and its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {_DIGEST: _digest(file, tensors)}
-    write_atomically(file, lambda temporary: _save(tensors, temporary, metadata))
+    # What was left by killed processes goes when the directory's use begins.
+    write_atomically(file, lambda temporary: _save(tensors, temporary, metadata), one_of_many=True)
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:

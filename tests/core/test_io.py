@@ -28,6 +28,16 @@ def test_what_a_killed_write_left_is_removed_by_the_next_one_of_that_file_and_no
     assert sorted(os.listdir(tmp_path)) == sorted([*others[1:], "a.json"])
 
 
+def test_who_writes_many_files_removes_what_killed_writes_left_once_for_all(tmp_path, monkeypatch):
+    (tmp_path / f".a.json.{HEX}.tmp").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda directory: pytest.fail("the directory is listed for each file"))
+        io.write_atomically(tmp_path / "a.json", lambda path: path.write_bytes(b"{}"), one_of_many=True)
+    assert sorted(os.listdir(tmp_path)) == [f".a.json.{HEX}.tmp", "a.json"]
+    io.remove_temporaries(tmp_path)
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
 @pytest.mark.parametrize(
     "write", [lambda path: save_file({"a": torch.zeros(9)}, path), lambda path: path.write_bytes(b"a")]
 )
