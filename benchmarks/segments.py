@@ -34,7 +34,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-PROFILES = {"quick": (1_000, 3_000), "full": (10_000, 30_000, 100_000)}
+PROFILES = {"quick": (1_000, 3_000), "full": (10_000, 30_000), "long": (10_000, 30_000, 100_000)}
 EPOCHS, WINDOW, SNAPSHOTS, BATCH = 3, 0.5, 8, 64
 FEATURES, HIDDEN, DIRECTIONS = 8, 8_192, 8
 WAYS = ("at once", "by segments")
@@ -195,8 +195,12 @@ def of_many_rows(whole: dict[str, Any], parts: dict[str, Any]) -> dict[str, floa
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     found = [row for visits in PROFILES[profile] for row in measure(visits)]
+    return found, summary_of(found)
+
+
+def summary_of(found: list[dict[str, Any]]) -> dict[str, Any]:
     whole, parts = ([row for row in found if row["way"] == way] for way in WAYS)
-    summary = of_many_rows(whole[-1], parts[-1])
+    summary: dict[str, Any] = of_many_rows(whole[-1], parts[-1])
     for name, rows in (("", whole), ("_by_segments", parts)):
         for key in ("peak_gb", "written_gb", "cpu_s", "memory_mib"):
             logs = [np.log([row[column] for row in rows]) for column in ("visits", key)]
@@ -204,7 +208,7 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     for key in ("peak_gb", "written_gb", "cpu_s"):
         summary[f"{key}_ratio"] = parts[-1][key] / whole[-1][key]
     summary["most_difference"] = max(row["difference"] for row in parts)
-    return found, summary
+    return summary
 
 
 if __name__ == "__main__":
@@ -213,4 +217,4 @@ if __name__ == "__main__":
         place, rows, task = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
         record(place, rows) if task == "record" else score(place, rows, task)
     else:
-        main("segments", run)
+        main("segments", run, PROFILES)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from tests.attribution.facts import facts
 from tests.docs.figures import best, constant, one, result
-from tests.docs.settings import ARCHITECTURE, DEFAULT_COST, LEFT_OUT, RELIABILITY, Said, full
+from tests.docs.settings import ARCHITECTURE, COST, DEFAULT_COST, LEFT_OUT, RELIABILITY, Said, full
 from tests.docs.test_figures import LANGUAGE, LIMITS, NOISE, PAPER, RATES, README, SELECTION, WHICH, gains
 
 DIFFERENTIATED, HELD = "AdamW-influence (dattri-llm)", "AdamW-influence with v frozen (dattri-llm)"
@@ -25,6 +25,9 @@ def extremes(name: str, value: str, scale: float = 1.0, **keys: object) -> list[
 
 def margin(run: str, question: str, method: str = "hf_prune (visits)") -> float:
     return one("fidelity", "margin_r", run=run, question=question, method=method)
+
+
+SEGMENTS = {name: constant("benchmarks/segments.py", name) for name in ("EPOCHS", "WINDOW", "SNAPSHOTS")}
 
 
 def without_a_row(run: str, *kinds: str, mode: str = "visits") -> list[float]:
@@ -403,6 +406,30 @@ MEASURED: tuple[Said, ...] = (
     ),
     (PAPER, "held-out loss: {} on digits, {} on reviews", prediction("digits", "reviews")),
     (PAPER, "not looked at before: {} and {}, {} and {}.", prediction(*NEW)),
+    (
+        COST,
+        "visited {} times in the window, the sketches of two classes would take {} GB; with {} snapshots an epoch {} "
+        "GB are there at a time, {} of them",
+        [
+            SEGMENTS["EPOCHS"] * SEGMENTS["WINDOW"],
+            *summed("segments", "1m_gb"),
+            SEGMENTS["SNAPSHOTS"],
+            *summed("segments", "1m_by_segments_gb", "1m_state_gb"),
+        ],
+    ),
+    (COST, "extrapolated from {} visits", [max(row["visits"] for row in result("segments")["rows"])]),
+    (
+        COST,
+        "with the visits' power {} and processor time with their power {}; by segments these are {} and {})",
+        summed(
+            "segments",
+            "peak_gb_exponent",
+            "cpu_s_exponent",
+            "peak_gb_by_segments_exponent",
+            "cpu_s_by_segments_exponent",
+        ),
+    ),
+    (COST, "and took {} times the processor time", summed("segments", "cpu_s_ratio")),
     (PAPER, "fewer steps, it is {} on digits", prediction("digits", end="_epochs")),
     (
         PAPER,
