@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hf_prune.attribution.api import AT_ONCE
 from hf_prune.influence.cost import SMALL_SWEEP, scoring_bytes
 from hf_prune.influence.sketch.engine import WIDTH
 from hf_prune.influence.sketch.logit_factors import MOST_FACTORS
@@ -150,6 +151,7 @@ SETTINGS: tuple[Said, ...] = (
         ],
     ),
     (LABELS, "in {} bytes a visit", BYTES_A_VISIT),
+    ("docs/how-to/attribution.md", "every {} queries (or tokens", [AT_ONCE]),
     (RELIABILITY, "below {} updates: r", constants("hf_prune/influence/checks.py", "FEW_STEPS")),
     (RELIABILITY, "held: in {} steps the", BRIEF),
     (RELIABILITY, "in the memory of some parts of {} rows", constants("hf_prune/influence/pool.py", "PART")),
