@@ -3,11 +3,15 @@ Training time with the recorder over training time without it, in pairs, and pea
 
 Both arms train the same model on the same rows in the same order; the arm that goes first alternates by pair.
 Each arm is a fresh process, so that its peak memory is its own. Time is that of `trainer.train()`.
+
+`--profile processes` trains the ViT in two processes, by DDP and by FSDP2 over gloo, and tells the processor time of
+both beside the wall time, which other work on the machine changes more.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,11 +25,18 @@ from common import main, peak_memory
 PROFILES = {
     "quick": {"pairs": 1, "vit": 2, "minilm": 160},  # epochs of the ViT, rows for MiniLM
     "full": {"pairs": 5, "vit": 20, "minilm": 320},
+    "processes": {"pairs": 3, "vit": 4},
 }
 MODELS = ("vit", "minilm")
+ROOT = Path(__file__).parents[1]
+# How two processes train, and what the Trainer is told of it.
+WAYS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["ViTLayer"]}},
+}
 
 
-def trainer_for(name: str, size: int, callbacks: list[Any], directory: str) -> Any:
+def trainer_for(name: str, size: int, callbacks: list[Any], directory: str, settings: dict[str, Any]) -> Any:
     """A Trainer on real data: digits through a small ViT, or movie reviews through MiniLM."""
     import numpy as np
     from transformers import Trainer, TrainingArguments, set_seed
@@ -39,6 +50,7 @@ def trainer_for(name: str, size: int, callbacks: list[Any], directory: str) -> A
         "disable_tqdm": True,
         "logging_steps": 50,
         "seed": 0,
+        **settings,
     }
     if name == "vit":
         from common import digits
@@ -67,34 +79,83 @@ def trainer_for(name: str, size: int, callbacks: list[Any], directory: str) -> A
     return Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks)
 
 
-def one_run(name: str, recorded: bool, size: int) -> None:
-    """The child process: trains once and prints its seconds, peak memory and the record's size."""
+def one_run(name: str, recorded: bool, size: int, directory: str, way: str) -> None:
+    """A child process: trains once; the main one prints seconds, peak memory and the record's size."""
     from hf_prune import TrajectoryCallback
 
+    if way:
+        begin_together()
+    record = Path(directory) / "trajectory"
+    callbacks = [TrajectoryCallback(record)] if recorded else []
+    trainer = trainer_for(name, size, callbacks, directory, WAYS.get(way, {}))
+    start, cpu = time.perf_counter(), time.process_time()
+    trainer.train()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    figures = {
+        "seconds": seconds,
+        "cpu_s": summed(cpu) if way else cpu,
+        "peak_mb": peak_memory(),
+        "record_mb": sum(file.stat().st_size for file in record.rglob("*") if file.is_file()) / 2**20,
+        "steps": trainer.state.global_step,
+    }
+    if trainer.is_world_process_zero():
+        print(json.dumps(figures), flush=True)
+
+
+def begin_together() -> None:
+    """Joins the processes of this launch, and lets accelerate shard on the CPU."""
+    import torch.distributed as dist
+
+    from tests.record.sharded import allow_on_cpu
+
+    allow_on_cpu()
+    dist.init_process_group("gloo")
+
+
+def summed(seconds: float) -> float:
+    """The seconds of both processes."""
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(total)
+    dist.destroy_process_group()
+    return float(total)
+
+
+def child(name: str, recorded: bool, size: int, way: str = "") -> dict[str, Any]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if way else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"ACCELERATE_USE_CPU": "true"} if way else {})
     with tempfile.TemporaryDirectory() as directory:
-        record = Path(directory) / "trajectory"
-        callbacks = [TrajectoryCallback(record)] if recorded else []
-        trainer = trainer_for(name, size, callbacks, directory)
-        start = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - start
-        size = sum(file.stat().st_size for file in record.rglob("*") if file.is_file())
-        peak = peak_memory()
-    print(
-        json.dumps(
-            {"seconds": seconds, "peak_mb": peak, "record_mb": size / 2**20, "steps": trainer.state.global_step}
-        )
-    )
+        command = [sys.executable, *launcher, __file__, "--child", name, str(int(recorded)), str(size), directory, way]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"seconds"')))
 
 
-def child(name: str, recorded: bool, size: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", name, str(int(recorded)), str(size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def run_processes(settings: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Pairs of runs by two processes, in turns of the ways, so that other work on the machine falls on all alike."""
+    rows: list[dict[str, Any]] = []
+    for pair in range(settings["pairs"]):
+        for way in WAYS:
+            order = (pair % 2 == 0, pair % 2 == 1)
+            arms = {recorded: child("vit", recorded, settings["vit"], way) for recorded in order}
+            row: dict[str, Any] = {"way": way, "pair": pair, "steps": arms[True]["steps"]}
+            for kind in ("seconds", "cpu_s"):
+                row |= {f"plain_{kind}": arms[False][kind], f"recorded_{kind}": arms[True][kind]}
+                row[f"ratio_{kind}"] = arms[True][kind] / arms[False][kind]
+            rows.append(row | {"record_mb": arms[True]["record_mb"], "load": os.getloadavg()[0]})
+    summary = {}
+    for way in WAYS:
+        for kind in ("seconds", "cpu_s"):
+            ratios = [row[f"ratio_{kind}"] for row in rows if row["way"] == way]
+            summary[f"overhead_{way}_{kind}"] = statistics.median(ratios)
+    return rows, summary | {"median_load": statistics.median(row["load"] for row in rows)}
 
 
 def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     settings = PROFILES[profile]
+    if profile == "processes":
+        return run_processes(settings)
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     for name in MODELS:
@@ -123,6 +184,6 @@ def run(profile: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        one_run(sys.argv[2], sys.argv[3] == "1", int(sys.argv[4]))
+        one_run(sys.argv[2], sys.argv[3] == "1", int(sys.argv[4]), sys.argv[5], sys.argv[6])
     else:
-        main("overhead", run)
+        main("overhead", run, PROFILES)

@@ -149,7 +149,7 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         self._do(lambda recording: recording.end_micro_batch())
         self._do(lambda recording: recording.end_step(state))
-        if self._recording is not None and (control.should_save or self._recording.takes_all(state.global_step)):
+        if self._recording is not None and (control.should_save or self._recording.is_due(state.global_step)):
             self._end_together()
         self._do(lambda recording: recording.take_due_snapshot(state.global_step))
         if control.should_save:

@@ -25,7 +25,6 @@ from hf_prune.record.pending import HostCopy, PendingMicroBatch, PendingStep
 from hf_prune.record.row_ids import RowIds
 from hf_prune.record.schedule import Snapshots
 from hf_prune.record.session import write_manifest
-from hf_prune.record.view import Sharded
 from hf_prune.record.writers import Writers
 from hf_prune.trajectory.ledger import LedgerRow
 from hf_prune.trajectory.manifest import Manifest
@@ -146,9 +145,9 @@ class Recording:
         """Takes all hooks off, and closes the files; what has been written stays."""
         self._undo.close()
 
-    def takes_all(self, step: int) -> bool:
-        """Whether recording goes on after this step only in all processes: for a snapshot, or to gather shards."""
-        return step in self._snapshots.due or isinstance(self._optimizer.view, Sharded)
+    def is_due(self, step: int) -> bool:
+        """Whether a snapshot is taken after this step, by all processes."""
+        return step in self._snapshots.due
 
     def take_due_snapshot(self, step: int) -> None:
         """Takes the snapshot of the step that ended, if one is due."""

@@ -111,11 +111,11 @@ def test_a_full_disk_of_one_process_ends_recording_in_both(name: str, launched: 
     assert raises or "cannot be written" in (left.manifest.stopped or "")
 
 
-def test_a_failure_of_one_process_within_a_step_ends_recording_in_both_at_its_end(launched: Path) -> None:
+def test_a_failure_of_one_process_within_a_step_ends_recording_in_both_at_the_next_snapshot(launched: Path) -> None:
     told = [json.loads((launched / "failing" / f"told-{rank}.json").read_text()) for rank in range(2)]
     assert told[0] == told[1]
     assert "The model was given 3 sequences for a micro-batch of 4 rows" in told[0]["said"]
-    assert told[0]["steps"] == 2
+    assert told[0]["steps"] == 3
     assert len(Trajectory.open(launched / "failing" / "t")) == 1
 
 

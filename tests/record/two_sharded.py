@@ -179,7 +179,7 @@ def failing_within_a_step(directory: Path) -> None:
         return default_data_collator(rows[1:] if lost else rows)
 
     args = toys.arguments(place / "out", **SETTINGS | UNWRAPPED | {"eval_strategy": "no", "max_grad_norm": 0.0})
-    callback = TrajectoryCallback(place / "t", **RECORDING | {"row_statistics": False})
+    callback = TrajectoryCallback(place / "t", window=1.0, snapshots_per_epoch=1)
     rows = {"train_dataset": toys.vectors(ROWS), "data_collator": collator}
     trainer = WithoutNorm(toys.Mlp(), args, **rows, callbacks=[callback])
     try:
