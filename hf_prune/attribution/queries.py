@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from hf_prune._core.texts import conversation
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED
 
 _FORMS = (
     "a text, {'prompt': ..., 'completion': ...}, a list of {'role', 'content'} that ends with the assistant's, or "

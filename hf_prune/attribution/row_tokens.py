@@ -10,8 +10,7 @@ from torch.func import jvp
 
 from hf_prune.influence.loss_queries import counted_tokens
 from hf_prune.influence.row_slopes import RowSlopes
-from hf_prune.model.batch import Batch
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED, Batch
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 

@@ -10,8 +10,7 @@ from datasets.utils import tqdm
 from torch.nn import functional
 
 from hf_prune._core.devices import widest_float
-from hf_prune.model.batch import Batch
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED, Batch
 from hf_prune.model.micro_batches import most_rows, parts_of
 from hf_prune.model.per_example import batch_gradient
 from hf_prune.model.replay import Replay
@@ -97,7 +96,7 @@ class _Probe:
         self.step, self.replay = step, replay
         visits = replay.batch(step).part(slice(EXAMPLES))
         self.theta = replay.theta(step.index).clone()  # it is moved
-        self.parts = [(part, visits.weights[own]) for own, part in parts_of(visits.batch, at_once)]
+        self.parts = [(part, visits.weights[own]) for own, part in parts_of(replay.objective, visits.batch, at_once)]
         signs = (torch.randint(0, 2, (len(visits.batch),), generator=generator) * 2 - 1).to(visits.weights)
         g = batch_gradient(replay.objective, self.theta, visits.batch, visits.weights * signs, at_once)
         denominator = replay.denominator(step.index)

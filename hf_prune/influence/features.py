@@ -14,9 +14,9 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.model.batch import Batch
+from hf_prune.model.batch import IGNORED, Batch
 from hf_prune.model.last_layer import inputs_of, last_linear
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.micro_batches import parts_of
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows
 
@@ -100,7 +100,10 @@ class RowFeatures:
     def _of(self, indices: list[int]) -> torch.Tensor:
         try:
             batch = self.rows.batch(indices)
-            return _of_rows(self.inputs(batch) @ self.projection, batch)
+            found = batch.labels.new_empty(len(batch), self.width, dtype=self.projection.dtype)
+            for own, part in parts_of(self.inputs.objective, batch, len(batch)):
+                found[own] = _of_rows(self.inputs(part) @ self.projection, part)
+            return found
         except RuntimeError as error:
             if len(indices) == 1 or not should_reduce_batch_size(error):
                 raise

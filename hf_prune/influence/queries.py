@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,14 +62,14 @@ def output_queries(
     return total / (k * len(rows)) ** 0.5
 
 
-def output_signs(rows: range, k: int, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+def output_signs(rows: Iterable[int], k: int, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     """
     Signs `(k, B, *shape)` for the logits of held-out rows.
 
     Those of a row and position depend on their numbers and the seed alone, however far the batch is padded.
     """
     size = (shape[0], k, *shape[1:])
-    draws = [np.random.default_rng([seed, row]).integers(0, 2, size, dtype=np.int8) for row in rows]
+    draws = [np.random.default_rng([seed, int(row)]).integers(0, 2, size, dtype=np.int8) for row in rows]
     return torch.from_numpy(np.stack(draws)).movedim(2, 0) * 2 - 1
 
 

@@ -23,7 +23,9 @@ from hf_prune.trajectory.trajectory import Step, Trajectory
 logger = logging.getLogger(__name__)
 
 # Steps and micro-batches that are looked at, and how often where dropout, augmentation or masking are random.
-STEPS, MICRO_BATCHES, DRAWS = 8, 64, 4
+STEPS, MICRO_BATCHES, DRAWS = 8, 64, 2
+# Steps whose gradient is computed again, which takes three times as long.
+GRADIENTS = 4
 # Where losses at snapshots agree, the way between them is the likely cause.
 INTERPOLATED = (
     "parameters between snapshots are interpolated, so record with more snapshots_per_epoch; if that does not help, "
@@ -150,7 +152,7 @@ def _check_gradients(run: Run, seen: list[Observed]) -> None:
     """Compares norms, of all that was trained: what is frozen or changed on the way shows there and nowhere else."""
     draws = len(seen[0].losses)
     for exact in (True, False):
-        chosen = [one.step for one in seen if one.exact == exact]
+        chosen = _spread([one.step for one in seen if one.exact == exact], GRADIENTS)
         if not chosen:
             continue
         kind = ("half" if _half(run) else "exact") if exact else "between"

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+# The label of positions that no loss is taken at.
+IGNORED = -100
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,6 +36,37 @@ class Batch:
     def part(self, rows: slice | torch.Tensor) -> Batch:
         """Some of the rows, a slice of them or those of these numbers."""
         return Batch(_rows(self.inputs, rows), self.labels[rows], _rows(self.others, rows))
+
+    def lengths(self) -> torch.Tensor | None:
+        """How far each row's tokens reach, `(B,)` on the CPU; `None` for rows that are not masked tokens."""
+        mask = self.inputs.get("attention_mask")
+        if mask is None or mask.ndim != 2:
+            return None
+        used = mask != 0
+        if self.labels_tokens:
+            used = used | (self.labels != IGNORED)
+        return (used.cpu() * torch.arange(1, used.shape[1] + 1)).amax(1)
+
+    def cut(self, length: int) -> Batch:
+        """Rows of masked tokens without what lies on the right of so many."""
+        shape = self.inputs["attention_mask"].shape
+
+        def has_tokens(value: torch.Tensor) -> bool:
+            # a class a row may come with as many numbers as there happen to be tokens
+            return value.shape[:2] == shape and (self.labels_tokens or not value.is_floating_point())
+
+        def own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: value[:, :length] if has_tokens(value) else value for name, value in tensors.items()}
+
+        return Batch(
+            own(self.inputs), self.labels[:, :length] if self.labels_tokens else self.labels, own(self.others)
+        )
+
+    @property
+    def labels_tokens(self) -> bool:
+        """Whether masked tokens have a class each."""
+        mask = self.inputs.get("attention_mask")
+        return mask is not None and mask.shape == self.labels.shape and not self.labels.is_floating_point()
 
     @property
     def given(self) -> dict[str, torch.Tensor]:

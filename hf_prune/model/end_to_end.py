@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED
 
 Made = Mapping[str, Any]
 

@@ -13,10 +13,8 @@ from torch.func import grad, hessian, vmap
 from torch.nn import functional
 
 from hf_prune.errors import UnsupportedError
-from hf_prune.model.batch import Batch
+from hf_prune.model.batch import IGNORED, Batch
 
-# The label of positions that no loss is taken at.
-IGNORED = -100
 # Up to this many logits an example, the Hessian of its loss in the logits is computed whole.
 FACTORED_LOGITS = 64
 

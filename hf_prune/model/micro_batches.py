@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from hf_prune.model.batch import Batch
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.objective import Objective
+from hf_prune.model.rows import Rows
 from hf_prune.model.token_head import vocabulary_of
 from hf_prune.trajectory.trajectory import Step
 
 # Rows in a forward pass where nobody says otherwise.
 BATCH_SIZE = 32
+# Tokens that are worth a pass of their own, of a CPU for each thread: with fewer, calling the layers takes the time.
+ENOUGH, ENOUGH_FOR_AN_ACCELERATOR = 256, 4096
 
 
 def rows_of_a_pass(batch_size: int | None, model: nn.Module, steps: Iterable[Step]) -> int:
@@ -30,38 +33,31 @@ def most_rows(steps: Iterable[Step]) -> int:
     return max((len(micro.ids) for step in steps for micro in step.micro_batches), default=1)
 
 
-def parts_of(batch: Batch, rows: int) -> Iterator[tuple[torch.Tensor, Batch]]:
+def parts_of(objective: Objective, batch: Batch, rows: int) -> Iterator[tuple[torch.Tensor, Batch]]:
     """
     Parts of a batch, each with the numbers of its rows, that hold no more tokens than `rows` of the longest.
 
-    Rows of like length go together, and what is padding for all of them is cut off on the right.
+    Rows of like length go together, and what is padding for all of them is cut off on the right, where the model makes
+    the same of them without it.
     """
-    lengths = _lengths(batch)
+    lengths = batch.lengths() if objective.ignores_padding(batch) else None
     if lengths is None:
         for start in range(0, len(batch), rows):
             yield torch.arange(start, min(start + rows, len(batch))), batch.part(slice(start, start + rows))
         return
     room, order = rows * int(lengths.max()), lengths.argsort(descending=True, stable=True)
+    enough = ENOUGH * torch.get_num_threads() if objective.device.type == "cpu" else ENOUGH_FOR_AN_ACCELERATOR
     while len(order):
         longest = max(1, int(lengths[order[0]]))
-        chosen, order = order[: max(1, room // longest)], order[max(1, room // longest) :]
-        yield chosen, _cut(batch.part(chosen), longest)
+        count = max(1, min(room, enough) // longest)
+        if longest * len(order) <= min(room, enough * 3 // 2):
+            count = len(order)  # a rest is not worth a pass of its own
+        yield order[:count], batch.part(order[:count]).cut(longest)
+        order = order[count:]
 
 
-def _lengths(batch: Batch) -> torch.Tensor | None:
-    """How far each row's tokens reach, `(B,)` on the CPU; `None` for rows that are not masked tokens with labels."""
-    mask = batch.inputs.get("attention_mask")
-    if mask is None or mask.ndim != 2 or mask.shape != batch.labels.shape or batch.labels.is_floating_point():
-        return None
-    used = ((mask != 0) | (batch.labels != IGNORED)).cpu()
-    return (used * torch.arange(1, used.shape[1] + 1)).amax(1)
-
-
-def _cut(batch: Batch, length: int) -> Batch:
-    """All that has one entry a token, up to this length."""
-    shape = batch.labels.shape
-
-    def own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value[:, :length] if value.shape[:2] == shape else value for name, value in tensors.items()}
-
-    return Batch(own(batch.inputs), batch.labels[:, :length], own(batch.others))
+def parts_of_rows(objective: Objective, rows: Rows, size: int) -> Iterator[tuple[torch.Tensor, Batch]]:
+    """All rows, collated in order by so many, in [`parts_of`] these."""
+    for numbers, batch in rows.batches(size):
+        for own, part in parts_of(objective, batch, len(batch)):
+            yield numbers.start + own, part

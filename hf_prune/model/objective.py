@@ -17,12 +17,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hf_prune._core import compat, sharding
 from hf_prune.errors import TrajectoryError, UnsupportedError
-from hf_prune.model.batch import Batch
+from hf_prune.model.batch import IGNORED, Batch
 from hf_prune.model.forward import Applied, Forward, OfLoss, logits_of
 from hf_prune.model.last_layer import inputs_of, last_linear
 from hf_prune.model.losses import (
     FACTORED_LOGITS,
-    IGNORED,
     ITS_OUTPUT,
     ExampleLoss,
     from_user,
@@ -35,6 +34,9 @@ from hf_prune.model.pairs import forward_of, loss_of
 from hf_prune.model.quantized import replaced
 from hf_prune.model.token_head import TokenHead, find_head, token_losses
 from hf_prune.trajectory.manifest import Parameter
+
+# Relative difference of what a model makes of a row with padding on its right and without it.
+PADDING_TOLERANCE = 1e-3
 
 
 class Objective:
@@ -87,6 +89,7 @@ class Objective:
         self.forward, self._loss = _read(loss, pairs)
         self._applied = Applied(self.model, self.forward)
         self._uses_items: bool | None = None
+        self._ignores_padding: bool | None = None
         self._width: int | None = None
         self._head: TokenHead | None = None
         self._seeks_head = True
@@ -229,6 +232,26 @@ class Objective:
                 self._width = self.logits(self.flatten(), batch.part(slice(0, 1)).inputs)[0].numel()
         return self._width
 
+    @torch.no_grad()
+    def ignores_padding(self, batch: Batch) -> bool:
+        """
+        Whether rows of masked tokens have the same outputs and losses without the padding on their right: measured on
+        the shortest row of the first batch that has any.
+        """
+        lengths = batch.lengths() if self._ignores_padding is not False else None
+        if lengths is None:
+            return False
+        if self._ignores_padding is None and int(lengths.min()) < batch.inputs["attention_mask"].shape[1]:
+            row, length = batch.part(lengths.argmin()[None]), max(1, int(lengths.min()))
+            whole, cut = (self._seen(self.flatten(), one) for one in (row, row.cut(length)))
+            self._ignores_padding = all(_alike(a, b) for a, b in zip(whole, cut, strict=True))
+        return True if self._ignores_padding is None else self._ignores_padding
+
+    def _seen(self, theta: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The outputs and the losses of rows."""
+        with self.first_derivatives():
+            return self.outputs(self.unflatten(theta), batch.inputs), self.losses_in_chunks(theta, batch)
+
     def uses_items(self, batch: Batch) -> bool:
         """Whether the model divides its loss by `num_items_in_batch`: measured, because signatures do not say."""
         if self._uses_items is None:
@@ -238,6 +261,12 @@ class Objective:
             one, two = figures
             self._uses_items = one is not None and two is not None and not torch.allclose(one.mean(), two.mean())
         return self._uses_items
+
+
+def _alike(padded: torch.Tensor, cut: torch.Tensor) -> bool:
+    """Whether these are the same but for rounding, as far as both reach."""
+    own = padded[:, : cut.shape[1]] if cut.ndim > 1 else padded
+    return own.shape == cut.shape and bool((own - cut).norm() <= PADDING_TOLERANCE * (own.norm() + 1e-3))
 
 
 def _few(batch: Batch) -> Batch:

@@ -34,7 +34,7 @@ def batch_gradient(
     """The gradient `(p,)` of the weighted sum of the examples' losses, with so many rows at once, by default all."""
     leaf = theta.detach().clone().requires_grad_()
     leaf.grad = torch.zeros_like(theta)
-    for own, part in parts_of(batch, at_once or len(batch)):
+    for own, part in parts_of(objective, batch, at_once or len(batch)):
         (objective.losses_in_chunks(leaf, part) @ weights[own]).backward()
     return leaf.grad
 

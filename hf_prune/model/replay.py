@@ -15,10 +15,9 @@ from torch import nn
 
 from hf_prune.errors import TrajectoryError, UnsupportedError
 from hf_prune.model.agreement import Observed, measure_reduction, observe
-from hf_prune.model.batch import Batch
+from hf_prune.model.batch import IGNORED, Batch
 from hf_prune.model.comparison import step_of_model
 from hf_prune.model.draws import draw_shares
-from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import Objective
 from hf_prune.model.rows import Rows, label_names
 from hf_prune.model.weights import EVEN, Reduction, WeightedBatch, denominators

@@ -13,11 +13,10 @@ from datasets.utils import tqdm
 from torch import nn
 
 from hf_prune._core.columns import PACKED
-from hf_prune.model.batch import Batch
+from hf_prune.model.batch import IGNORED, Batch
 from hf_prune.model.chance import Chance
 from hf_prune.model.end_to_end import lies_end_to_end, under_each_other
 from hf_prune.model.forward import Forward
-from hf_prune.model.losses import IGNORED
 from hf_prune.model.objective import accepted_inputs, required_inputs
 from hf_prune.model.sequences import by_row
 from hf_prune.trajectory.manifest import Manifest

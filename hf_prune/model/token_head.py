@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from hf_prune._core import compat
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED
 
 # Logits that are there at once: on a CPU few enough to stay near its cache.
 AT_ONCE, AT_ONCE_ON_ACCELERATOR = 1 << 22, 1 << 26

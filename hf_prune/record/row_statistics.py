@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from hf_prune.errors import RecordingError
+from hf_prune.model.batch import IGNORED
 from hf_prune.model.losses import (
     CAUSAL_CROSS_ENTROPY,
     CROSS_ENTROPY,
-    IGNORED,
     TOKEN_CROSS_ENTROPY,
     ExampleLoss,
     deviation,

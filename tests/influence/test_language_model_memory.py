@@ -14,7 +14,7 @@ from hf_prune import Trajectory, add_influence
 from hf_prune.influence.queries import Queries
 from hf_prune.influence.sketch import window_pass
 from hf_prune.model import token_head
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED
 from hf_prune.model.micro_batches import most_rows, parts_of
 from hf_prune.model.objective import Objective
 from hf_prune.model.retreat import with_retreat
@@ -80,10 +80,10 @@ def test_a_window_without_curvature_is_sketched_by_half(run: Run, tmp_path: Path
 
 
 def test_parts_hold_no_more_tokens_than_the_longest_rows():
-    batch = batch_of()
+    objective, batch = Objective(llama(), [Parameter("lm_head.weight", (VOCABULARY, 16), 0)]), batch_of()
     for rows in (1, 2, 5):
         numbers, seen = [], 0
-        for own, part in parts_of(batch, rows):
+        for own, part in parts_of(objective, batch, rows):
             numbers += own.tolist()
             length = part.labels.shape[1]
             assert len(part) * length <= rows * batch.labels.shape[1]

@@ -28,8 +28,8 @@ from hf_prune.influence.sketch.per_example_vjp import PerExampleVjp
 from hf_prune.influence.sketch.token_forward_pass import TokenForwardPass
 from hf_prune.influence.sketch.token_loss import GROUPS, VocabularySigns
 from hf_prune.model import token_head
-from hf_prune.model.batch import Batch
-from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, IGNORED, smoothed
+from hf_prune.model.batch import IGNORED, Batch
+from hf_prune.model.losses import CAUSAL_CROSS_ENTROPY, smoothed
 from hf_prune.model.objective import Objective
 from hf_prune.trajectory.manifest import Parameter
 

@@ -30,6 +30,7 @@ from hf_prune.influence.sketch.segments import SegmentedSweep, Swept
 from hf_prune.influence.sketch.store import StepSketch, Store
 from hf_prune.influence.sketch.sweep import SketchedSegment, SketchedStep, SketchSweep, SweepState
 from hf_prune.influence.sketch.window_pass import WindowPass, narrow
+from hf_prune.model.micro_batches import parts_of_rows
 from hf_prune.model.replay import Replay
 from hf_prune.model.retreat import with_retreat
 from hf_prune.model.rows import Rows
@@ -225,21 +226,19 @@ class SketchEngine:
         """`sum_j <C_j, grad l_i(theta_j)>` `(B, k)` for the rows with these `numbers (B,)`, visited or not."""
         chosen = rows.select(numbers.tolist())
         total = torch.zeros(len(numbers), len(segments[0].cotangents), device=self.device)
-        batches = -(-len(chosen) // size)
         one_of_many = rows is not self.replay.rows  # parts of a pool, which has a bar of its own
-        with tqdm(
-            total=batches * len(segments), desc="Scoring unvisited rows", unit="batch", disable=one_of_many
-        ) as bar:
+        work = len(chosen) * len(segments)
+        with tqdm(total=work, desc="Scoring unvisited rows", unit="row", disable=one_of_many) as bar:
             # Segments outside: reading snapshots takes longer than a batch.
             for middle, segment in zip(self.replay.middles, segments, strict=True):
                 theta, scales = self.replay.theta(middle), self.window.scales.at(middle)
                 C = segment.cotangents * self.sketch.spread((segment.log_scales.cpu() - scales.log_means).exp())
-                for part, batch in chosen.batches(size):
-                    with self.window.per_example.forward(theta, batch.inputs) as forward:
-                        loss = self.replay.objective.loss(batch)
-                        scaled, unscaled = forward.loss_sketches(loss, batch, scales.factors)
-                    total[part.start : part.stop] += scaled @ C.T - narrow(unscaled) @ segment.clip_term.T
-                    bar.update()
+                for own, part in parts_of_rows(self.replay.objective, chosen, size):
+                    with self.window.per_example.forward(theta, part.inputs) as forward:
+                        loss = self.replay.objective.loss(part)
+                        scaled, unscaled = forward.loss_sketches(loss, part, scales.factors)
+                    total[own] += scaled @ C.T - narrow(unscaled) @ segment.clip_term.T
+                    bar.update(len(part))
         return total.cpu().double().numpy()
 
 

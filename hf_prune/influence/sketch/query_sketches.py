@@ -16,6 +16,7 @@ from hf_prune.influence.sketch.token_loss import GROUPS, VocabularySigns
 from hf_prune.influence.sketch.window_pass import WindowPass
 from hf_prune.model.batch import Batch
 from hf_prune.model.losses import ExampleLoss
+from hf_prune.model.micro_batches import parts_of_rows
 from hf_prune.model.rows import Rows
 
 # VJPs over held-out rows: a row gets as many as it has logits, or random sums of them where these are more.
@@ -34,7 +35,7 @@ def output_query_sketches(
     """
     total = torch.zeros(k + 1, window.sketch.width, device=window.objective.device)
     items = 0.0
-    for numbers, batch in rows.batches(batch_size):
+    for numbers, batch in parts_of_rows(window.objective, rows, batch_size):
         counts = window.objective.items(batch)
         with window.per_example.forward(theta, batch.inputs) as forward:
             asked = _OutputQueries(window.objective.loss(batch), numbers, batch, counts, k, seed)
@@ -55,7 +56,7 @@ class _OutputQueries:
     """What is asked of one batch, before it is divided by the numbers of rows and items."""
 
     loss: ExampleLoss
-    numbers: range
+    numbers: torch.Tensor
     batch: Batch
     counts: torch.Tensor
     k: int
@@ -127,7 +128,7 @@ def loss_query_sketch(
     """The gradient of the mean loss of the held-out rows, `(1, d)`."""
     total = torch.zeros(1, window.sketch.width, device=window.objective.device)
     items = 0.0
-    for _, batch in rows.batches(batch_size):
+    for _, batch in parts_of_rows(window.objective, rows, batch_size):
         with window.per_example.forward(theta, batch.inputs) as forward:
             counts = window.objective.items(batch)
             total += counts @ forward.loss_sketches(window.objective.loss(batch), batch, scales.factors)[0]

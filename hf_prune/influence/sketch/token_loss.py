@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from hf_prune.influence.sketch.draw import draw
 from hf_prune.influence.sketch.layer_rules import GradientSketcher
-from hf_prune.model.losses import IGNORED
+from hf_prune.model.batch import IGNORED
 from hf_prune.model.token_head import in_chunks
 
 # Groups of classes that share a token's random sign.

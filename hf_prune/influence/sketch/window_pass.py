@@ -125,7 +125,7 @@ class WindowPass:
     ) -> Iterator[tuple[torch.Tensor, list[FactorSketches]]]:
         """The sketched logit factors of a batch, part by part, each with the numbers of its examples."""
         draws, loss = random_draws(batch, torch.Generator().manual_seed(seed)), self.objective.loss(batch)
-        for own, part in parts_of(batch, at_once):
+        for own, part in parts_of(self.objective, batch, at_once):
             with self.per_example.forward(theta, part.inputs) as forward:
                 yield own, forward.factor_sketches(loss, part, scales.factors, draws[own], curved=curved)
 
