@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.func import grad, hessian, vmap
+from torch import autograd
 from torch.nn import functional
 
 from hf_prune.errors import UnsupportedError
@@ -78,14 +78,25 @@ class ExampleLoss:
         alone = Batch({}, labels.unsqueeze(0), {name: value.unsqueeze(0) for name, value in given.items()})
         return self.of(logits.unsqueeze(0), alone)[0]
 
+    @torch.enable_grad()
     def logit_gradients(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The gradient of each example's loss in its own logits, of the logits' shape."""
-        return vmap(grad(self.one))(logits, batch.labels, batch.given)
+        leaf = logits.detach().requires_grad_()
+        return self._slope(leaf, batch, again=False).detach()
 
+    @torch.enable_grad()
     def logit_hessians(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The Hessian of each example's loss in its own logits, `(B, C, C)`."""
-        width = logits[0].numel()
-        return vmap(hessian(self.one))(logits, batch.labels, batch.given).reshape(len(logits), width, width)
+        leaf, width = logits.detach().requires_grad_(), logits[0].numel()
+        slope = self._slope(leaf, batch, again=True).flatten(1)
+        if not slope.requires_grad:  # of a loss that is straight in the logits
+            return logits.new_zeros(len(logits), width, width)
+        each = [autograd.grad(slope[:, place].sum(), leaf, retain_graph=True)[0].flatten(1) for place in range(width)]
+        return torch.stack(each, 1)
+
+    def _slope(self, leaf: torch.Tensor, batch: Batch, *, again: bool) -> torch.Tensor:
+        """The gradient of the losses' sum, of which each depends on its own logits; differentiable `again` or not."""
+        return autograd.grad(self.of(leaf, batch).sum(), leaf, create_graph=again)[0]
 
 
 @dataclass(frozen=True)

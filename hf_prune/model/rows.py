@@ -174,7 +174,8 @@ class Rows:
     def _formatted(self, dataset: Dataset) -> Dataset:
         if self.collator is not None or dataset.format["type"] is not None:
             return dataset
-        return dataset.with_format("numpy", columns=[n for n in dataset.column_names if self._reaches_collator(n)])
+        # Python's own lists: datasets makes nested ones to arrays entry by entry.
+        return dataset.with_format(None, columns=[n for n in dataset.column_names if self._reaches_collator(n)])
 
     def _place(self, value: Any) -> torch.Tensor:
         tensor = torch.as_tensor(value)
@@ -186,7 +187,7 @@ class Rows:
                 f"Rows were packed of several ({PACKED!r}), and only the Trainer's own collator keeps these apart: "
                 "pass data_collator=trainer.data_collator, or the trainer in place of the dataset."
             )
-        arrays = {name: [np.asarray(row[name]) for row in rows] for name in rows[0]}
+        arrays = {name: _of_one_type([np.asarray(row[name]) for row in rows]) for name in rows[0]}
         arrays = {name: values for name, values in arrays.items() if values[0].dtype.kind in "biuf"}  # not texts
         ragged = {name for name, values in arrays.items() if len({value.shape for value in values}) > 1}
         if "input_ids" in ragged and self.masks and "attention_mask" not in arrays:
@@ -208,6 +209,12 @@ class Rows:
         left = self.padding["side"] == "left"
         gaps = [(width - len(value), 0) if left else (0, width - len(value)) for value in values]
         return [np.pad(v, gap, constant_values=fill.get(name, 0)) for v, gap in zip(values, gaps, strict=True)]
+
+
+def _of_one_type(values: list[np.ndarray]) -> list[np.ndarray]:
+    """The arrays, of which empty ones take the type of the others."""
+    kind = next((value.dtype for value in values if value.size), np.dtype(np.int64))
+    return [value if value.size else value.astype(kind) for value in values]
 
 
 def label_names(manifest: Manifest | None) -> tuple[str, ...]:
