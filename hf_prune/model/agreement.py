@@ -23,8 +23,8 @@ from hf_prune.trajectory.trajectory import Step, Trajectory
 logger = logging.getLogger(__name__)
 
 # Steps and micro-batches that are looked at, and how often where dropout, augmentation or masking are random.
-STEPS, MICRO_BATCHES, DRAWS = 8, 64, 2
-# Steps whose gradient is computed again, which takes three times as long.
+STEPS, MICRO_BATCHES, DRAWS = 8, 64, 3
+# Steps whose gradient is computed again, which takes three times as long as their losses.
 GRADIENTS = 4
 # Where losses at snapshots agree, the way between them is the likely cause.
 INTERPOLATED = (
