@@ -255,7 +255,7 @@ SETTINGS: tuple[Said, ...] = (
     (WHICH, "on {} rows each; where a line names", full("choices", "rows")),
     (WHICH, "Scoring for {} test rows (ours: {} queries", [*constants("benchmarks/cost.py", "TESTS"), *DIRECTIONS]),
     (WHICH, "are swept with {} vectors of the parameters' length", DIRECTIONS),
-    (WHICH, "With up to {} tokens a row", written("benchmarks/scoring_time.py", "truncation=True, max_length={})")),
+    (WHICH, "With up to {} tokens a row", [result("scoring_time")["rows"][0]["tokens"]]),
     (WHICH, "Over {} subsets of mixed methods at rates {} to {}", [*SUBSETS, *full("gap", "rates")[0][::4]]),
 )
 """Each with the document that says it."""
