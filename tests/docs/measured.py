@@ -304,8 +304,16 @@ MEASURED: tuple[Said, ...] = (
     ),
     (
         WHICH,
-        "took {} s against {} s of the recorded run, {} of it, in full precision",
+        "took {} s of the processor against {} s of the recorded run, {} of it, in full precision",
         [result("scoring_time")["rows"][0][k] for k in ("score_s", "train_s", "ratio")],
+    ),
+    (
+        WHICH,
+        "with up to {} tokens it took {} of it, and with {} tokens and a dropout of {} it took {}",
+        [
+            *(result("scoring_time")["rows"][1][k] for k in ("tokens", "ratio")),
+            *(result("scoring_time")["rows"][2][k] for k in ("tokens", "dropout", "ratio")),
+        ],
     ),
     (
         WHICH,
