@@ -190,19 +190,18 @@ def _off(recorded: torch.Tensor, again: torch.Tensor, tolerance: float) -> float
 
 
 def _observe(at_once: int, run: Run) -> list[Observed]:
-    found: list[Observed] = []
-    draws = None
     with torch.no_grad(), run.objective.in_training():
-        for step, exact in _chosen(run):
-            if any(micro.loss is None for micro in step.micro_batches):
-                continue
-            losses, items = _losses(run, step, at_once, seed=0)
+        chosen = [(s, exact) for s, exact in _chosen(run) if all(micro.loss is not None for micro in s.micro_batches)]
+        first = [_losses(run, step, at_once, seed=0) for step, _ in chosen]
+        # At the first step dropout may change nothing yet: an adapter begins as zero.
+        ends = {place: _losses(run, chosen[place][0], at_once, seed=1)[0] for place in {0, len(chosen) - 1} if chosen}
+        random = any(not torch.allclose(first[place][0], own, rtol=1e-4, atol=1e-6) for place, own in ends.items())
+        found: list[Observed] = []
+        for place, ((step, exact), (losses, items)) in enumerate(zip(chosen, first, strict=True)):
             again = [losses]
-            if draws is None:
-                again.append(_losses(run, step, at_once, seed=1)[0])
-                draws = 1 if torch.allclose(again[0], again[1], rtol=1e-4, atol=1e-6) else DRAWS
-                again = again[:draws]
-            again += [_losses(run, step, at_once, seed=draw)[0] for draw in range(len(again), draws)]
+            for draw in range(1, DRAWS if random else 1):
+                known = ends.get(place) if draw == 1 else None
+                again.append(_losses(run, step, at_once, seed=draw)[0] if known is None else known)
             found.append(Observed(step, exact, torch.stack(again), items))
     return found
 

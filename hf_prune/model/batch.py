@@ -8,6 +8,8 @@ import torch
 
 # The label of positions that no loss is taken at.
 IGNORED = -100
+# What tokenizers make for each token.
+OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "special_tokens_mask")
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,31 @@ class Batch:
         return Batch(_rows(self.inputs, rows), self.labels[rows], _rows(self.others, rows))
 
     def lengths(self) -> torch.Tensor | None:
-        """How far each row's tokens reach, `(B,)` on the CPU; `None` for rows that are not masked tokens."""
+        """
+        How far each row's tokens reach, `(B,)` on the CPU; `None` for rows that are not masked tokens, or have
+        something else that might belong to tokens, such as a second text with a mask of its own.
+        """
         mask = self.inputs.get("attention_mask")
         if mask is None or mask.ndim != 2:
             return None
         used = mask != 0
         if self.labels_tokens:
             used = used | (self.labels != IGNORED)
+        else:
+            others = [value for name, value in self.given.items() if name not in OF_TOKENS]
+            if any(value.shape[:2] == mask.shape for value in (*others, self.labels)):
+                return None
         return (used.cpu() * torch.arange(1, used.shape[1] + 1)).amax(1)
 
     def cut(self, length: int) -> Batch:
         """Rows of masked tokens without what lies on the right of so many."""
         shape = self.inputs["attention_mask"].shape
 
-        def has_tokens(value: torch.Tensor) -> bool:
-            # a class a row may come with as many numbers as there happen to be tokens
-            return value.shape[:2] == shape and (self.labels_tokens or not value.is_floating_point())
-
         def own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {name: value[:, :length] if has_tokens(value) else value for name, value in tensors.items()}
+            return {name: value[:, :length] if value.shape[:2] == shape else value for name, value in tensors.items()}
 
-        return Batch(
-            own(self.inputs), self.labels[:, :length] if self.labels_tokens else self.labels, own(self.others)
-        )
+        labels = self.labels[:, :length] if self.labels_tokens else self.labels
+        return Batch(own(self.inputs), labels, own(self.others))
 
     @property
     def labels_tokens(self) -> bool:

@@ -89,14 +89,18 @@ class ExampleLoss:
         """The Hessian of each example's loss in its own logits, `(B, C, C)`."""
         leaf, width = logits.detach().requires_grad_(), logits[0].numel()
         slope = self._slope(leaf, batch, again=True).flatten(1)
-        if not slope.requires_grad:  # of a loss that is straight in the logits
-            return logits.new_zeros(len(logits), width, width)
-        each = [autograd.grad(slope[:, place].sum(), leaf, retain_graph=True)[0].flatten(1) for place in range(width)]
-        return torch.stack(each, 1)
+        return torch.stack([_slope_of(slope[:, place].sum(), leaf).flatten(1) for place in range(width)], 1).detach()
 
     def _slope(self, leaf: torch.Tensor, batch: Batch, *, again: bool) -> torch.Tensor:
         """The gradient of the losses' sum, of which each depends on its own logits; differentiable `again` or not."""
-        return autograd.grad(self.of(leaf, batch).sum(), leaf, create_graph=again)[0]
+        return _slope_of(self.of(leaf, batch).sum(), leaf, again=again)
+
+
+def _slope_of(value: torch.Tensor, leaf: torch.Tensor, *, again: bool = False) -> torch.Tensor:
+    """The gradient of a number, which is kept for others; zeros where it does not depend on `leaf`."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    return autograd.grad(value, leaf, retain_graph=True, create_graph=again, materialize_grads=True)[0]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
 from datasets.utils import tqdm
 from torch import nn
 
@@ -174,8 +174,10 @@ class Rows:
     def _formatted(self, dataset: Dataset) -> Dataset:
         if self.collator is not None or dataset.format["type"] is not None:
             return dataset
-        # Python's own lists: datasets makes nested ones to arrays entry by entry.
-        return dataset.with_format(None, columns=[n for n in dataset.column_names if self._reaches_collator(n)])
+        names = [name for name in dataset.column_names if self._reaches_collator(name)]
+        # datasets makes lists of lists to arrays entry by entry
+        nested = any(isinstance(getattr(dataset.features[name], "feature", None), List) for name in names)
+        return dataset.with_format(None if nested else "numpy", columns=names)
 
     def _place(self, value: Any) -> torch.Tensor:
         tensor = torch.as_tensor(value)

@@ -235,6 +235,8 @@ def _settle(
             for code in np.unique(codes[rows[best]]):
                 own = best[codes[rows[best]] == code]
                 ids, alike = rows[own], np.zeros(len(own), dtype=np.int64)
+                if dropped[ids].all() or not dropped[ids].any():
+                    continue  # nothing to swap
                 dropped[ids], residual[code] = refine(vectors[own], dropped[ids], alike, residual[code])
         if np.linalg.norm(residual) >= 0.99 * before:
             break

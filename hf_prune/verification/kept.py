@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,12 @@ class KeptRetrainings:
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """The text that the function stands in, that of its whole file where it has one; else nothing."""
+    """
+    The text that the function stands in, that of its whole file where it has one; else nothing. Of a `partial` also
+    what it was given.
+    """
+    if isinstance(function, partial):
+        return f"{source_of(function.func)} {function.args!r} {sorted(function.keywords.items())!r}"
     for place in (inspect.getmodule(function), function, type(function)):
         with suppress(OSError, TypeError):  # what was typed into an interpreter or a notebook
             return inspect.getsource(place)  # type: ignore[arg-type]

@@ -106,5 +106,9 @@ class RetrainingProtocol:
             raise ValueError(f"The metric of seed {seed} is {value}: check that training converges, or the metric.")
         loss = (output.metrics or {}).get(f"{PREFIX}_loss")
         return Retraining(
-            seed=seed, metric=value, loss=None if loss is None else float(loss), steps=steps, seconds=seconds
+            seed=seed,
+            metric=value,
+            loss=float(loss) if loss is not None and math.isfinite(loss) else None,
+            steps=steps,
+            seconds=seconds,
         )

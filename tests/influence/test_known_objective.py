@@ -26,7 +26,7 @@ from transformers import (
 
 from hf_prune import Trajectory, TrajectoryCallback, TrajectoryError, UnsupportedError, add_influence, prune
 from hf_prune.influence.queries import parameter_queries
-from hf_prune.model.agreement import check_agreement
+from hf_prune.model.agreement import DRAWS, check_agreement
 from hf_prune.model.replay import Replay
 from hf_prune.selection.classes import read_classes
 from tests import toys
@@ -421,6 +421,20 @@ def test_dropout_is_no_disagreement_and_does_not_hide_one(warnings: pytest.LogCa
     replay = Replay.of(other, Trajectory.open(run.path), run.model)
     check_agreement(replay)
     assert "The objective of" in warnings.text
+
+
+def test_dropout_of_an_adapter_that_begins_as_zero_is_no_disagreement(
+    warnings: pytest.LogCaptureFixture, tmp_path: Path
+):
+    """In the first step it changes nothing."""
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj", "up_proj"], lora_dropout=0.1)
+    model = get_peft_model(toys.llama(), config)
+    run = run_of(model, toys.tokens(48), tmp_path, num_train_epochs=4, learning_rate=5e-3)
+    replay = Replay.of(run.rows, Trajectory.open(run.path), run.model)
+    check_agreement(replay)
+    assert {len(one.losses) for one in replay.observed} == {DRAWS}
+    assert "computed again" not in warnings.text
 
 
 def test_half_precision_is_no_disagreement(warnings: pytest.LogCaptureFixture, tmp_path: Path):

@@ -20,6 +20,14 @@ def margin(logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.T
     return (inputs["weights"] * (5 - own)).clamp(min=0)
 
 
+SCALE = torch.nn.Parameter(torch.tensor(2.0))
+
+
+def straight(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Times a parameter of the loss's own."""
+    return SCALE * logits[:, 0]
+
+
 @pytest.mark.parametrize(
     ("loss", "shape", "labels"),
     [
@@ -34,6 +42,7 @@ def margin(logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.T
         (losses.ANSWER_CROSS_ENTROPY, (2, 5), torch.tensor([[0, 1], [4, 9], [2, 2], [3, 4]])),
         (losses.ITS_OUTPUT, (1,), torch.zeros(4)),
         (from_user(margin), (3,), CLASSES),
+        (from_user(straight), (3,), CLASSES),
     ],
     ids=lambda value: "",
 )
@@ -52,3 +61,9 @@ def test_every_row_has_its_own_gradient_and_hessian(loss: ExampleLoss, shape: tu
     torch.testing.assert_close(second, curved)
     assert not found.requires_grad
     assert not second.requires_grad
+
+
+def test_a_loss_of_labels_alone_has_no_slope():
+    loss, batch = from_user(lambda logits, labels: labels.float()), Batch({}, torch.ones(4))
+    assert not loss.logit_gradients(torch.randn(4, 3), batch).any()
+    assert not loss.logit_hessians(torch.randn(4, 3), batch).any()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForQuestionAnswering
+from transformers import BertConfig, BertForQuestionAnswering, BigBirdConfig, BigBirdForSequenceClassification
 
 from hf_prune import add_influence
 from hf_prune.model import micro_batches
@@ -123,14 +123,111 @@ def test_a_loss_that_looks_at_padding_is_noticed(monkeypatch: pytest.MonkeyPatch
     assert len(list(parts_of(Objective(model, parameters, loss=by_length), batch, len(batch)))) == 1
 
 
-def test_numbers_of_a_row_are_not_taken_for_tokens():
-    """As many features as there are tokens."""
+class OfTwo(nn.Module):
+    """A classifier of two texts a row, each with a mask of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(toys.VOCABULARY, 8), nn.Linear(16, toys.CLASSES)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        other_ids: torch.Tensor,
+        other_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        means = [
+            (self.embedding(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            for ids, mask in ((input_ids, attention_mask), (other_ids, other_mask))
+        ]
+        logits = self.head(torch.cat(means, 1))
+        return {"logits": logits, "loss": None if labels is None else nn.functional.cross_entropy(logits, labels)}
+
+
+def test_a_second_text_is_not_cut_by_the_mask_of_the_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(micro_batches, "ENOUGH", 1)
+    first, second = batch_of(), batch_of(lengths=(2, 3, 12, 4, 4, 2, 9))
+    others = {"other_ids": second.inputs["input_ids"], "other_mask": second.inputs["attention_mask"]}
+    batch = Batch(first.inputs | others, first.labels)
+    assert [part.equals(batch) for _, part in parts_of(objective_of(OfTwo()), batch, len(batch))] == [True]
+
+
+class OfVectors(nn.Module):
+    """A classifier of rows of vectors, which are masked."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, toys.CLASSES)
+
+    def forward(
+        self, features: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> dict[str, Any]:
+        logits = self.head((features * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True))
+        return {"logits": logits, "loss": None if labels is None else nn.functional.cross_entropy(logits, labels)}
+
+
+@pytest.mark.parametrize("kind", ["vectors", "as many numbers as tokens", "numbers of tokens for labels"])
+def test_rows_with_vectors_stay_whole(kind: str):
+    """Whether they belong to tokens nobody says."""
     batch = batch_of()
-    features = torch.rand(len(batch), max(LENGTHS))
-    cut = Batch(batch.inputs | {"features": features}, batch.labels, {"more": features}).cut(3)
-    assert cut.inputs["input_ids"].shape == (len(batch), 3)
-    assert torch.equal(cut.inputs["features"], features)
-    assert torch.equal(cut.others["more"], features)
+    mask = batch.inputs["attention_mask"]
+    if kind == "vectors":
+        batch = Batch({"features": torch.rand(*mask.shape, 3), "attention_mask": mask}, batch.labels)
+        assert [part.equals(batch) for _, part in parts_of(objective_of(OfVectors()), batch, len(batch))] == [True]
+    elif kind == "as many numbers as tokens":
+        batch = Batch(batch.inputs, batch.labels, {"numbers": torch.rand(mask.shape)})
+    else:
+        batch = Batch(batch.inputs, torch.rand(mask.shape))
+    assert batch.lengths() is None
+
+
+def test_what_a_tokenizer_makes_is_cut_together():
+    batch = batch_of()
+    ids = batch.inputs["input_ids"]
+    batch = Batch(batch.inputs | {"token_type_ids": ids % 2}, batch.labels, {"weight": torch.rand(len(ids))})
+    cut = batch.cut(3)
+    assert {name: tuple(value.shape) for name, value in cut.given.items()} == {
+        "input_ids": (7, 3),
+        "attention_mask": (7, 3),
+        "token_type_ids": (7, 3),
+        "weight": (7,),
+    }
+    assert torch.equal(cut.labels, batch.labels)
+
+
+class Turning(MeanOverAll):
+    """Long rows are read in another way, as where frequencies of positions are chosen by length."""
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> dict[str, Any]:
+        mask = attention_mask[..., None].float() * (2.0 if input_ids.shape[1] > 12 else 1.0)
+        logits = self.head((self.embedding(input_ids) * mask).sum(1))
+        return {"logits": logits, "loss": None if labels is None else nn.functional.cross_entropy(logits, labels)}
+
+
+@pytest.mark.parametrize("batches", [((12, 3, 5), (30, 4, 6)), ((30, 14, 20), (30, 4, 6)), ((30, 4, 6), (12, 3, 5))])
+def test_padding_is_looked_at_again_where_a_batch_is_wider_or_a_row_shorter(batches: Any):
+    objective = objective_of(Turning())
+    seen = [objective.ignores_padding(batch_of(lengths=lengths)) for lengths in batches]
+    assert seen == ([True, False] if batches[0] != (30, 4, 6) else [False, False])
+
+
+def test_a_short_row_does_not_change_how_big_bird_attends():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BigBirdConfig(
+        vocab_size=toys.VOCABULARY,
+        block_size=4,
+        num_random_blocks=1,
+        max_position_embeddings=80,
+        num_labels=2,
+        **sizes,
+    )
+    objective, batch = objective_of(BigBirdForSequenceClassification(config)), batch_of(lengths=(72, 5))
+    assert not objective.ignores_padding(batch)
+    assert objective.model.config.attention_type == "block_sparse"
 
 
 def test_labels_beyond_the_mask_are_kept():
