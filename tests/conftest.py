@@ -21,6 +21,11 @@ settings.load_profile("same")
 settings.register_profile("first failure", settings.get_profile("same"), phases=[Phase.explicit, Phase.generate])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks come first: each takes long, and at the end one process would wait for the other's."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """Every test hears what the library and transformers say, and leaves their loggers as they were."""

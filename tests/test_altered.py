@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ from hf_prune.trajectory.parts import saved_snapshots
 from hf_prune.trajectory.snapshots import PARAMETERS, SECOND_MOMENT
 from hf_prune.trajectory.visits import read_visits
 from hf_prune.verification import Arm, Retraining, Verification
-from hf_prune.verification.probe import read_metrics
+from hf_prune.verification.kept import KeptRetrainings
 from tests.altered import Format, try_altered
 from tests.attribution.test_result import found as attribution
 from tests.publish import samples
@@ -352,12 +353,15 @@ def test_attributions(tokens: str | None, tmp_path: Path):
 
 def test_results_of_probes(tmp_path: Path):
     (tmp_path / "probe").mkdir()
-    (tmp_path / "probe" / "a.json").write_text(json.dumps({"metrics": [0.5, 0.75, 1.0], "seed": 100_000}))
+    run = Retraining(seed=1, metric=0.5, loss=0.75, steps=10, seconds=1.0)
+    (tmp_path / "probe" / "a.json").write_text(json.dumps({"runs": {"all": asdict(run)}}))
+    kept = KeptRetrainings(SimpleNamespace(eval_datasets={"all": None}), None)  # type: ignore[arg-type]
 
-    def sound(value: list[float]) -> bool:
-        return len(value) == 3 and bool(np.isfinite(value).all())
+    def sound(value: dict[str, Retraining]) -> bool:
+        one = value["all"]
+        return list(value) == ["all"] and one.steps >= 0 and bool(np.isfinite([one.metric, one.loss or 0]).all())
 
-    check(Format(tmp_path / "probe", ["a.json"], lambda d: read_metrics(d / "a.json", 3), sound), tmp_path)
+    check(Format(tmp_path / "probe", ["a.json"], lambda d: kept._read(d / "a.json"), sound), tmp_path)
 
 
 def test_values_that_scoring_keeps(tmp_path: Path):

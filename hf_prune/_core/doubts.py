@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+DOUBTED = "The scores may not hold, which `diagnose` measures"
+"""How a note begins that tells of a doubt."""
+
 _FOUND: ContextVar[list[str] | None] = ContextVar("doubts", default=None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from hf_prune._core.scoring import DOUBTED
+from hf_prune._core.doubts import DOUBTED
 from hf_prune._core.words import plain
 
 SHOWN = 5

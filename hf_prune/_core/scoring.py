@@ -16,6 +16,7 @@ from datasets import Dataset, Features, Value
 
 from hf_prune._core import compat
 from hf_prune._core.columns import InfluenceColumns
+from hf_prune._core.doubts import DOUBTED
 from hf_prune._core.reading import Reader, one_line
 from hf_prune._core.records import ScoringRecord
 from hf_prune._core.row_checks import check
@@ -67,10 +68,6 @@ def scoring_of(dataset: Dataset, column: str | None = None) -> ScoringRecord | N
             f"{where} has an unreadable record of how it was scored ({one_line(error)}): {_READER.mend}."
         ) from error
     return record if column is None else replace(record, config=replace(record.config, column=column))
-
-
-DOUBTED = "The scores may not hold, which `diagnose` measures"
-"""How a note begins that tells of a doubt."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_prune._core.scoring import DOUBTED
+from hf_prune._core.doubts import DOUBTED
 
 CLEARLY = 2.0
 """Standard deviations of random subsets from which on a prediction is told apart from them."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from hf_prune._core.columns import InfluenceColumns
 from hf_prune._core.config import SelectionConfig
-from hf_prune._core.scoring import DOUBTED, Claim
+from hf_prune._core.doubts import DOUBTED
+from hf_prune._core.scoring import Claim
 from hf_prune.selection import harm, size
 from hf_prune.selection.certificate import certify
 from hf_prune.selection.choice import Choice

@@ -8,7 +8,8 @@ from datasets import Dataset, load_from_disk
 from torch import nn
 
 from hf_prune import TrajectoryCallback, add_influence, prune
-from hf_prune._core.scoring import DOUBTED, require_scoring
+from hf_prune._core.doubts import DOUBTED
+from hf_prune._core.scoring import require_scoring
 from hf_prune.publish.provenance import build, scoring_record
 from tests.influence.test_objectives import STEP
 from tests.toys import Mlp, train, vectors
