@@ -25,7 +25,7 @@ from common import main, peak_memory
 PROFILES = {
     "quick": {"pairs": 1, "vit": 2, "minilm": 160},  # epochs of the ViT, rows for MiniLM
     "full": {"pairs": 5, "vit": 20, "minilm": 320},
-    "processes": {"pairs": 3, "vit": 4},
+    "processes": {"pairs": 3, "vit": 16},
 }
 MODELS = ("vit", "minilm")
 ROOT = Path(__file__).parents[1]

@@ -191,6 +191,15 @@ MEASURED: tuple[Said, ...] = (
     (LIMITS, "single pairs {} to {}", extremes("overhead", "ratio")),
     (
         LIMITS,
+        "it took {} times as long under DDP and {} under FSDP2 (medians of {} pairs of {} steps",
+        [
+            *summed("overhead_processes", "overhead_ddp_seconds", "overhead_fsdp2_seconds"),
+            constant("benchmarks/overhead.py", "PROFILES")["processes"]["pairs"],
+            result("overhead_processes")["rows"][0]["steps"],
+        ],
+    ),
+    (
+        LIMITS,
         "{} classes takes {} to {} of its training's growth of memory",
         [LARGE, *extremes("language_memory", "memory", vocabulary=LARGE)],
     ),
