@@ -12,6 +12,7 @@ from unpack import unpack
 
 from hf_prune import Trajectory
 from hf_prune._core.reading import Reader, one_line
+from hf_prune._core.words import plain
 from hf_prune.cli.places import OnHub
 from hf_prune.cli.show import figures
 from hf_prune.publish.limits import utf8
@@ -133,7 +134,7 @@ def _of_selection(selection: Selection, name: str) -> Opened:
     asked = {name: value for name, value in selection.config.to_dict().items() if value is not None}
     page = render_report(ReportData(title=f"Selection: {name}", **selection_parts(selection)))
     return Opened(
-        certificate.verdict.replace("`", ""),
+        plain(certificate.verdict),
         "As it was predicted when the rows were chosen; nothing was computed again.",
         figures(asked),
         certificate.explain(),
@@ -146,7 +147,7 @@ def _of_record(record: Record, name: str) -> Opened:
     said = observed(record.provenance)
     page = ReportData(title=f"Pruning report: {name}", made=made, observed=said, **selection_parts(selection))
     return Opened(
-        said or selection.certificate.verdict.replace("`", ""),
+        said or plain(selection.certificate.verdict),
         f"As its publisher says; anyone can make the rows again and compare them: hf-prune replay {name}",
         made,
         selection.certificate.explain(),

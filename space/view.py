@@ -9,6 +9,7 @@ from markupsafe import Markup
 from opening import Opened
 
 from hf_prune._core.reading import one_line
+from hf_prune._core.words import plain
 from hf_prune.report.page import POLICY
 
 HEAD = '<meta http-equiv="Content-Security-Policy" content="frame-src \'none\'">'
@@ -51,7 +52,7 @@ def shown(opened: Opened) -> str:
     head = Markup("<h2>{}</h2><p>{}</p>").format(opened.verdict, opened.remark)
     parts = []
     if opened.certificate is not None:
-        predicted = Markup("<pre>{}</pre>").format(opened.certificate.replace("`", ""))
+        predicted = Markup("<pre>{}</pre>").format(plain(opened.certificate))
         parts.append(_folded("What was predicted when the rows were chosen", predicted, unfolded=True))
     if opened.figures:
         parts.append(_folded("Figures", _table(opened.figures), unfolded=opened.page is None))

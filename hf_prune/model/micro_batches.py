@@ -40,7 +40,7 @@ def parts_of(objective: Objective, batch: Batch, rows: int) -> Iterator[tuple[to
     Rows of like length go together, and what is padding for all of them is cut off on the right, where the model makes
     the same of them without it.
     """
-    lengths = batch.lengths() if objective.ignores_padding(batch) else None
+    lengths = batch.lengths() if objective.padding.is_ignored(objective, batch) else None
     if lengths is None:
         for start in range(0, len(batch), rows):
             yield torch.arange(start, min(start + rows, len(batch))), batch.part(slice(start, start + rows))

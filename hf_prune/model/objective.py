@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,20 +24,17 @@ from hf_prune.model.losses import (
     FACTORED_LOGITS,
     ITS_OUTPUT,
     ExampleLoss,
-    UserLoss,
     from_user,
     infer_loss,
     smoothed,
     takes_model,
 )
 from hf_prune.model.outputs import loss_in
+from hf_prune.model.padding import Padding
 from hf_prune.model.pairs import forward_of, loss_of
 from hf_prune.model.quantized import replaced
 from hf_prune.model.token_head import TokenHead, find_head, token_losses
 from hf_prune.trajectory.manifest import Parameter
-
-# Relative difference of what a model makes of a row with padding on its right and without it, and rows looked at.
-PADDING_TOLERANCE, PROBED = 1e-3, 8
 
 
 class Objective:
@@ -92,7 +87,7 @@ class Objective:
         self.forward, self._loss = _read(loss, pairs)
         self._applied = Applied(self.model, self.forward)
         self._uses_items: bool | None = None
-        self._padding = _Padding()
+        self.padding = Padding()
         self._width: int | None = None
         self._head: TokenHead | None = None
         self._seeks_head = True
@@ -235,36 +230,6 @@ class Objective:
                 self._width = self.logits(self.flatten(), batch.part(slice(0, 1)).inputs)[0].numel()
         return self._width
 
-    @torch.no_grad()
-    def ignores_padding(self, batch: Batch) -> bool:
-        """
-        Whether rows of masked tokens have the same outputs and losses without the padding on their right.
-
-        Measured on some rows of the first batch that has padding, and on the shortest row again where a batch is wider
-        or a row shorter than all before: positions may be told otherwise there.
-        """
-        lengths = None if self._padding.counts else batch.lengths()
-        if lengths is None or _switches_attention(self.model):
-            return False
-        width, shortest = batch.inputs["attention_mask"].shape[1], int(lengths.min())
-        if shortest < width and (width > self._padding.widest or shortest < self._padding.shortest):
-            first, order = self._padding.widest == 0, lengths.argsort()[: int((lengths < width).sum())]
-            rows = order[:: -(-len(order) // PROBED)] if first else order[:1]
-            self._padding.widest = max(self._padding.widest, width)
-            self._padding.shortest = min(self._padding.shortest, shortest)
-            theta = self.flatten()
-            alike = (self._is_alike_cut(theta, batch.part(row[None]), int(lengths[row])) for row in rows)
-            self._padding.counts = not all(alike)
-        return not self._padding.counts
-
-    def _is_alike_cut(self, theta: torch.Tensor, row: Batch, length: int) -> bool:
-        whole, cut = row, row.cut(max(1, length))
-        with self.first_derivatives():
-            outputs = [self.outputs(self.unflatten(theta), one.inputs) for one in (whole, cut)]
-            users = isinstance(self.loss(row), UserLoss)
-            losses = [self.losses(theta, one) for one in (whole, cut)] if users else []
-        return all(_alike(*pair) for pair in (outputs, losses) if pair)
-
     def uses_items(self, batch: Batch) -> bool:
         """Whether the model divides its loss by `num_items_in_batch`: measured, because signatures do not say."""
         if self._uses_items is None:
@@ -274,28 +239,6 @@ class Objective:
             one, two = figures
             self._uses_items = one is not None and two is not None and not torch.allclose(one.mean(), two.mean())
         return self._uses_items
-
-
-@dataclass
-class _Padding:
-    """
-    What was seen of padding: whether it counts, in the widest batch so far, for the shortest row so far.
-    """
-
-    counts: bool = False
-    widest: int = 0
-    shortest: int = sys.maxsize
-
-
-def _switches_attention(model: nn.Module) -> bool:
-    """Whether a short row makes the model attend in another way from then on (BigBird)."""
-    return getattr(getattr(model, "config", None), "attention_type", None) == "block_sparse"
-
-
-def _alike(padded: torch.Tensor, cut: torch.Tensor) -> bool:
-    """Whether these are the same but for rounding, as far as both reach."""
-    own = padded[:, : cut.shape[1]] if cut.ndim > 1 else padded
-    return own.shape == cut.shape and bool((own - cut).norm() <= PADDING_TOLERANCE * (own.norm() + 1e-3))
 
 
 def _few(batch: Batch) -> Batch:

@@ -211,7 +211,7 @@ class Turning(MeanOverAll):
 @pytest.mark.parametrize("batches", [((12, 3, 5), (30, 4, 6)), ((30, 14, 20), (30, 4, 6)), ((30, 4, 6), (12, 3, 5))])
 def test_padding_is_looked_at_again_where_a_batch_is_wider_or_a_row_shorter(batches: Any):
     objective = objective_of(Turning())
-    seen = [objective.ignores_padding(batch_of(lengths=lengths)) for lengths in batches]
+    seen = [objective.padding.is_ignored(objective, batch_of(lengths=lengths)) for lengths in batches]
     assert seen == ([True, False] if batches[0] != (30, 4, 6) else [False, False])
 
 
@@ -226,7 +226,7 @@ def test_a_short_row_does_not_change_how_big_bird_attends():
         **sizes,
     )
     objective, batch = objective_of(BigBirdForSequenceClassification(config)), batch_of(lengths=(72, 5))
-    assert not objective.ignores_padding(batch)
+    assert not objective.padding.is_ignored(objective, batch)
     assert objective.model.config.attention_type == "block_sparse"
 
 

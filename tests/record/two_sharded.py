@@ -143,21 +143,32 @@ FULL = (
 )
 
 
+def ended(trainer: Trainer) -> str:
+    """Trains; returns what recording said where it ended training, else nothing."""
+    try:
+        trainer.train()
+    except RecordingError as error:
+        return str(error)
+    return ""
+
+
+def tell(place: Path, said: str, trainer: Trainer) -> None:
+    """Leaves what this process has to say for the test."""
+    told = {"said": said, "steps": trainer.state.global_step}
+    (place / f"told-{dist.get_rank()}.json").write_text(json.dumps(told))
+
+
 def on_a_full_disk(directory: Path) -> None:
     """The main process alone may not write its snapshots, or the other one not go on with its ledger."""
     for name, rank, on_error, room in FULL:
         begin()
-        place, said = directory / f"full-{name}", ""
+        place = directory / f"full-{name}"
         callback = TrajectoryCallback(place / "t", **RECORDING, on_error=on_error)
         args = toys.arguments(place / "out", **SETTINGS | UNWRAPPED | {"eval_strategy": "no"})
         trainer = Trainer(toys.Mlp(hidden=1000), args, train_dataset=toys.vectors(ROWS), callbacks=[callback])
         with files_end_at(room) if dist.get_rank() == rank else nullcontext():
-            try:
-                trainer.train()
-            except RecordingError as error:
-                said = str(error)
-        told = {"said": said, "steps": trainer.state.global_step}
-        (place / f"told-{dist.get_rank()}.json").write_text(json.dumps(told))
+            said = ended(trainer)
+        tell(place, said, trainer)
 
 
 class WithoutNorm(Trainer):
@@ -170,7 +181,7 @@ class WithoutNorm(Trainer):
 def failing_within_a_step(directory: Path) -> None:
     """The second process cannot tell rows apart in the second step, before the norm of its gradient is taken."""
     begin()
-    place, said, batches = directory / "failing", "", 0
+    place, batches = directory / "failing", 0
 
     def collator(rows: list[Any]) -> Any:
         nonlocal batches
@@ -182,12 +193,7 @@ def failing_within_a_step(directory: Path) -> None:
     callback = TrajectoryCallback(place / "t", window=1.0, snapshots_per_epoch=1)
     rows = {"train_dataset": toys.vectors(ROWS), "data_collator": collator}
     trainer = WithoutNorm(toys.Mlp(), args, **rows, callbacks=[callback])
-    try:
-        trainer.train()
-    except RecordingError as error:
-        said = str(error)
-    told = {"said": said, "steps": trainer.state.global_step}
-    (place / f"told-{dist.get_rank()}.json").write_text(json.dumps(told))
+    tell(place, ended(trainer), trainer)
 
 
 def parallel_by_hand() -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -66,12 +67,18 @@ def report(tmp_path_factory) -> str:
     return write_report(tmp_path_factory.mktemp("report") / "report.html", data).as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextmanager
+def chromium():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from datasets import ClassLabel
 
 from hf_prune.selection import select
 from tests.hub_server import Hub
-from tests.report.test_browser import CHROMIUM, DESKTOP, EVIL, PHONE, axe, scored, sync_api
+from tests.report.test_browser import CHROMIUM, DESKTOP, EVIL, PHONE, axe, chromium, scored
 from tests.space.zips import zipped
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -76,10 +76,8 @@ def _wait(app: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
